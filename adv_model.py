@@ -1,0 +1,340 @@
+"""The threat model: attackers, and the tower functions that train and judge a network under attack.
+
+A network is known here by ``get_logits(image) -> [N, classes]`` alone, an attacker by
+``attack(image, label, get_logits) -> (adversarial image, target label)``. Images are float32 in [-1, 1] in the
+network's layout; epsilon and step size are in pixel levels (0-255) at every interface and scaled here, once.
+"""
+import contextlib
+
+import tensorflow.compat.v1 as tf
+from tensorpack import ModelDesc
+from tensorpack.models import regularize_cost
+from tensorpack.tfutils.collection import freeze_collection
+from tensorpack.tfutils.summary import add_moving_summary
+from tensorpack.tfutils.tower import get_current_tower_context
+from tensorpack.utils import logger
+
+from smooth_activations import backward_slope
+
+# Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
+# gradients a weight's update can overtake the gradient that still has to flow through that weight.
+tf.disable_v2_behavior()
+tf.enable_resource_variables()
+
+PIXEL = 2.0 / 255  # one pixel level in the [-1, 1] units that a network sees
+NO_TARGET = -1  # target label of an image that no targeted attack was made on
+
+# SAT and FD releases.
+MOMENTUM = 0.9
+INITIAL_LEARNING_RATE = 0.1
+WEIGHT_DECAY_VARIABLES = '.*/W'
+
+# Tensors that callbacks and other programs look up.
+WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
+PREDICTION, TARGET = 'prediction', 'target_label'
+TRAINING_STEP = 'training_step'
+
+# Streams of random numbers that one run draws from, so that none repeats another.
+TRAINING_STREAM, EVALUATION_STREAM = 0, 1
+# Within an attack on one image.
+_START, _FROM_CLEAN, _TARGET = 0, 1, 2
+
+
+def image_seeds(seed, stream, position):
+    """Seeds for the random choices of an attack, one pair an image.
+
+    Args:
+        seed (int): of the run. stream (int): see ``*_STREAM``; training adds 2 for every rank.
+        position (tf.Tensor): int [N], different for every image of a stream.
+    Returns:
+        tf.Tensor: int64 [N, 2].
+    """
+    position = tf.cast(position, tf.int64)
+    first = tf.fill(tf.shape(position), tf.constant((seed << 24) + stream, tf.int64))
+    return tf.stack([first, position], axis=1)
+
+
+def _draw_each(seeds, purpose, draw):
+    """``draw(seed [2])`` for every image of ``seeds`` [N, 2]; ``purpose`` keeps one image's draws apart."""
+    # Room for every purpose between two neighbouring positions.
+    seeds = seeds * tf.constant([1, 4], tf.int64) + tf.constant([0, purpose], tf.int64)
+    return tf.map_fn(draw, seeds, fn_output_signature=tf.float32, back_prop=False)
+
+
+class NoOpAttacker:
+    """The attacker of clean training and clean evaluation: it changes nothing."""
+    num_iter = 0
+    name = 'none'
+
+    def describe(self):
+        """What results.json says of the attack: nothing was done."""
+        return None
+
+    def attack(self, image, label, get_logits, seeds=None):
+        """Return ``image`` as it is, and NO_TARGET [N] as there is no target."""
+        return image, tf.fill(tf.shape(label), NO_TARGET)
+
+
+class PGDAttacker:
+    """Projected gradient descent in the L-infinity ball (Madry et al. 2017; FD Sec 6, SAT Sec 3).
+
+    Untargeted, it raises the cross entropy of the true label (SAT); targeted, it lowers that of a label drawn
+    uniformly from the wrong ones (FD Sec 6.1).
+
+    Args:
+        num_iter (int): steps, at least 1.
+        epsilon (float): radius in pixel levels, 0-255. step_size (float): of one step, in pixel levels.
+        targeted (bool): see above.
+        random_start (bool): start from a point drawn uniformly from the ball, cut to valid pixels, else from the
+            clean image.
+        prob_start_from_clean (float): probability, for each image, of starting from the clean image all the same.
+        num_classes (int): number of labels that a target is drawn from.
+        enlarge_small_steps (bool): raise step_size to epsilon / num_iter where it is smaller, as the releases do, so
+            that the attack can cross the ball; said in the log. Off: step_size is taken as it is.
+        seed (int): for the draws of images that come without ``seeds``.
+    Raises:
+        ValueError: a number out of range; names it.
+    """
+    norm = 'Linf'
+
+    def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
+                 num_classes=1000, enlarge_small_steps=True, seed=0):
+        for name, value, valid in (('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1),
+                                   ('epsilon', epsilon, 0 < epsilon <= 255), ('step_size', step_size, step_size > 0),
+                                   ('prob_start_from_clean', prob_start_from_clean, 0 <= prob_start_from_clean <= 1),
+                                   ('num_classes', num_classes, num_classes >= 2)):
+            if not valid:
+                raise ValueError('PGDAttacker: {} is {}, which is no {}'.format(
+                    name, value, {'num_iter': 'whole number above 0', 'epsilon': 'radius in (0, 255] pixel levels',
+                                  'step_size': 'positive number of pixel levels',
+                                  'prob_start_from_clean': 'probability',
+                                  'num_classes': 'number of classes with a wrong one among them'}[name]))
+        self.num_iter = int(num_iter)
+        self.epsilon = float(epsilon)
+        self.step_size = float(step_size)
+        if enlarge_small_steps and self.step_size < self.epsilon / self.num_iter:
+            self.step_size = self.epsilon / self.num_iter
+            logger.warning('PGD-{}: step size raised from {:g} to epsilon / steps = {:.4g} pixel levels'.format(
+                self.num_iter, step_size, self.step_size))
+        self.targeted = targeted
+        self.random_start = random_start
+        self.prob_start_from_clean = prob_start_from_clean
+        self.num_classes = num_classes
+        self.seed = seed
+
+    @property
+    def name(self):
+        return 'PGD-{}'.format(self.num_iter)
+
+    def describe(self):
+        """The attack's parameters, JSON-ready; lengths in pixel levels, 0-255."""
+        return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'step_size': self.step_size,
+                'num_iter': self.num_iter, 'targeted': self.targeted, 'random_start': self.random_start,
+                'prob_start_from_clean': self.prob_start_from_clean}
+
+    def attack(self, image, label, get_logits, seeds=None):
+        """Attack a batch.
+
+        Args:
+            image (tf.Tensor): float32 [N,H,W,3] or [N,3,H,W] in [-1, 1].
+            label (tf.Tensor): int [N], the true labels.
+            get_logits: image -> logits [N, classes], differentiable.
+            seeds (tf.Tensor): int64 [N, 2] from ``image_seeds``; without them every image has the seed of its place
+                in the batch, the same in each run of the graph.
+        Returns:
+            adv (tf.Tensor): like ``image``, within epsilon of it and in [-1, 1].
+            target (tf.Tensor): int32 [N], NO_TARGET for an untargeted attack.
+        """
+        with tf.name_scope('pgd'):
+            if seeds is None:
+                seeds = image_seeds(self.seed, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
+            label = tf.cast(label, tf.int32)
+            target = self._draw_target(label, seeds) if self.targeted else tf.fill(tf.shape(label), NO_TARGET)
+            reach = self.epsilon * PIXEL
+            lower, upper = tf.maximum(image - reach, -1.0), tf.minimum(image + reach, 1.0)
+            start = self._start(image, lower, upper, reach, seeds)
+            step = self.step_size * PIXEL * (-1 if self.targeted else 1)
+            attacked_label = target if self.targeted else label
+
+            def one_step(adv):
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=get_logits(adv), labels=attacked_label)
+                gradient, = tf.gradients(tf.reduce_sum(losses), adv)
+                return tf.minimum(tf.maximum(adv + step * tf.sign(gradient), lower), upper)
+
+            adv = tf.while_loop(lambda _: True, one_step, [start], maximum_iterations=self.num_iter,
+                                back_prop=False, parallel_iterations=1, name='attack_loop')
+            adv.set_shape(image.shape)
+            return adv, target
+
+    def _draw_target(self, label, seeds):
+        """A uniformly random wrong label, int32 [N] (FD Sec 6.1)."""
+        u = _draw_each(seeds, _TARGET, lambda s: tf.random.stateless_uniform([], s))
+        offset = 1 + tf.minimum(tf.cast(u * (self.num_classes - 1), tf.int32), self.num_classes - 2)
+        return tf.floormod(label + offset, self.num_classes)
+
+    def _start(self, image, lower, upper, reach, seeds):
+        if not self.random_start:
+            return tf.identity(image)
+        shape = tf.shape(image)[1:]
+        noise = _draw_each(seeds, _START, lambda s: tf.random.stateless_uniform(shape, s, -reach, reach))
+        noise.set_shape(image.shape)
+        # Inside the valid range from the first gradient on (the releases clip only after it).
+        start = tf.minimum(tf.maximum(image + noise, lower), upper)
+        if self.prob_start_from_clean > 0:
+            u = _draw_each(seeds, _FROM_CLEAN, lambda s: tf.random.stateless_uniform([], s))
+            from_clean = tf.reshape(u < self.prob_start_from_clean, [-1, 1, 1, 1])
+            start = tf.where_v2(from_clean, image, start)
+        return start
+
+
+def image_preprocess(image, data_format):
+    """uint8 [N,H,W,3], 0-255, to float32 in [-1, 1] in the layout ``data_format`` (A, FD and SAT releases)."""
+    image = tf.cast(image, tf.float32) * PIXEL - 1.0
+    return image if data_format == 'NHWC' else tf.transpose(image, [0, 3, 1, 2])
+
+
+def smoothed_cross_entropy(logits, label, label_smoothing):
+    """Mean over the batch of the cross entropy with targets onehot * (1 - s) + s / classes (1H Sec 5.1, s = 0.1)."""
+    target = tf.one_hot(label, logits.shape[1], on_value=1.0, off_value=0.0)
+    target = target * (1 - label_smoothing) + label_smoothing / int(logits.shape[1])
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits),
+                          name='xentropy-loss')
+
+
+def add_metrics(logits, label, target):
+    """Name the tensors by which a batch is judged.
+
+    Returns:
+        dict: ``prediction`` int32 [N] (-1 where the logits are not finite), ``wrong-top1``, ``wrong-top5`` and
+        ``attack_success`` float32 [N] of 0 and 1; a targeted attack succeeds where the target is predicted, an
+        untargeted one where the true label is not.
+    """
+    label = tf.cast(label, tf.int32)
+    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+    prediction = tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
+    top5 = tf.math.in_top_k(label, logits, k=min(5, int(logits.shape[1])))
+    wrong = tf.not_equal(prediction, label)
+    success = tf.where_v2(tf.equal(target, NO_TARGET), wrong, tf.equal(prediction, target))
+    return {PREDICTION: tf.identity(prediction, name=PREDICTION),
+            WRONG_TOP1: tf.cast(wrong, tf.float32, name=WRONG_TOP1),
+            WRONG_TOP5: tf.cast(~(top5 & finite), tf.float32, name=WRONG_TOP5),
+            ATTACK_SUCCESS: tf.cast(success, tf.float32, name=ATTACK_SUCCESS)}
+
+
+class AdvImageNetModel(ModelDesc):
+    """A classifier trained on adversarial images; subclasses give ``network``.
+
+    Attributes, all set before a graph is built:
+        image_shape (int): side of the square input. num_classes (int). data_format (str): 'NHWC' or 'NCHW'.
+        attacker: the training attacker. label_smoothing, weight_decay (float).
+        attack_gradient, update_gradient (str): activation whose derivative the attacker's gradient and the update's
+            take in every activation of the network (SAT Sec 3); None is the activation's own.
+        seed (int), rank (int): where the training attacker's random numbers come from, with the global step.
+    """
+    image_shape = 224
+    num_classes = 1000
+    data_format = 'NHWC'
+    attacker = NoOpAttacker()
+    label_smoothing = 0.1  # FD and SAT releases, as 1H Sec 5.1
+    weight_decay = 1e-4  # likewise
+    attack_gradient = None
+    update_gradient = None
+    seed = 0
+    rank = 0
+
+    _frozen = False
+
+    def get_logits(self, image):
+        """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format``.
+
+        May be called any number of times in a graph: all calls share the network's variables.
+        """
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+            return self.network(image)
+
+    def network(self, image):
+        """What ``get_logits`` returns; subclasses build their graph here."""
+        raise NotImplementedError
+
+    @property
+    def trains_now(self):
+        """bool: whether the graph being built is of a training pass (batch statistics, dropout) and not frozen."""
+        context = get_current_tower_context()
+        return context is not None and context.is_training and not self._frozen
+
+    def inputs(self):
+        side = self.image_shape
+        return [tf.TensorSpec((None, side, side, 3), tf.uint8, 'input'), tf.TensorSpec((None,), tf.int32, 'label')]
+
+    @contextlib.contextmanager
+    def _as_seen_by_attacker(self):
+        """Inference mode, moving averages neither updated nor collected, the attacker's choice of slopes."""
+        before, self._frozen = self._frozen, True
+        try:
+            with freeze_collection([tf.GraphKeys.UPDATE_OPS]), backward_slope(self.attack_gradient):
+                yield
+        finally:
+            self._frozen = before
+
+    def attack(self, attacker, image, label, seeds):
+        """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns."""
+        with self._as_seen_by_attacker():
+            adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
+        return tf.stop_gradient(adv, name='adv_training_sample'), target
+
+    def _training_seeds(self, label):
+        """Seeds from (run, global step, rank, place in the batch); `training_step` is fed before each step, because
+        the graph's own step counter may move on while the attack still runs."""
+        step = tf.placeholder_with_default(tf.constant(0, tf.int64), [], name=TRAINING_STEP)
+        batch = tf.cast(tf.shape(label)[0], tf.int64)
+        return image_seeds(self.seed, TRAINING_STREAM + 2 * self.rank, step * batch + tf.range(batch))
+
+    def build_graph(self, image, label):
+        """The training tower function: attack, loss on the adversarial batch, weight decay.
+
+        Args:
+            image (tf.Tensor): uint8 [N,S,S,3]. label (tf.Tensor): int32 [N].
+        Returns:
+            tf.Tensor: scalar cost in training, else None (tensors are found by their names).
+        """
+        image = image_preprocess(image, self.data_format)
+        adv, target = self.attack(self.attacker, image, label, self._training_seeds(label))
+        with backward_slope(self.update_gradient):
+            logits = self.get_logits(adv)
+        loss = smoothed_cross_entropy(logits, label, self.label_smoothing)
+        metrics = add_metrics(logits, label, target)
+        if not self.trains_now:
+            return None
+        shown = [tf.reduce_mean(metrics[WRONG_TOP1], name='train-error-top1'),
+                 tf.reduce_mean(metrics[WRONG_TOP5], name='train-error-top5')]
+        if self.attacker.num_iter > 0:
+            shown.append(tf.reduce_mean(metrics[ATTACK_SUCCESS], name='attack_success_rate'))
+        decay = regularize_cost(WEIGHT_DECAY_VARIABLES, lambda weights: self.weight_decay * tf.nn.l2_loss(weights),
+                                name='l2_regularize_loss')
+        cost = tf.add(loss, decay, name='cost')
+        add_moving_summary(loss, decay, cost, *shown)
+        return cost
+
+    def get_inference_func(self, attacker):
+        """The tower function that judges the network under ``attacker``.
+
+        Returns:
+            function (image uint8 [N,S,S,3], label int32 [N], index int32 [N] or None) -> dict of the tensors of
+            ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed`` and
+            ``index``, the image's place in the evaluated set; without it, from its place in the batch.
+        """
+        def tower_func(image, label, index=None):
+            if self.trains_now:
+                raise ValueError('an evaluation tower must be built with is_training=False')
+            image = image_preprocess(image, self.data_format)
+            index = tf.range(tf.shape(label)[0]) if index is None else index
+            adv, target = self.attack(attacker, image, label, image_seeds(self.seed, EVALUATION_STREAM, index))
+            logits = self.get_logits(adv)
+            return dict(add_metrics(logits, label, target), **{TARGET: tf.identity(target, name=TARGET)})
+        return tower_func
+
+    def optimizer(self):
+        """Nesterov momentum 0.9 (1H Sec 5.1) on the variable `learning_rate`, which the schedule sets."""
+        learning_rate = tf.get_variable('learning_rate', initializer=INITIAL_LEARNING_RATE, trainable=False)
+        tf.summary.scalar('learning_rate-summary', learning_rate)
+        return tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)

@@ -1,0 +1,250 @@
+"""Graphs of the residual networks: ImageNet ResNet and ResNeXt, their denoising variants, and CIFAR ResNets.
+
+Functions of tensors; flags, labels and attackers are unknown here. Variables have the names and shapes of the
+released checkpoints in either layout.
+Papers: He et al. 2015 (ResNet), Xie et al. 2017 (ResNeXt), FD Sec 4 (denoising), 1H Sec 5.1 (initial values).
+"""
+from typing import NamedTuple
+
+import tensorflow.compat.v1 as tf
+
+from smooth_activations import activate
+
+# FD and SAT releases, as 1H Sec 5.1.
+BN_MOMENTUM = 0.9
+BN_EPSILON = 1e-5
+
+# He et al. 2015, Table 1: residual blocks in the four groups.
+IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# He et al. 2015, Sec 4.2: 6n + 2 layers, n blocks in each of three groups of 16, 32 and 64 channels.
+CIFAR_BLOCKS = {8: 1, 20: 3, 32: 5, 56: 9}
+# The ResNet-18 for 32x32 images of the robustness papers: two basic blocks in each of four groups of 64 to 512.
+CIFAR_WIDE_DEPTH = 18
+
+PADDINGS = ('explicit', 'same')
+
+
+class Style(NamedTuple):
+    """What all layers of one network have in common.
+
+    data_format: 'NHWC' or 'NCHW'. training: batch norm uses (and updates the averages by) the batch's statistics.
+    activation: a name of ``smooth_activations``. padding of strided convolutions: 'explicit' pads k//2 on all sides
+    (SAT release), 'same' is TensorFlow's, which pads more at the bottom and right (FD release).
+    """
+    data_format: str
+    training: bool
+    activation: str
+    padding: str
+
+    @property
+    def channel_axis(self):
+        return 3 if self.data_format == 'NHWC' else 1
+
+    @property
+    def spatial_axes(self):
+        return (1, 2) if self.data_format == 'NHWC' else (2, 3)
+
+    def per_axis(self, batch, spatial, channel):
+        """Order a value for the batch, the two spatial and the channel axis as the layout has them."""
+        return [batch, spatial, spatial, channel] if self.data_format == 'NHWC' else [batch, channel, spatial, spatial]
+
+
+def channels_of(x, style):
+    """Number of channels of ``x``, a Python int."""
+    return int(x.shape[style.channel_axis])
+
+
+def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None):
+    """Convolution without bias; weights ``name/W`` of shape [kernel, kernel, in / group, out]."""
+    # 1H Sec 5.1 as the releases have it: variance 2 / fan_out, with fan_out not divided by the groups.
+    initializer = initializer or tf.variance_scaling_initializer(2.0, 'fan_out')
+    with tf.variable_scope(name):
+        weights = tf.get_variable('W', [kernel, kernel, channels_of(x, style) // group, channels],
+                                  initializer=initializer)
+        padding = 'SAME'
+        if stride > 1 and kernel > 1 and style.padding == 'explicit':
+            around = kernel // 2
+            x = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0]))
+            padding = 'VALID'
+        return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
+
+
+def batch_norm(x, name, style, initial_gamma=1.0):
+    """Batch norm with variables ``name/{gamma,beta,mean/EMA,variance/EMA}``.
+
+    In training the new moving averages are in the UPDATE_OPS collection.
+    """
+    channels = [channels_of(x, style)]
+    with tf.variable_scope(name):
+        gamma = tf.get_variable('gamma', channels, initializer=tf.constant_initializer(initial_gamma))
+        beta = tf.get_variable('beta', channels, initializer=tf.zeros_initializer())
+        mean = tf.get_variable('mean/EMA', channels, initializer=tf.zeros_initializer(), trainable=False)
+        variance = tf.get_variable('variance/EMA', channels, initializer=tf.ones_initializer(), trainable=False)
+        if not style.training:
+            return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=BN_EPSILON,
+                                          data_format=style.data_format, is_training=False)[0]
+        y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON,
+                                                               data_format=style.data_format, is_training=True)
+        for average, new in ((mean, batch_mean), (variance, batch_variance)):
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, average.assign_sub((average - new) * (1 - BN_MOMENTUM)))
+        return y
+
+
+def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):
+    """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``."""
+    x = conv2d(x, name, channels, kernel, style, stride=stride, group=group)
+    with tf.variable_scope(name):
+        x = batch_norm(x, 'bn', style, initial_gamma)
+        return activate(x, style.activation) if act else x
+
+
+def max_pool(x, kernel, stride, style):
+    """Max-pooling with SAME padding."""
+    if style.data_format == 'NCHW' and not tf.config.list_physical_devices('GPU'):
+        # TensorFlow has no gradient of max-pooling in NCHW on a CPU.
+        x = max_pool(tf.transpose(x, [0, 2, 3, 1]), kernel, stride, style._replace(data_format='NHWC'))
+        return tf.transpose(x, [0, 3, 1, 2])
+    return tf.nn.max_pool2d(x, style.per_axis(1, kernel, 1), style.per_axis(1, stride, 1), 'SAME',
+                            data_format=style.data_format)
+
+
+def classifier(x, num_classes, style):
+    """Global average pooling and ``linear/{W,b}``; returns logits [N, num_classes], tensor ``linear/output``."""
+    x = tf.reduce_mean(x, style.spatial_axes, name='gap')
+    with tf.variable_scope('linear'):
+        # 1H Sec 5.1: a zero-mean Gaussian with standard deviation 0.01.
+        weights = tf.get_variable('W', [int(x.shape[1]), num_classes],
+                                  initializer=tf.random_normal_initializer(stddev=0.01))
+        bias = tf.get_variable('b', [num_classes], initializer=tf.zeros_initializer())
+    return tf.nn.bias_add(tf.matmul(x, weights), bias, name='linear/output')
+
+
+def bottleneck(x, width, stride, style, inner_width, group):
+    """Bottleneck block (He et al. 2015, Figure 5 right) in the current scope: 1x1, 3x3 with the stride, 1x1."""
+    y = conv_bn(x, 'conv1', inner_width, 1, style, act=True)
+    y = conv_bn(y, 'conv2', inner_width, 3, style, stride=stride, group=group, act=True)
+    # 1H Sec 5.1: the block's last gamma starts at 0, so that each block starts as an identity.
+    y = conv_bn(y, 'conv3', width * 4, 1, style, initial_gamma=0.0)
+    shortcut = x
+    if channels_of(x, style) != width * 4:
+        shortcut = conv_bn(x, 'convshortcut', width * 4, 1, style, stride=stride)
+    return activate(y + shortcut, style.activation)
+
+
+def non_local(x, style, embed, softmax):
+    """Non-local means over all pairs of positions (FD Sec 4.1, with the embedded Gaussian or the dot product).
+
+    Args:
+        x (tf.Tensor): [N,H,W,C] or [N,C,H,W], H, W and C static.
+        embed (bool): affinities of two 1x1 convolutions of ``x`` with C/2 channels, else of ``x`` itself.
+        softmax (bool): Gaussian form, scaled by the square root of the embedding's channels and normalised by a
+            softmax over the positions summed over; else dot products, divided by H * W.
+    Returns:
+        tf.Tensor like ``x``.
+    """
+    channels = channels_of(x, style)
+    theta = phi = x
+    if embed:
+        normal = tf.random_normal_initializer(stddev=0.01)
+        theta = conv2d(x, 'embedding_theta', channels // 2, 1, style, initializer=normal)
+        phi = conv2d(x, 'embedding_phi', channels // 2, 1, style, initializer=normal)
+    height, width = (int(x.shape[axis]) for axis in style.spatial_axes)
+    positions = height * width
+    channels_last = style.data_format == 'NHWC'
+
+    def flat(t):  # [N, P, C] or [N, C, P]
+        depth = channels_of(t, style)
+        return tf.reshape(t, [-1, positions, depth] if channels_last else [-1, depth, positions])
+
+    scale = float(channels_of(theta, style)) ** 0.5
+    theta, phi, value = flat(theta), flat(phi), flat(x)
+    if softmax or channels > positions:
+        affinity = tf.matmul(theta, phi, transpose_a=not channels_last, transpose_b=channels_last)  # [N, P, P]
+        if softmax:
+            affinity = tf.nn.softmax(affinity / scale)
+        out = (tf.matmul(affinity, value) if channels_last else tf.matmul(value, affinity, transpose_b=True))
+    else:
+        # The same sum in the order that never holds P x P numbers (FD code); equal up to rounding.
+        mixing = tf.matmul(phi, value, transpose_a=channels_last, transpose_b=not channels_last)  # [N, C, C]
+        out = (tf.matmul(theta, mixing) if channels_last else tf.matmul(mixing, theta, transpose_a=True))
+    if not softmax:
+        out = out / float(positions)
+    return tf.reshape(out, tf.shape(x))
+
+
+def denoising(x, name, style, embed, softmax):
+    """Denoising block (FD Sec 4, Figure 4): x + BN(1x1 convolution of non-local means of x), no activation after."""
+    with tf.variable_scope(name):
+        y = non_local(x, style, embed, softmax)
+        # FD Sec 4: gamma starts at 0, the block as an identity.
+        y = conv_bn(y, 'conv', channels_of(x, style), 1, style, initial_gamma=0.0)
+        y = y + x
+        y.set_shape(x.shape)
+        return y
+
+
+def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=1, denoise=None):
+    """ResNet or ResNeXt for ImageNet (He et al. 2015, Table 1; Xie et al. 2017, Table 1).
+
+    Args:
+        image (tf.Tensor): float [N,S,S,3] or [N,3,S,S] in [-1, 1], BGR for the released checkpoints.
+        depth (int): 50, 101 or 152.
+        res2_bottleneck (int), group (int): channels for each group in the first stage's 3x3 convolutions, and the
+            number of groups; 64 and 1 is ResNet, 4 and 32 is ResNeXt "32x4d".
+        denoise (str): None, 'groups' (a block with embedding and softmax after each of the four groups: FD's
+            ResNet-Denoise) or 'blocks' (a dot-product block after every residual block: FD's ResNeXt-DenoiseAll).
+    Returns:
+        tf.Tensor: logits [N, num_classes].
+    """
+    x = conv_bn(image, 'conv0', 64, 7, style, stride=2, act=True)
+    x = max_pool(x, 3, 2, style)
+    for g, (blocks, width) in enumerate(zip(IMAGENET_BLOCKS[depth], (64, 128, 256, 512))):
+        inner_width = width * (res2_bottleneck * group // 64)
+        with tf.variable_scope('group{}'.format(g)):
+            for b in range(blocks):
+                with tf.variable_scope('block{}'.format(b)):
+                    x = bottleneck(x, width, 2 if b == 0 and g > 0 else 1, style, inner_width, group)
+                    if denoise == 'blocks':
+                        x = denoising(x, 'non_local', style, embed=False, softmax=False)
+        if denoise == 'groups':
+            x = denoising(x, 'group{}_denoise'.format(g), style, embed=True, softmax=True)
+    return classifier(x, num_classes, style)
+
+
+def basic_block(x, width, stride, style, projection):
+    """Two 3x3 convolutions (He et al. 2015, Figure 5 left) in the current scope.
+
+    Where the shape changes the shortcut is a 1x1 convolution (``projection``) or, without parameters, every
+    ``stride``-th position with zero channels added ("option A" of He et al. 2015, Sec 3.3).
+    """
+    y = conv_bn(x, 'conv1', width, 3, style, stride=stride, act=True)
+    y = conv_bn(y, 'conv2', width, 3, style)
+    missing = width - channels_of(x, style)
+    shortcut = x
+    if missing or stride > 1:
+        if projection:
+            shortcut = conv_bn(x, 'convshortcut', width, 1, style, stride=stride)
+        else:
+            every = slice(None, None, stride)
+            shortcut = x[:, every, every, :] if style.data_format == 'NHWC' else x[:, :, every, every]
+            shortcut = tf.pad(shortcut, style.per_axis([0, 0], [0, 0], [missing // 2, missing - missing // 2]))
+    return activate(y + shortcut, style.activation)
+
+
+def cifar_resnet(image, depth, num_classes, style):
+    """ResNet for 32x32 images (He et al. 2015, Sec 4.2); depth 18 is the usual wide one of robustness papers.
+
+    Args:
+        image (tf.Tensor): float [N,S,S,3] or [N,3,S,S] in [-1, 1].
+        depth (int): 8, 20, 32, 56 or 18.
+    Returns:
+        tf.Tensor: logits [N, num_classes].
+    """
+    wide = depth == CIFAR_WIDE_DEPTH
+    groups = [(2, 64), (2, 128), (2, 256), (2, 512)] if wide else [(CIFAR_BLOCKS[depth], w) for w in (16, 32, 64)]
+    x = conv_bn(image, 'conv0', groups[0][1], 3, style, act=True)
+    for g, (blocks, width) in enumerate(groups):
+        for b in range(blocks):
+            with tf.variable_scope('group{}/block{}'.format(g, b)):
+                x = basic_block(x, width, 2 if b == 0 and g > 0 else 1, style, projection=wide)
+    return classifier(x, num_classes, style)
