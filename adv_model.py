@@ -212,7 +212,7 @@ def add_metrics(logits, label, target):
     label = tf.cast(label, tf.int32)
     finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
     prediction = tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
-    top5 = tf.math.in_top_k(label, logits, k=min(5, int(logits.shape[1])))
+    top5 = tf.math.in_top_k(predictions=logits, targets=label, k=min(5, int(logits.shape[1])))
     wrong = tf.not_equal(prediction, label)
     success = tf.where_v2(tf.equal(target, NO_TARGET), wrong, tf.equal(prediction, target))
     return {PREDICTION: tf.identity(prediction, name=PREDICTION),

@@ -1,4 +1,6 @@
 """The networks that ``--arch NAME`` names: ``NAMEModel(args)``, each a small ModelDesc over a graph room."""
+from typing import NamedTuple, Tuple
+
 import tensorflow.compat.v1 as tf
 
 import resnet_model
@@ -64,15 +66,21 @@ class CifarResNetModel(_ResidualModel):
         return resnet_model.cifar_resnet(image, self.depth, self.num_classes, self.style)
 
 
-# What the command line must know of an architecture before it is built. Depths; input side and number of classes
-# unless given; the recipe of the release that published it; ResNeXt's numbers unless given.
+class Architecture(NamedTuple):
+    """What the command line must know of a network before it is built: the choices, and what holds unless given."""
+    depths: Tuple[int, ...]
+    default_depth: int
+    input_size: int
+    num_classes: int
+    recipe: str  # of the release that published it
+    res2_bottleneck: int = 64
+    group: int = 1
+
+
+_IMAGENET = Architecture(tuple(resnet_model.IMAGENET_BLOCKS), 50, 224, 1000, 'sat')
 ARCHITECTURES = {
-    'ResNet': dict(depths=tuple(resnet_model.IMAGENET_BLOCKS), input_size=224, num_classes=1000, recipe='sat',
-                   res2_bottleneck=64, group=1),
-    'ResNetDenoise': dict(depths=tuple(resnet_model.IMAGENET_BLOCKS), input_size=224, num_classes=1000,
-                          recipe='feature-denoising', res2_bottleneck=64, group=1),
-    'ResNeXtDenoiseAll': dict(depths=tuple(resnet_model.IMAGENET_BLOCKS), input_size=224, num_classes=1000,
-                              recipe='feature-denoising', res2_bottleneck=8, group=32),
-    'CifarResNet': dict(depths=tuple(resnet_model.CIFAR_BLOCKS) + (resnet_model.CIFAR_WIDE_DEPTH,), input_size=32,
-                        num_classes=10, recipe='sat', res2_bottleneck=64, group=1),
+    'ResNet': _IMAGENET,
+    'ResNetDenoise': _IMAGENET._replace(recipe='feature-denoising'),
+    'ResNeXtDenoiseAll': _IMAGENET._replace(recipe='feature-denoising', res2_bottleneck=8, group=32),
+    'CifarResNet': Architecture(tuple(resnet_model.CIFAR_BLOCKS) + (resnet_model.CIFAR_WIDE_DEPTH,), 20, 32, 10, 'sat'),
 }

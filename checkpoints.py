@@ -1,0 +1,223 @@
+"""Weights on disk: reading the released formats strictly, and writing a checkpoint whole or not at all."""
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorpack.callbacks import Callback
+from tensorpack.tfutils.sessinit import SessionInit
+from tensorpack.utils import logger
+
+CLASSES_FILE = 'classes.json'
+BEST = 'best'
+_PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
+
+# What a training checkpoint holds beside the network; a checkpoint without them is still a network.
+_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|/Momentum)$')
+_STEPS = re.compile(r'model-(\d+)\.index$')
+_SHOWN = 3  # names in an error message
+
+
+def find(path):
+    """What ``--load path`` means: an .npz or .npy file, or the prefix of a TensorFlow checkpoint.
+
+    ``path`` may also name a checkpoint's .index, .meta or .data file, the file ``checkpoint``, or a folder holding it.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    if path.endswith(('.npz', '.npy')):
+        if not os.path.isfile(path):
+            raise ValueError("--load '{}': no such file".format(path))
+        return path
+    prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
+    if os.path.isdir(prefix) or os.path.basename(prefix) == 'checkpoint':
+        folder = prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or '.'
+        prefix = latest(folder) or prefix
+    if not os.path.isfile(prefix + '.index'):
+        raise ValueError("--load '{}': no such checkpoint; give an .npz file, or a TensorFlow checkpoint's name without "
+                         "'.index'".format(path))
+    return prefix
+
+
+def read(path):
+    """Read all variables of a checkpoint.
+
+    Returns:
+        dict: variable name, without ':0', to array.
+    Raises:
+        ValueError: not there, or not readable as a checkpoint.
+    """
+    path = find(path)
+    try:
+        if path.endswith('.npz'):
+            with np.load(path, allow_pickle=False) as archive:
+                values = {name: archive[name] for name in archive.files}
+        elif path.endswith('.npy'):
+            # tensorpack's older dictionaries are pickled; such a file can run code, as the README warns.
+            values = np.load(path, allow_pickle=True, encoding='latin1').item()
+        else:
+            reader = tf.train.load_checkpoint(path)
+            values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except Exception as error:  # NumPy, zip and TensorFlow each have their own for a damaged file
+        raise ValueError("--load '{}': not a readable checkpoint ({})".format(path, ' '.join(str(error).split()))) \
+            from error
+    return {re.sub(r':0$', '', name): value for name, value in values.items()}
+
+
+def match(variables, values, path):
+    """Pair the network's variables with a checkpoint's values.
+
+    Args:
+        variables (list of tf.Variable): all must be in the checkpoint; those of training alone are not looked at.
+        values (dict): from ``read``. path (str): for messages.
+    Returns:
+        list of (variable, array).
+    Raises:
+        ValueError: variables that the checkpoint lacks, or has in another shape; names some of them.
+    """
+    variables = [v for v in variables if not _TRAINING_ONLY.search(v.op.name)]
+    missing = [v.op.name for v in variables if v.op.name not in values]
+    if missing:
+        raise ValueError("checkpoint '{}' lacks {} of the network's {} variables: {}; check --arch, --depth and the "
+                         "other architecture flags".format(path, len(missing), len(variables), _some(missing)))
+    return [(v, values[v.op.name]) for v in _same_shapes(variables, values, path)]
+
+
+def _same_shapes(variables, values, path):
+    wrong = ['{} is {} in the network and {} in the checkpoint'.format(
+        v.op.name, v.shape.as_list(), list(np.shape(values[v.op.name])))
+        for v in variables if v.shape.as_list() != list(np.shape(values[v.op.name]))]
+    if wrong:
+        raise ValueError("checkpoint '{}' has other shapes: {}; check --num-classes, --group, --res2-bottleneck and "
+                         "the other architecture flags".format(path, _some(wrong)))
+    return variables
+
+
+def _some(items):
+    return ', '.join(items[:_SHOWN]) + (' and {} more'.format(len(items) - _SHOWN) if len(items) > _SHOWN else '')
+
+
+def load_into(session, pairs):
+    """Assign ``pairs`` of (variable, array) in ``session``."""
+    for variable, value in pairs:
+        variable.load(np.asarray(value, variable.dtype.base_dtype.as_numpy_dtype), session)
+
+
+class LoadWeights(SessionInit):
+    """Start training from a checkpoint's weights (``--load``), or continue a run exactly (``--resume``).
+
+    Args:
+        path (str): see ``find``. values (dict): from ``read(path)``.
+        everything (bool): restore momentum, learning rate and global step too; all must be there.
+        global_step (int): set the step counter to this instead, and take momentum where the checkpoint has it.
+    """
+
+    def __init__(self, path, values, everything=False, global_step=None):
+        self.path, self.values, self.everything, self.global_step = path, values, everything, global_step
+
+    def _setup_graph(self):
+        variables = tf.global_variables()
+        if self.everything:
+            absent = [v.op.name for v in variables if v.op.name not in self.values]
+            if absent:
+                raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, _some(absent)))
+            self.pairs = [(v, self.values[v.op.name]) for v in _same_shapes(variables, self.values, self.path)]
+            return
+        self.pairs = match(variables, self.values, self.path)
+        if self.global_step is not None:
+            slots = [v for v in variables if v.op.name.endswith('/Momentum') and v.op.name in self.values]
+            self.pairs += [(v, self.values[v.op.name]) for v in slots]
+            self.pairs.append((tf.train.get_global_step(), self.global_step))
+
+    def _run_init(self, sess):
+        load_into(sess, self.pairs)
+        logger.info("Loaded {} variables from {}".format(len(self.pairs), self.path))
+
+
+def saved_steps(folder):
+    """Global steps of the complete checkpoints in ``folder``, ascending."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    steps = sorted(int(m.group(1)) for m in map(_STEPS.match, names) if m)
+    return [s for s in steps if os.path.isfile(prefix_of(folder, s) + _PARTS[0])]
+
+
+def prefix_of(folder, step):
+    return os.path.join(folder, 'model-{}'.format(step))
+
+
+def latest(folder):
+    """Prefix of the newest complete checkpoint in ``folder``, or None."""
+    steps = saved_steps(folder)
+    return prefix_of(folder, steps[-1]) if steps else None
+
+
+def write_text(path, text):
+    """Write a file whole or not at all."""
+    temporary = path + '.writing'
+    with open(temporary, 'w') as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def write_classes(folder, classes):
+    write_text(os.path.join(folder, CLASSES_FILE), json.dumps(classes, indent=0))
+
+
+def read_classes(checkpoint):
+    """Class names, in label order, stored beside a checkpoint; None where there are none."""
+    path = os.path.join(os.path.dirname(find(checkpoint)), CLASSES_FILE)
+    if not os.path.isfile(path):
+        return None
+    with open(path) as f:
+        return json.load(f)
+
+
+class CheckpointSaver(Callback):
+    """Saves all variables after each epoch: ``model-<step>``, the newest ``keep`` of them, and the best one.
+
+    The best is that with the lowest ``monitor`` (a scalar), kept as ``best`` with ``best.json`` beside it. A
+    checkpoint is written under a temporary name and renamed, its index last, so one with an index is whole.
+    """
+
+    def __init__(self, folder, keep, monitor):
+        self.folder, self.keep, self.monitor = folder, keep, monitor
+
+    def _setup_graph(self):
+        self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
+
+    def _trigger_epoch(self):
+        step = self.global_step
+        self._save(prefix_of(self.folder, step))
+        write_text(os.path.join(self.folder, 'checkpoint'), 'model_checkpoint_path: "model-{}"\n'.format(step))
+        self._keep_best(step)
+        for old in saved_steps(self.folder)[:-self.keep]:
+            for part in reversed(_PARTS):
+                os.remove(prefix_of(self.folder, old) + part)
+
+    def _save(self, prefix):
+        temporary = prefix + '.writing'
+        self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
+        for part in _PARTS:
+            os.replace(temporary + part, prefix + part)
+
+    def _keep_best(self, step):
+        try:
+            value = self.trainer.monitors.get_latest(self.monitor)
+        except KeyError:  # not evaluated yet
+            return
+        record = os.path.join(self.folder, BEST + '.json')
+        if os.path.isfile(record):
+            with open(record) as f:
+                if json.load(f)[self.monitor] <= value:
+                    return
+        best = os.path.join(self.folder, BEST)
+        for part in _PARTS:
+            shutil.copyfile(prefix_of(self.folder, step) + part, best + '.writing' + part)
+        for part in _PARTS:
+            os.replace(best + '.writing' + part, best + part)
+        write_text(record, json.dumps({self.monitor: value, 'global_step': step, 'epoch': self.epoch_num}))

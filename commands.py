@@ -1,0 +1,235 @@
+"""What the modes of ``main.py`` do with the resolved flags."""
+import atexit
+import json
+import logging
+import os
+import platform
+import time
+
+import cv2
+import horovod
+import numpy as np
+import tensorflow.compat.v1 as tf
+import tensorpack
+from tensorpack.tfutils.tower import TowerContext
+from tensorpack.utils import logger
+
+import checkpoints
+import evaluation
+import nets
+import recipes
+import training
+from adv_model import PREDICTION, NoOpAttacker, PGDAttacker
+from third_party.imagenet_utils import (FakeStream, TrainingStream, ValidationBatches, connect, default_data_address,
+                                        goodbye, list_images, open_dataset, read_image, resize_plain)
+from third_party.utils import fail, gather_texts, session_config, start_ranks, threads_for, together
+
+
+def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
+    """The attacker that resolved flags ask for: PGD, or none for 0 steps."""
+    if num_iter == 0:
+        return NoOpAttacker()
+    return PGDAttacker(num_iter, epsilon, step_size, targeted=args.targeted, num_classes=args.num_classes,
+                       prob_start_from_clean=prob_start_from_clean, seed=args.seed)
+
+
+def make_model(args, rank=0):
+    """The network of resolved flags, with its attacker and losses set."""
+    model = getattr(nets, args.arch + 'Model')(args)
+    model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
+                                   args.prob_start_from_clean)
+    model.label_smoothing, model.weight_decay = args.label_smoothing, args.weight_decay
+    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
+    model.seed, model.rank = args.seed, rank
+    return model
+
+
+def _print_recipe(args):
+    """Log every resolved flag, the recipe's own first."""
+    named = recipes.Recipe._fields
+    logger.info('Recipe {}: {}'.format(args.recipe, ', '.join(
+        '{}={}'.format(n, getattr(args, n)) for n in named)))
+    logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
+
+
+def _start():
+    """Start the ranks; only the first one speaks."""
+    # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
+    logging.raiseExceptions = False
+    ranks = start_ranks()
+    if not ranks.is_chief:
+        for name in ('tensorpack', 'third_party'):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
+    return ranks
+
+
+def _versions():
+    return {'python': platform.python_version(), 'tensorflow': tf.__version__, 'tensorpack': tensorpack.__version__,
+            'horovod': horovod.__version__, 'numpy': np.__version__, 'opencv': cv2.__version__}
+
+
+def _validation_batches(args, dataset, ranks):
+    return ValidationBatches(dataset, args.batch, args.input_size, args.augmentation, ranks.rank, ranks.size,
+                             threads=threads_for(ranks))
+
+
+def _session(model, ranks, path, values):
+    """A session on the current graph with the checkpoint's weights in it.
+
+    Raises:
+        ValueError: the checkpoint does not fit the network.
+    """
+    pairs = checkpoints.match(tf.global_variables(), values, path)
+    session = tf.Session(config=session_config(ranks))
+    checkpoints.load_into(session, pairs)
+    return session
+
+
+def evaluate(args):
+    """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
+    begin = time.time()
+    ranks = _start()
+    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
+    dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
+    _print_recipe(args)
+    logger.info('{} images of {} in {}'.format(len(dataset.files), len(set(dataset.labels)), dataset.name))
+
+    model = make_model(args)
+    attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size)
+    attackers = [attacker] if attacker.num_iter else []
+    tower = evaluation.EvaluationTower(model, attacker, ranks)
+    batches = _validation_batches(args, dataset, ranks)
+    with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
+        verdicts = tower.run(session, batches, attackers, ranks.is_chief)
+    if not ranks.is_chief:
+        return
+    if not len(verdicts[evaluation.CLEAN].index):
+        fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
+    attacker = attacker if attackers else None
+    results = evaluation.make_results(verdicts, attacker, len(dataset.files), dict(vars(args), ranks=ranks.size),
+                                      _versions(), time.time() - begin)
+    folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
+        args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), results['attack']['name']))
+    evaluation.write_results(folder, results, verdicts, attacker, dataset.files)
+    evaluation.print_results(results)
+    if results['num_unreadable']:
+        logger.warning('{} of {} images could not be read and are left out'.format(
+            results['num_unreadable'], len(dataset.files)))
+    logger.info('Results are in {}'.format(folder))
+
+
+def classify_directory(args):
+    """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
+    ranks = _start()
+    values = together(ranks, lambda: checkpoints.read(args.load))
+    files = together(ranks, lambda: list_images(args.eval_directory))
+    model = make_model(args)
+    with TowerContext('', is_training=False):
+        image = tf.placeholder(tf.uint8, [None, args.input_size, args.input_size, 3], name='input')
+        label = tf.zeros([tf.shape(image)[0]], tf.int32)
+        prediction = model.get_inference_func(NoOpAttacker())(image, label)[PREDICTION]
+    if not files:
+        fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
+    lines, unreadable = [], 0
+    with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
+        for start in range(0, len(files), args.batch):
+            names, pixels = [], []
+            for name in files[start:start + args.batch]:
+                picture = read_image(name)
+                if picture is None:
+                    unreadable += 1
+                    logger.warning('{} is not a readable image and is left out'.format(name))
+                    continue
+                names.append(name)
+                # The releases' way for folders: cubic, ignoring the aspect ratio.
+                pixels.append(resize_plain(picture, args.input_size, cv2.INTER_CUBIC))
+            if names:
+                found = session.run(prediction, {image: np.stack(pixels)})
+                lines += ['{},{}\n'.format(n, p) for n, p in zip(names, found)]
+    if ranks.is_chief:
+        checkpoints.write_text(args.prediction_file, ''.join(lines))
+        logger.info('{} predictions are in {}; {} files could not be read'.format(
+            len(lines), args.prediction_file, unreadable))
+
+
+def train(args):
+    """Train: from fake data, from images read here, or from the machine's data server."""
+    ranks = _start()
+    data = together(ranks, lambda: _open_training_data(args, ranks))
+    if args.steps_per_epoch is None:
+        args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
+            max(1, round(data.num_images / (args.batch * ranks.size)))
+    validation = None if args.fake else together(
+        ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
+    folder, start = together(ranks, lambda: _open_run(args, ranks))
+    _print_recipe(args)
+    logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
+        data.num_images, args.steps_per_epoch, ranks.size, args.batch))
+    training.train(
+        make_model(args, ranks.rank), args, ranks, data.source(start.step),
+        validation and (lambda: _validation_batches(args, validation, ranks)),
+        lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size),
+        data.classes, folder, start)
+
+
+class _TrainingData:
+    """Where the training batches come from.
+
+    Attributes: num_images (int); classes (list of str); source: (first step) -> InputSource.
+    """
+
+    def __init__(self, num_images, classes, source):
+        self.num_images, self.classes, self.source = num_images, classes, source
+
+
+def _open_training_data(args, ranks):
+    if args.fake:
+        stream = FakeStream(args.batch, args.input_size, args.num_classes)
+        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
+                             lambda step: training.local_input(stream, step))
+    if ranks.size == 1 and not args.serve_address:
+        dataset = open_dataset(args.data, 'train', args.num_classes)
+        stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed)
+        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step))
+    return _served_data(args, ranks)
+
+
+def _served_data(args, ranks):
+    """Claim this machine's data server for this job, and check that it serves what this run needs."""
+    address = args.serve_address or default_data_address(args.batch)
+    job = gather_texts(ranks, training.new_job_name())[0]
+    expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
+                'dataset': os.path.realpath(args.data) if args.data else 'digits', 'augmentation': args.augmentation,
+                'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
+    served = connect(address, expected, job, args.serve_timeout)
+    atexit.register(goodbye, address, job)
+    if len(served['classes']) > args.num_classes:
+        raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
+            args.num_classes, address, len(served['classes'])))
+    return _TrainingData(served['num_images'], served['classes'],
+                         lambda step: training.served_input(address, not args.no_zmq_ops))
+
+
+def _open_run(args, ranks):
+    """(log directory, start): found by the first rank, which owns the directory, and told to the others."""
+    told = ''
+    error = None
+    if ranks.is_chief:
+        try:
+            folder = training.open_log_directory(training.log_directory(args, ranks.size), args.resume)
+            if args.resume:
+                training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+            start = training.find_start(args, folder)
+            logger.set_logger_dir(folder, action='k')
+            training.trim_statistics(folder, start.epoch)
+            told = json.dumps([folder, start])
+        except (ValueError, OSError) as e:
+            error = e
+    told = gather_texts(ranks, told)[0]
+    if error:
+        raise error
+    if not told:
+        return None, None
+    folder, start = json.loads(told)
+    return folder, training.Start(*start)

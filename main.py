@@ -1,0 +1,286 @@
+#!/usr/bin/env python
+"""Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.
+
+Modes: training (the default), ``--eval`` and ``--eval-directory``. Everything about the command line is here;
+``get_parser`` and ``parse_args`` are what other programs use.
+"""
+import argparse
+import os
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import recipes
+import smooth_activations
+from nets import ARCHITECTURES
+from resnet_model import PADDINGS
+from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation, default_data_address
+from third_party.utils import fail, launched_rank
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, on the first rank only."""
+
+    def error(self, message):
+        fail(message, launched_rank() or 0)
+
+
+def activation_name(text):
+    """An activation as flags name it, checked and in its canonical spelling."""
+    try:
+        name, _ = smooth_activations.parse_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error)
+    return name + text[text.index(':'):] if ':' in text else name
+
+
+def _slope_name(text):
+    try:
+        smooth_activations.parse_name(text, smooth_activations.SLOPE_NAMES)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error)
+    return activation_name(text)
+
+
+def _at_least(low, kind=int):
+    def parse(text):
+        value = kind(text)
+        if not value >= low or value == float('inf'):
+            raise argparse.ArgumentTypeError('{} is below {}'.format(text, low) if value < low else
+                                             '{} is not a finite number'.format(text))
+        return value
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def _epoch_list(text):
+    return tuple(sorted(int(part) for part in text.split(',') if part))
+
+
+def _probability(text):
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError('{} is not between 0 and 1'.format(text))
+    return value
+
+
+def add_architecture_flags(parser, depth=None, arch='ResNet'):
+    """Add the flags that say which network to build."""
+    group = parser.add_argument_group('architecture')
+    group.add_argument('-d', '--depth', type=int, default=depth, metavar='LAYERS',
+                       help='number of layers: 50, 101 or 152; CifarResNet 8, 20, 32, 56 or 18 '
+                            '(default: {})'.format(depth or '50; CifarResNet 20'))
+    group.add_argument('--arch', choices=list(ARCHITECTURES), default=arch,
+                       help='network (default: %(default)s)')
+    group.add_argument('--res2-bottleneck', type=_at_least(1), metavar='CHANNELS',
+                       help="channels for each group in the first stage's 3x3 convolutions (default: 64; "
+                            'ResNeXtDenoiseAll 8)')
+    group.add_argument('--group', type=_at_least(1), metavar='N',
+                       help='groups of the 3x3 convolutions (default: 1; ResNeXtDenoiseAll 32)')
+    group.add_argument('--activation-name', type=activation_name, metavar='NAME',
+                       help='one of {}; NAME:ALPHA sets the alpha of parametric_softplus or celu (default: the '
+                            "recipe's)".format(', '.join(smooth_activations.NAMES)))
+    group.add_argument('--input-size', type=_at_least(8), metavar='PIXELS',
+                       help='side of the square input (default: 224; CifarResNet 32)')
+    group.add_argument('--num-classes', type=_at_least(2), metavar='N', help='(default: 1000; CifarResNet 10)')
+    group.add_argument('--padding', choices=PADDINGS,
+                       help="of strided convolutions: 'explicit' as the SAT release, 'same' as the Feature Denoising "
+                            "release (default: the recipe's)")
+    group.add_argument('--data-format', choices=('NHWC', 'NCHW'),
+                       help='layout of the graph (default: NCHW on a GPU, NHWC on a CPU)')
+    group.add_argument('--recipe', choices=list(recipes.RECIPES),
+                       help='which paper the defaults follow (default: sat; feature-denoising for the architectures '
+                            'that only it has)')
+    return group
+
+
+def get_parser():
+    """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
+    parser = _Parser(description=__doc__.split('\n')[0], allow_abbrev=False)
+
+    run = parser.add_argument_group('run')
+    run.add_argument('--load', metavar='CHECKPOINT', help='weights: .npz, or name of a TensorFlow checkpoint')
+    run.add_argument('--eval', action='store_true', help='judge a network, clean and under attack, instead of training')
+    run.add_argument('--eval-directory', metavar='DIR', help='classify every image file of a folder')
+    run.add_argument('--prediction-file', default='predictions.txt', metavar='FILE',
+                     help='output of --eval-directory (default: %(default)s)')
+    run.add_argument('--results-dir', metavar='DIR',
+                     help='where --eval writes results.json and per_example.csv (default: results/<network>-<attack>)')
+    run.add_argument('--logdir', metavar='NAME',
+                     help="suffix of the log directory's name; with a slash in it, the directory itself")
+    run.add_argument('--resume', action='store_true', help='continue the last run of this log directory exactly')
+    run.add_argument('--starting-epoch', type=_at_least(1), default=1, metavar='EPOCH',
+                     help='first epoch, with --load (default: %(default)s)')
+    run.add_argument('--seed', type=_at_least(0), default=0, help='of all randomness (default: %(default)s)')
+    run.add_argument('--epochs', type=_at_least(1), help="(default: the recipe's, 100 or 110)")
+    run.add_argument('--steps-per-epoch', type=_at_least(1), metavar='STEPS',
+                     help='(default: images of the training set / images in a step over all ranks)')
+    run.add_argument('--eval-every', type=_at_least(1), default=1, metavar='EPOCHS',
+                     help='epochs between evaluations (default: %(default)s); the last epoch always has one')
+    run.add_argument('--keep-checkpoints', type=_at_least(1), default=10, metavar='N',
+                     help='newest checkpoints kept, beside the best one (default: %(default)s)')
+
+    data = parser.add_argument_group('data')
+    data.add_argument('--data', metavar='DIR',
+                      help='ImageNet in its standard structure, or a folder with one sub-folder for each class; without '
+                           "it, scikit-learn's handwritten digits")
+    data.add_argument('--fake', action='store_true', help='constant fake data, 50 steps an epoch, no evaluation')
+    data.add_argument('--batch', type=_at_least(1), default=32, metavar='N',
+                      help='images in a step, for each rank (default: %(default)s)')
+    data.add_argument('--augmentation', choices=AUGMENTATIONS,
+                      help="training augmentation (default: imagenet; cifar for inputs below 64 pixels; none for the "
+                           'digits)')
+    data.add_argument('--serve-address', metavar='ADDRESS',
+                      help='ZMQ address of the data server (default: ipc://@imagenet-train-b<batch> under mpirun; '
+                           'a single process reads the images itself)')
+    data.add_argument('--serve-timeout', type=_at_least(0.0, float), default=60.0, metavar='SECONDS',
+                      help='how long to wait for the data server to answer (default: %(default)s)')
+    data.add_argument('--no-zmq-ops', action='store_true', help='receive data in Python instead of by the op')
+
+    attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in pixel '
+                                                   'levels, 0-255, L-infinity norm')
+    attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
+                        help="PGD steps, 0 for none (default: the recipe's, 1 or 30; with --eval 10)")
+    attack.add_argument('--attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
+                        help="radius (default: the recipe's, 4 or 16)")
+    attack.add_argument('--attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
+                        help="length of a step; never below epsilon / steps (default: the recipe's, 4 or 1; with --eval 1)")
+    attack.add_argument('--targeted', action='store_true', default=None,
+                        help="aim at a random wrong label (default: the recipe's; feature-denoising does)")
+    attack.add_argument('--untargeted', action='store_false', dest='targeted', help='away from the true label')
+    attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
+                        help='probability that the training attack of an image starts from the image itself instead of '
+                             "a random point (default: the recipe's, 0 or 0.2)")
+    attack.add_argument('--attack-gradient', type=_slope_name, metavar='NAME',
+                        help="activation whose derivative the attacker's gradient takes (default: the network's own)")
+
+    evaluation = parser.add_argument_group('evaluation attacker')
+    evaluation.add_argument('--eval-attack-iter', type=_at_least(1), metavar='STEPS',
+                            help='PGD steps of the evaluations during training and of --eval (default: 10)')
+    evaluation.add_argument('--eval-attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
+                            help="radius during training (default: the training attack's)")
+    evaluation.add_argument('--eval-attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
+                            help='length of a step during training (default: 1)')
+
+    update = parser.add_argument_group('update')
+    update.add_argument('--update-gradient', type=_slope_name, metavar='NAME',
+                        help="activation whose derivative the update's gradient takes (default: the network's own)")
+    update.add_argument('--label-smoothing', type=_probability, metavar='S', help="(default: the recipe's, 0.1)")
+    update.add_argument('--weight-decay', type=_at_least(0.0, float), default=1e-4, metavar='W',
+                        help='factor of half the sum of the squared weights (default: %(default)s)')
+    update.add_argument('--base-lr', type=_at_least(0.0, float), default=recipes.BASE_LEARNING_RATE, metavar='RATE',
+                        help='learning rate for 256 images in a step; grows linearly with them (default: %(default)s)')
+    update.add_argument('--warmup-epochs', type=_at_least(0.0, float), default=recipes.WARMUP_EPOCHS, metavar='EPOCHS',
+                        help='linear warm-up from 0.1 to rates above it (default: %(default)s)')
+    update.add_argument('--lr-drop-epochs', type=_epoch_list, metavar='E,E,...',
+                        help="the rate is divided by 10 after these epochs (default: the recipe's)")
+
+    add_architecture_flags(parser)
+    return parser
+
+
+def resolve_architecture(args, parser):
+    """Fill in what the architecture and the recipe decide, and check that the network exists."""
+    architecture = ARCHITECTURES[args.arch]
+    if args.recipe is None:
+        args.recipe = architecture.recipe
+    for name in ('input_size', 'num_classes', 'res2_bottleneck', 'group'):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(architecture, name))
+    if args.depth is None:
+        args.depth = architecture.default_depth
+    if args.depth not in architecture.depths:
+        parser.error('--depth {}: choose from {} for --arch {}'.format(
+            args.depth, ', '.join(map(str, sorted(architecture.depths))), args.arch))
+    if args.res2_bottleneck * args.group % 64:
+        parser.error('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
+            args.res2_bottleneck, args.group))
+    _take_recipe(args, ('activation_name', 'padding'))
+
+
+def _take_recipe(args, names):
+    for name in names:
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(recipes.RECIPES[args.recipe], name))
+
+
+def parse_args(argv=None):
+    """Parse, fill in the recipe and check; a mistake ends the program with one line and exit code 2.
+
+    Args:
+        argv (list of str): default sys.argv[1:].
+    Returns:
+        argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses.
+    """
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
+    resolve_architecture(args, parser)
+    if args.augmentation is None:
+        args.augmentation = default_augmentation(args.data, args.input_size)
+    if args.eval:
+        # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
+        if args.eval_attack_iter is not None:
+            args.attack_iter = args.eval_attack_iter
+        _default(args, 'attack_iter', recipes.RECIPES[args.recipe].eval_attack_iter)
+        _default(args, 'attack_step_size', recipes.RECIPES[args.recipe].eval_attack_step_size)
+    _take_recipe(args, ('targeted', 'attack_epsilon', 'attack_iter', 'attack_step_size', 'prob_start_from_clean',
+                        'label_smoothing', 'epochs', 'lr_drop_epochs', 'eval_attack_iter', 'eval_attack_step_size'))
+    # A run without an attack is still judged by one: the recipe's.
+    _default(args, 'eval_attack_epsilon',
+             (args.attack_iter and args.attack_epsilon) or recipes.RECIPES[args.recipe].attack_epsilon)
+    _check(args, parser, typed_iter, typed_epsilon)
+    return args
+
+
+def _default(args, name, value):
+    if getattr(args, name) is None:
+        setattr(args, name, value)
+
+
+def _check(args, parser, typed_iter, typed_epsilon):
+    if args.eval and args.eval_directory:
+        parser.error('--eval and --eval-directory: choose one')
+    if (args.eval or args.eval_directory) and not args.load:
+        parser.error('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
+    if (args.eval or args.eval_directory) and args.resume:
+        parser.error('--resume is for training')
+    if args.resume and (args.load or args.starting_epoch > 1):
+        parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
+    if args.starting_epoch > 1 and not args.load:
+        parser.error('--starting-epoch {} needs --load CHECKPOINT, the weights at its start'.format(args.starting_epoch))
+    if args.starting_epoch > args.epochs:
+        parser.error('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
+    if args.load:
+        from checkpoints import find
+        try:
+            find(args.load)
+        except ValueError as error:
+            parser.error(error)
+    for name in ('data', 'eval_directory'):
+        folder = getattr(args, name)
+        if folder is not None and not os.path.isdir(folder):
+            parser.error("--{} '{}': no such directory".format(name.replace('_', '-'), folder))
+    if not args.eval and args.attack_iter == 0 and typed_iter == 0 and typed_epsilon:
+        parser.error('--attack-epsilon {:g} without steps: give --attack-iter of 1 or more, or leave the epsilon '
+                     'out'.format(typed_epsilon))
+    for prefix in ('',) if args.eval else ('', 'eval-'):
+        field = prefix.replace('-', '_') + 'attack_'
+        if getattr(args, field + 'iter') == 0:
+            continue
+        if not 0 < getattr(args, field + 'epsilon') <= 255:
+            parser.error('--{}attack-epsilon {:g}: an attack needs a radius in (0, 255] pixel levels'.format(
+                prefix, getattr(args, field + 'epsilon')))
+        if not getattr(args, field + 'step_size') > 0:
+            parser.error('--{}attack-step-size 0: an attack needs a positive step'.format(prefix))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    import commands
+    run = commands.evaluate if args.eval else commands.classify_directory if args.eval_directory else commands.train
+    run(args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Public names of the data path, under the file name the released programs use (FD, SAT: `third_party/imagenet_utils.py`).
+
+Works as `third_party.imagenet_utils` (repository root on the path) and as `imagenet_utils` (this folder on the path);
+both give the same objects. Images are uint8 BGR in OpenCV's order, [N,H,W,3]; labels are int32.
+"""
+import os
+import sys
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if _ROOT not in sys.path:
+    sys.path.append(_ROOT)
+
+from third_party.imagedata.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
+                                           resize_shortest_edge, validation_transform)
+from third_party.imagedata.folders import ImageSet, list_images, open_dataset
+from third_party.imagedata.handshake import connect, default_data_address, goodbye, info_address
+from third_party.imagedata.images import read_image
+from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationBatches, available_cores, iterate
+from third_party.imagedata.synsets import synset_words, synsets
+
+__all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'TrainingStream', 'ValidationBatches', 'augment', 'available_cores',
+           'center_crop', 'connect', 'default_augmentation', 'default_data_address', 'goodbye', 'info_address', 'iterate',
+           'list_images', 'open_dataset', 'read_image', 'resize_plain', 'resize_shortest_edge', 'synset_words', 'synsets',
+           'validation_transform']

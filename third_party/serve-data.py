@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Data server of one machine: reads, augments and batches images in worker processes, and sends the batches to trainers.
+
+The released programs (FD, SAT) have a server of this name with --data, --fake, --batch, --benchmark and --no-zmq-ops.
+
+    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
+"""
+import argparse
+import logging
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+try:
+    from third_party.imagedata import handshake, server
+    from third_party.imagedata.augment import AUGMENTATIONS, default_augmentation
+    from third_party.imagedata.folders import open_dataset
+    from third_party.imagedata.stream import FakeStream, TrainingStream, available_cores
+    from third_party.imagedata.synsets import synsets
+except ModuleNotFoundError as missing:
+    sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
+        sys.executable, missing.name, sys.argv[0]))
+
+BENCHMARK_SECONDS, BENCHMARK_REPORT = 30.0, 5.0
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("{} must be at least 1".format(value))
+    return value
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(prog='serve-data', allow_abbrev=False, description=(
+        'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
+    data = parser.add_argument_group('data')
+    source = data.add_mutually_exclusive_group()
+    source.add_argument('--data', metavar='FOLDER', help='root of the data set, with train/<class>/ inside '
+                                                         '(default: the embedded 32x32 digits)')
+    source.add_argument('--fake', action='store_true', help='serve one constant batch for ever (default: off)')
+    data.add_argument('--batch', type=positive, default=32, metavar='IMAGES',
+                      help='images per batch; the same number as --batch of main.py (default: %(default)s)')
+    data.add_argument('--input-size', type=positive, default=224, metavar='PIXELS',
+                      help='side of the square images (default: %(default)s)')
+    data.add_argument('--augmentation', choices=AUGMENTATIONS,
+                      help='(default: none for the digits, cifar for inputs below 64 pixels, else imagenet)')
+    data.add_argument('--num-classes', type=positive, metavar='CLASSES',
+                      help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
+    data.add_argument('--seed', type=int, default=0,
+                      help='seed of order and augmentation, 0 or more (default: %(default)s)')
+    server_group = parser.add_argument_group('server')
+    server_group.add_argument('--address', metavar='URL', help='where trainers connect, ipc://@<name> or tcp://*:<port>; the '
+                              'next port or <name>-info answers their questions (default: {})'.format(
+                                  handshake.DEFAULT_ADDRESS.format('<batch>')))
+    server_group.add_argument('--no-zmq-ops', action='store_true', help="encode batches with tensorpack's serializer, for "
+                              'trainers that use --no-zmq-ops as well (default: off)')
+    server_group.add_argument('--workers', type=positive, metavar='PROCESSES',
+                              help='(default: the cores available, at most {})'.format(server.MAX_WORKERS))
+    server_group.add_argument('--hwm', type=positive, default=server.HWM, metavar='BATCHES',
+                              help='batches that may wait for each trainer (default: %(default)s)')
+    server_group.add_argument('--benchmark', action='store_true', help='measure images/s for {:g} s, send nothing (default: '
+                              'off)'.format(BENCHMARK_SECONDS))
+    return parser
+
+
+def make_stream(args):
+    """The stream to serve, and its description for trainers.
+
+    Raises:
+        ValueError: a flag or the data does not fit.
+    """
+    augmentation = args.augmentation or default_augmentation(args.data, args.input_size)
+    if args.fake:
+        num_classes = args.num_classes or 1000
+        stream = FakeStream(args.batch, args.input_size, num_classes)
+        classes, num_images, name = [], args.batch, handshake.FAKE
+        if num_classes == 1000:
+            classes = synsets()
+    else:
+        dataset = open_dataset(args.data, 'train', args.num_classes)
+        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed)
+        classes, num_images, name = dataset.classes, len(dataset.files), dataset.name
+    return stream, {
+        'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
+        'classes': classes, 'dataset': name, 'augmentation': augmentation, 'seed': args.seed, 'fake': args.fake,
+        'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
+
+
+def benchmark(pool, batch, workers):
+    pool.start()
+    speed = server.measure(pool, batch, BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
+        "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
+    print("serve-data: {:.0f} images/s with {} workers".format(speed, workers), flush=True)
+
+
+def run(args):
+    address = args.address or handshake.default_data_address(args.batch)
+    handshake.info_address(address)
+    stream, description = make_stream(args)
+    workers = args.workers or min(available_cores(), server.MAX_WORKERS)
+    with server.WorkerPool(stream, description['format'], workers) as pool:
+        if args.benchmark:
+            return benchmark(pool, args.batch, workers)
+        server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
+            "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, {} workers".format(
+                address, description['dataset'], description['num_images'], len(description['classes']), args.batch,
+                args.input_size, args.input_size, description['augmentation'], workers), flush=True))
+
+
+def main():
+    args = get_parser().parse_args()
+    logging.basicConfig(format='serve-data: %(levelname)s: %(message)s')
+    server.stop_on_signals()
+    try:
+        run(args)
+    except server.Stopped as stopped:
+        return stopped.exit_code
+    except ValueError as error:
+        print("serve-data: {}".format(error), file=sys.stderr)
+        return 2
+    except (server.WorkerDied, server.AddressInUse) as error:
+        print("serve-data: {}".format(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

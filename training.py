@@ -1,0 +1,244 @@
+"""A training run: input, trainer, schedule, evaluation, checkpoints, logs."""
+import json
+import os
+import socket
+import time
+from typing import NamedTuple, Optional
+
+import tensorflow.compat.v1 as tf
+from tensorpack.callbacks import (Callback, EstimatedTimeLeft, HyperParamSetter, JSONWriter, MergeAllSummaries,
+                                  MovingAverageSummary, ProgressBar, RunUpdateOps, ScalarPrinter, TFEventWriter)
+from tensorpack.dataflow import DataFlow, RemoteDataZMQ
+from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
+from tensorpack.tfutils.sesscreate import NewSessionCreator
+from tensorpack.tfutils.sessinit import JustCurrentSession
+from tensorpack.train import HorovodTrainer, SimpleTrainer
+from tensorpack.utils import logger
+
+import checkpoints
+import recipes
+from adv_model import TRAINING_STEP
+from evaluation import EvaluateRobustness, monitored_name
+from third_party.imagenet_utils import iterate
+from third_party.utils import session_config
+
+FAKE_STEPS_PER_EPOCH = 50  # FD release
+# FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
+ZMQ_OP_HWM = 30
+ZMQ_PYTHON_HWM = 150
+QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
+
+RUN_FILE = 'run.json'
+# Flags that a resumed run must share with the run it continues.
+_FIXED = ('arch', 'depth', 'num_classes', 'input_size', 'activation_name', 'padding', 'res2_bottleneck', 'group',
+          'batch', 'ranks', 'steps_per_epoch', 'seed', 'augmentation', 'attack_iter', 'attack_epsilon',
+          'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient', 'update_gradient',
+          'label_smoothing', 'weight_decay', 'lr_drop_epochs', 'base_lr', 'warmup_epochs')
+
+
+class FixedHorovodTrainer(HorovodTrainer):
+    """tensorpack 0.11's trainer without its call of `tf.global_variables`, which TensorFlow 2 no longer has."""
+
+    def initialize(self, session_creator, session_init):
+        self._num_global_variables = len(tf.global_variables())
+        self._broadcast_op = self.hvd.broadcast_global_variables(0)
+        super(HorovodTrainer, self).initialize(session_creator, session_init)
+        self.sess.run(self._broadcast_op)
+
+
+class StreamDataFlow(DataFlow):
+    """Batches of a training stream from batch ``start`` on, in order, read by threads of this process."""
+
+    def __init__(self, stream, start=0):
+        self.stream, self.start = stream, start
+
+    def __iter__(self):
+        for image, label in iterate(self.stream, start=self.start):
+            yield [image, label]
+
+
+class LearningRate(HyperParamSetter):
+    """Sets `learning_rate` before each step from the global step alone, so that a resumed run goes on as it was."""
+    _chief_only = False
+
+    def __init__(self, rate_at):
+        super().__init__('learning_rate')
+        self.rate_at = rate_at
+
+    def _get_value_to_set(self):
+        return self.rate_at(self.global_step)
+
+    def _trigger(self):
+        """Nothing at the end of an epoch: the last step has set the next one's rate."""
+
+    def _trigger_step(self):
+        self._set_param()
+
+
+class FeedTrainingStep(Callback):
+    """Tells the training attacker the number of the step that starts."""
+    _chief_only = False
+
+    def _setup_graph(self):
+        self._placeholder = self.get_tensors_maybe_in_tower([TRAINING_STEP + ':0'])[0]
+
+    def _before_run(self, _):
+        return tf.train.SessionRunArgs([], feed_dict={self._placeholder: self.global_step})
+
+
+def local_input(stream, start):
+    """Input from threads of this process."""
+    return QueueInput(StreamDataFlow(stream, start), tf.FIFOQueue(QUEUE_BATCHES, [tf.uint8, tf.int32]))
+
+
+def served_input(address, zmq_ops):
+    """Input from a data server at ``address``, by the TensorFlow op or in Python."""
+    if zmq_ops:
+        return ZMQInput(address, ZMQ_OP_HWM, bind=False)
+    return QueueInput(RemoteDataZMQ(address, hwm=ZMQ_PYTHON_HWM, bind=False))
+
+
+def staged(source):
+    """Copy the next batch to the GPU while a step runs; on a CPU there is nothing to hide."""
+    return StagingInput(source) if tf.config.list_physical_devices('GPU') else source
+
+
+def log_directory(args, size):
+    """Name of a training run's directory, as the releases build it; a --logdir with a slash is taken as it is."""
+    if args.logdir and os.sep in args.logdir:
+        return args.logdir.rstrip(os.sep)
+    name = 'train_log/PGD-{}{}-Batch{}-{}GPUs-iter{}-epsilon{}-step{}'.format(
+        args.arch, args.depth, args.batch, size, args.attack_iter, args.attack_epsilon, args.attack_step_size)
+    return name + ('-' + args.logdir if args.logdir else '')
+
+
+def _numbered(base):
+    """Existing directories of runs named ``base``, oldest first: base, base-2, base-3, ..."""
+    found, name = [], base
+    while os.path.exists(name):
+        found.append(name)
+        name = '{}-{}'.format(base, len(found) + 1)
+    return found, name
+
+
+def open_log_directory(base, resume):
+    """The directory to write to: a new name, or with ``resume`` that of the last run.
+
+    Raises:
+        ValueError: nothing to resume.
+    """
+    found, new = _numbered(base)
+    if not resume:
+        return new
+    if not found:
+        raise ValueError("--resume: there is no run '{}'; without --resume a new one starts".format(base))
+    return found[-1]
+
+
+def check_same_run(folder, run):
+    """Refuse to resume a run with other flags than it was started with; ``run`` maps flags to values.
+
+    Raises:
+        ValueError: names the flag and both values, or that the directory holds no run.
+    """
+    path = os.path.join(folder, RUN_FILE)
+    if not os.path.isfile(path):
+        raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
+    with open(path) as f:
+        before = json.load(f)
+    for name in _FIXED:
+        if before.get(name) != json.loads(json.dumps(run[name])):
+            raise ValueError("--resume: '{}' was started with {} {}, now it is {}".format(
+                folder, name, before.get(name), run[name]))
+
+
+def trim_statistics(folder, next_epoch):
+    """Forget statistics of epochs that will run again, so that stats.json goes on without a gap or a double."""
+    path = os.path.join(folder, JSONWriter.FILENAME)
+    if os.path.isfile(path):
+        with open(path) as f:
+            kept = [entry for entry in json.load(f) if entry.get('epoch_num', 0) < next_epoch]
+        checkpoints.write_text(path, json.dumps(kept))
+
+
+def new_job_name():
+    """A name for this training job that no other job has."""
+    return '{}-{}-{:.0f}'.format(socket.gethostname(), os.getpid(), time.time())
+
+
+def train(model, args, ranks, source, make_validation_batches, make_attacker, classes, folder, start):
+    """Train ``model`` and return when the last epoch is done.
+
+    Args:
+        model (AdvImageNetModel). args: resolved flags, with ``steps_per_epoch`` set. ranks (Ranks).
+        source (InputSource): batches of [image, label].
+        make_validation_batches: () -> ValidationBatches, or None for a run without evaluation.
+        make_attacker: (num_iter) -> PGDAttacker for the evaluations.
+        classes (list of str): class names in label order.
+        folder (str): log directory, used by the first rank.
+        start (Start): where to begin.
+    """
+    callbacks = [LearningRate(lambda step: recipes.learning_rate(
+        step, args.steps_per_epoch, args.batch * ranks.size, args.lr_drop_epochs, args.base_lr, args.warmup_epochs)),
+        FeedTrainingStep()]
+    if make_validation_batches:
+        callbacks.append(EvaluateRobustness(
+            model, make_attacker(args.eval_attack_iter), ranks, make_validation_batches,
+            lambda epoch: _attackers_after(args, make_attacker, epoch)))
+    callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
+    monitors = []
+    if ranks.is_chief:
+        callbacks += [ProgressBar(), EstimatedTimeLeft(),
+                      checkpoints.CheckpointSaver(folder, args.keep_checkpoints,
+                                                  monitored_name(args.eval_attack_iter) + '-top1-error')]
+        monitors = [TFEventWriter(), JSONWriter(), ScalarPrinter()]
+        checkpoints.write_classes(folder, classes)
+        checkpoints.write_text(os.path.join(folder, RUN_FILE),
+                               json.dumps(dict(vars(args), ranks=ranks.size), indent=2) + '\n')
+
+    tf.set_random_seed(args.seed)
+    trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()
+    trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
+    trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)), start.session_init(),
+                  args.steps_per_epoch, start.epoch, args.epochs)
+
+
+def _attackers_after(args, make_attacker, epoch):
+    if epoch % args.eval_every and epoch != args.epochs:
+        return []
+    return [make_attacker(k) for k in
+            recipes.evaluation_steps(args.recipe, args.eval_attack_iter, epoch, args.epochs)]
+
+
+class Start(NamedTuple):
+    """Where a run begins; the first rank finds out and tells the others.
+
+    epoch: first epoch, from 1. step: global step at its start. load: checkpoint to start from, or None.
+    everything: restore momentum, rate and step counter too, as a resumed run must.
+    """
+    epoch: int
+    step: int
+    load: Optional[str]
+    everything: bool
+
+    def session_init(self):
+        """What to load into the session.
+
+        Raises:
+            ValueError: the checkpoint cannot be read.
+        """
+        if not self.load:
+            return JustCurrentSession()
+        return checkpoints.LoadWeights(self.load, checkpoints.read(self.load), self.everything,
+                                       global_step=self.step if self.step and not self.everything else None)
+
+
+def find_start(args, folder):
+    """Start of a new run, or with --resume behind the last checkpoint in ``folder``."""
+    if not args.resume:
+        return Start(args.starting_epoch, (args.starting_epoch - 1) * args.steps_per_epoch, args.load, False)
+    steps = checkpoints.saved_steps(folder)
+    if not steps:
+        logger.warning("--resume: '{}' has no checkpoint yet, so the run starts at its beginning".format(folder))
+        return Start(1, 0, args.load, False)
+    return Start(steps[-1] // args.steps_per_epoch + 1, steps[-1], checkpoints.prefix_of(folder, steps[-1]), True)
