@@ -1,5 +1,6 @@
 """What the modes of ``main.py`` do with the resolved flags."""
 import atexit
+import functools
 import json
 import logging
 import os
@@ -33,14 +34,20 @@ def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0)
                        prob_start_from_clean=prob_start_from_clean, seed=args.seed)
 
 
-def make_model(args, rank=0):
-    """The network of resolved flags, with its attacker and losses set."""
+def make_model(args):
+    """The network of resolved flags."""
     model = getattr(nets, args.arch + 'Model')(args)
+    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
+    model.seed = args.seed
+    return model
+
+
+def _make_training_model(args, rank):
+    """The network of resolved flags with its training attacker and losses."""
+    model = make_model(args)
     model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
                                    args.prob_start_from_clean)
-    model.label_smoothing, model.weight_decay = args.label_smoothing, args.weight_decay
-    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
-    model.seed, model.rank = args.seed, rank
+    model.label_smoothing, model.weight_decay, model.rank = args.label_smoothing, args.weight_decay, rank
     return model
 
 
@@ -167,9 +174,10 @@ def train(args):
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
-        make_model(args, ranks.rank), args, ranks, data.source(start.step),
+        _make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
         validation and (lambda: _validation_batches(args, validation, ranks)),
-        lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size),
+        functools.lru_cache(None)(
+            lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),
         data.classes, folder, start)
 
 

@@ -18,7 +18,7 @@ from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation, defa
 from third_party.utils import fail, launched_rank
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Complains in one line, on the first rank only."""
 
     def error(self, message):
@@ -96,7 +96,7 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
 
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
-    parser = _Parser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False)
 
     run = parser.add_argument_group('run')
     run.add_argument('--load', metavar='CHECKPOINT', help='weights: .npz, or name of a TensorFlow checkpoint')

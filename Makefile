@@ -1,0 +1,21 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
+PY := .venv/bin/python
+export GPU ?= 0
+# Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+
+.PHONY: setup demo test test-all
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@$(PY) scripts/demo.py
+
+test: setup
+	@$(PY) -m pytest -q
+
+test-all: setup
+	@$(PY) -m pytest -q -m "slow or not slow"

@@ -1,0 +1,144 @@
+"""The whole system in one command (`make demo`): data server, mpirun, adversarial training, evaluation, a table.
+
+Trains CifarResNet-8 with ReLU and with SiLU on scikit-learn's handwritten digits by two ranks, judges both clean and
+under PGD, and writes a table, training curves and pictures to train_log/demo/. An earlier demo is kept, renamed.
+"""
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+OUT = os.path.join('train_log', 'demo')
+ACTIVATIONS = ('relu', 'silu')
+EVALUATION_STEPS = (10, 50)
+RANKS = 2
+PYTHON = os.path.join('.venv', 'bin', 'python')
+EPSILON = 32
+NETWORK = ['--arch', 'CifarResNet', '-d', '8']
+# A short schedule for a small data set: this is a demonstration, not a recipe of the papers.
+TRAINING = ['--batch', '32', '--attack-iter', '3', '--attack-epsilon', str(EPSILON), '--attack-step-size', '16',
+            '--epochs', '10', '--base-lr', '0.4', '--warmup-epochs', '0', '--lr-drop-epochs', '8',
+            '--eval-every', '2', '--serve-timeout', '120']
+
+
+def say(text):
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def running(command, log):
+    """Start ``command`` with its output in the file ``log``; it has ended when the block is left, however that is."""
+    say('$ ' + ' '.join(shlex.quote(word) for word in command))
+    with open(log, 'w') as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def follow(command, log, server, interesting):
+    """Run ``command`` to its end, showing what in its log matches the pattern ``interesting``.
+
+    Raises:
+        SystemExit: it failed, or the data server died; says which log to read.
+    """
+    with running(command, log) as process, open(log) as lines:
+        while True:
+            done = process.poll() is not None
+            for line in lines:
+                found = re.search(interesting, line)
+                if found:
+                    say('    ' + found.group())
+            if done:
+                break
+            if server.poll() is not None:
+                sys.exit('demo: the data server ended; see {}'.format(os.path.join(OUT, 'serve-data.log')))
+            time.sleep(0.3)
+    if process.returncode:
+        sys.exit('demo: this command failed with exit code {}; see {}'.format(process.returncode, log))
+
+
+def mpirun(*arguments):
+    return ['mpirun', '-np', str(RANKS), PYTHON, 'main.py', *NETWORK, *arguments]
+
+
+def run(name):
+    return os.path.join(OUT, name)
+
+
+def keep_earlier():
+    number = 1
+    while os.path.exists('{}-{}'.format(OUT, number)):
+        number += 1
+    if os.path.exists(OUT):
+        os.rename(OUT, '{}-{}'.format(OUT, number))
+    os.makedirs(OUT)
+
+
+def percent(part):
+    low, high = (100 * (1 - e) for e in reversed(part['top1_error_95']))
+    return '{:.1f} ({:.1f}-{:.1f})'.format(100 * (1 - part['top1_error']), low, high)
+
+
+def make_table(results):
+    """Markdown table of accuracies from ``results``: (activation, steps) to the content of results.json."""
+    lines = ['| activation | clean | ' + ' | '.join('PGD-{}'.format(k) for k in EVALUATION_STEPS) + ' |',
+             '|---' * (2 + len(EVALUATION_STEPS)) + '|']
+    for name in ACTIVATIONS:
+        row = [results[name, k] for k in EVALUATION_STEPS]
+        lines.append('| ' + ' | '.join([name, percent(row[0]['clean'])] + [percent(r['adversarial']) for r in row]) + ' |')
+    lines.append('')
+    lines.append('Accuracy in % (95% interval) on {} images of digits; untargeted PGD, L-infinity, epsilon {} of 255, random '
+                 'start; chance is 10%.'.format(row[0]['num_images'], EPSILON))
+    return '\n'.join(lines)
+
+
+def main():
+    begin = time.time()
+    os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    keep_earlier()
+    results = {}
+    with running([PYTHON, 'third_party/serve-data.py', '--batch', '32', '--input-size', '32'],
+                 run('serve-data.log')) as server:
+        for name in ACTIVATIONS:
+            follow(mpirun(*TRAINING, '--activation-name', name, '--logdir', run(name)), run(name + '.log'), server,
+                   'Epoch .*accuracy .*')
+        for name in ACTIVATIONS:
+            for steps in EVALUATION_STEPS:
+                folder = run('{}-pgd{}'.format(name, steps))
+                follow(mpirun('--eval', '--load', run(name), '--activation-name', name, '--attack-iter', str(steps),
+                              '--attack-epsilon', str(EPSILON), '--attack-step-size', '4', '--batch', '64',
+                              '--results-dir', folder), folder + '.log', server, '^(Clean )?Top1 Error.*')
+                with open(os.path.join(folder, 'results.json')) as f:
+                    results[name, steps] = json.load(f)
+    from demo_figures import draw_curves, draw_images
+    draw_curves({name: run(name) for name in ACTIVATIONS}, run('curves.png'))
+    draw_images(NETWORK, {name: run(name) for name in ACTIVATIONS}, EPSILON, run('images.png'))
+    table = make_table(results)
+    with open(run('table.md'), 'w') as f:
+        f.write(table + '\n')
+    say('\n' + table)
+    say('\nTable, curves and pictures are in {}/ ({:.0f} s)'.format(OUT, time.time() - begin))
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('demo: interrupted; everything it started has been stopped')

@@ -1,0 +1,723 @@
+"""third_party/zmq_ops: the wire format, the op's refusals, and how pulls wait, end and share a socket.
+
+Expected bytes come from tests/fixtures/zmq_wire.json (written by the original encoder) or from `struct` here; expected
+verdicts on damaged messages come from `reference_decode`, a reader of its own.
+"""
+import contextlib
+import ctypes
+import gc
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import zmq_ops
+from zmq_ops import pull_socket, wire
+
+with open(os.path.join(os.path.dirname(__file__), 'fixtures', 'zmq_wire.json')) as f:
+    FIXTURE = json.load(f)
+CODES = FIXTURE['dtype_codes']
+SECOND = 1000  # ms
+LIMIT = tf.RunOptions(timeout_in_ms=20 * SECOND)  # a pull that gets no message fails its test and does not hang it
+PROMPT = 5.0  # s; an upper bound on "at once" that a loaded machine keeps
+
+
+def fixture_arrays(message):
+    return [np.array(a['values'], a['dtype']).reshape(a['shape']) for a in message['arrays']]
+
+
+def tensor_bytes(code, dims, payload, rank=None, nbytes=None):
+    """One tensor on the wire; `rank` and `nbytes` may be given wrong."""
+    rank = len(dims) if rank is None else rank
+    nbytes = len(payload) if nbytes is None else nbytes
+    return struct.pack('<ii{}iq'.format(len(dims)), code, rank, *dims, nbytes) + payload
+
+
+def message_bytes(*tensors, count=None):
+    return struct.pack('<i', len(tensors) if count is None else count) + b''.join(tensors)
+
+
+def array_bytes(array):
+    return tensor_bytes(CODES[array.dtype.name], array.shape, array.tobytes())
+
+
+def int_message(value):
+    return message_bytes(tensor_bytes(CODES['int32'], [], struct.pack('<i', value)))
+
+
+def assert_same(actual, expected):
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected):
+        a = np.asarray(a)
+        assert a.dtype == e.dtype and a.shape == e.shape and a.tobytes() == e.tobytes()
+
+
+class Pipe:
+    """A PUSH socket, a ZMQPullSocket connected to it, and a session."""
+
+    def __init__(self, push, pull_socket_, sess):
+        self.push, self.socket, self.sess = push, pull_socket_, sess
+        self.tensors = pull_socket_.pull()
+
+    def send(self, data):
+        self.push.send(data)
+
+    def pull(self, options=LIMIT):
+        return self.sess.run(self.tensors, options=options)
+
+    def pull_in_thread(self, fetches=None):
+        """Starts a step that pulls; the returned function waits for its result or exception."""
+        outcome = []
+
+        def run():
+            try:
+                outcome.append(self.sess.run(self.tensors if fetches is None else fetches))
+            except tf.errors.OpError as e:
+                outcome.append(e)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+
+        def join():
+            thread.join(PROMPT)
+            assert not thread.is_alive(), 'the step is still blocked'
+            return outcome[0]
+        return join
+
+
+def new_address():
+    return 'ipc://@zmq-ops-test-{}'.format(uuid.uuid4().hex)
+
+
+@pytest.fixture
+def address():
+    return new_address()
+
+
+@contextlib.contextmanager
+def push_socket(end_point, bind=False, hwm=1000):
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.set(zmq.LINGER, 0)
+        push.set(zmq.RECONNECT_IVL, 1)  # ms; the other side often binds a moment later
+        push.set(zmq.SNDHWM, hwm)
+        push.set(zmq.SNDTIMEO, 20 * SECOND)
+        (push.bind if bind else push.connect)(end_point)
+        yield push
+
+
+@contextlib.contextmanager
+def new_pipe(types, end_point=None, config=None, **kwargs):
+    end_point = end_point or new_address()
+    with push_socket(end_point) as push, tf.Graph().as_default():
+        with tf.Session(config=config) as sess:
+            yield Pipe(push, zmq_ops.ZMQPullSocket(end_point, types, **kwargs), sess)
+
+
+@pytest.fixture(scope='module')
+def int_pipe():
+    with new_pipe([tf.int32]) as p:
+        yield p
+
+
+@pytest.fixture(scope='module')
+def mixed_pipe():
+    with new_pipe(MIXED) as p:
+        yield p
+
+
+# The encoder.
+
+@pytest.mark.parametrize('message', FIXTURE['messages'])
+def test_encoder_writes_the_fixture_bytes(message):
+    assert zmq_ops.dump_arrays(fixture_arrays(message)) == bytes.fromhex(message['hex'])
+
+
+def test_dtype_codes_are_those_of_the_fixture_and_of_tensorflow():
+    assert wire.DTYPE_CODES == CODES
+    assert {name: tf.as_dtype(name).as_datatype_enum for name in CODES} == CODES
+
+
+def test_python_and_numpy_numbers_become_32_bit_scalars_and_the_list_stays_as_it_was():
+    numbers = [1.5, -7, np.float64(0.25), np.int64(9), True, np.bool_(False)]
+    given_list = list(numbers)
+    expected = message_bytes(
+        tensor_bytes(1, [], struct.pack('<f', 1.5)), tensor_bytes(3, [], struct.pack('<i', -7)),
+        tensor_bytes(1, [], struct.pack('<f', 0.25)), tensor_bytes(3, [], struct.pack('<i', 9)),
+        tensor_bytes(10, [], b'\1'), tensor_bytes(10, [], b'\0'))
+    assert zmq_ops.dump_arrays(given_list) == expected
+    assert zmq_ops.dump_arrays(tuple(given_list)) == expected
+    assert all(a is b for a, b in zip(given_list, numbers))
+
+
+@pytest.mark.parametrize('array', [
+    np.arange(12, dtype='i4').reshape(3, 4).T, np.arange(12, dtype='i4').reshape(3, 4)[:, ::2],
+    np.arange(12, dtype='i4')[::-1], np.asfortranarray(np.arange(6, dtype='i4').reshape(2, 3)),
+    np.arange(5, dtype='>i4'), np.array(3, '>i4')], ids=str)
+def test_any_memory_layout_is_sent_in_c_order_and_little_endian(array):
+    before = array.copy()
+    payload = b''.join(struct.pack('<i', v) for v in array.ravel().tolist())
+    assert zmq_ops.dump_arrays([array]) == message_bytes(tensor_bytes(3, array.shape, payload))
+    assert np.array_equal(array, before)
+
+
+@pytest.mark.parametrize('element, text', [
+    (np.array(['a']), 'element 1: dtype <U1'), (np.array([None]), 'element 1: dtype object'),
+    (np.zeros(2, 'M8[s]'), r'element 1: dtype datetime64\[s\]'),
+    (np.zeros(2, np.longdouble), 'element 1: dtype float'),
+    (np.zeros(2, [('x', 'i4')]), 'element 1: dtype'), ([1, 2], 'element 1: list'), ('text', 'element 1: str'),
+    (None, 'element 1: NoneType'), (np.complex64(1), 'element 1: complex64 of dtype complex64')])
+def test_encoder_refuses_other_types_and_names_the_element(element, text):
+    with pytest.raises(TypeError, match=text):
+        zmq_ops.dump_arrays([np.zeros(1, 'f4'), element])
+
+
+@pytest.mark.parametrize('number', [2 ** 31, -2 ** 31 - 1, np.int64(2 ** 40), 1e39])
+def test_encoder_refuses_numbers_beyond_32_bits(number):
+    with pytest.raises(ValueError, match='element 0: .* does not fit'):
+        zmq_ops.dump_arrays([number])
+
+
+def test_encoder_keeps_the_ends_of_the_range_and_the_non_finite():
+    numbers = [2 ** 31 - 1, -2 ** 31, float('inf'), float(np.finfo('f4').max)]
+    assert zmq_ops.dump_arrays(numbers) == message_bytes(
+        *[tensor_bytes(3, [], struct.pack('<i', n)) for n in numbers[:2]],
+        *[tensor_bytes(1, [], struct.pack('<f', n)) for n in numbers[2:]])
+
+
+def test_encoder_refuses_a_bare_array_and_a_dimension_beyond_int32():
+    with pytest.raises(TypeError, match='list or tuple'):
+        zmq_ops.dump_arrays(np.zeros(3))
+    with pytest.raises(ValueError, match='element 0: .* dimension'):
+        zmq_ops.dump_arrays([np.empty((0, 2 ** 31), 'u1')])
+
+
+def test_importing_the_package_for_the_encoder_leaves_tensorflow_out():
+    code = "import sys, zmq_ops; zmq_ops.dump_arrays([1]); assert 'tensorflow' not in sys.modules"
+    env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(zmq_ops.__file__)))
+    subprocess.run([sys.executable, '-c', code], env=env, check=True)
+
+
+# The op and well-formed messages.
+
+@pytest.mark.parametrize('message', FIXTURE['messages'])
+def test_op_reads_the_fixture_bytes(message):
+    arrays = fixture_arrays(message)
+    with new_pipe([a.dtype for a in arrays]) as pipe:
+        pipe.send(bytes.fromhex(message['hex']))
+        assert_same(pipe.pull(), arrays)
+
+
+def test_op_reads_every_dtype_at_any_alignment():
+    rng = np.random.default_rng(0)
+    arrays = []
+    for name in CODES:
+        values = rng.integers(0, 256, 7 * np.dtype(name).itemsize, np.uint8)
+        arrays.append((values & 1).view(name) if name == 'bool' else values.view(name))
+    # Three bytes first, so that no field after them is aligned.
+    arrays = [np.arange(3, dtype='u1')] + arrays
+    data = message_bytes(*map(array_bytes, arrays))
+    assert zmq_ops.dump_arrays(arrays) == data
+    with new_pipe([a.dtype for a in arrays]) as pipe:
+        pipe.send(data)
+        assert_same(pipe.pull(), arrays)
+
+
+@pytest.mark.parametrize('shape', [(), (0,), (1,), (2, 0, 3), (1,) * 10, (2, 3, 4)], ids=str)
+def test_op_reads_scalars_and_empty_tensors(shape):
+    array = np.arange(np.prod(shape), dtype='f4').reshape(shape)
+    with new_pipe([tf.float32]) as pipe:
+        pipe.send(message_bytes(array_bytes(array)))
+        assert_same(pipe.pull(), [array])
+
+
+def test_op_reads_a_batch_of_images():
+    image = np.random.default_rng(1).integers(0, 256, (32, 224, 224, 3), np.uint8)
+    label = np.arange(32, dtype='i4')
+    with new_pipe([tf.uint8, tf.int32]) as pipe:
+        for _ in range(3):
+            pipe.send(zmq_ops.dump_arrays([image, label]))
+            assert_same(pipe.pull(), [image, label])
+
+
+def test_op_takes_the_highest_rank_of_a_tensor_shape():
+    with new_pipe([tf.uint8]) as pipe:
+        pipe.send(message_bytes(tensor_bytes(4, [1] * 254, b'\5')))
+        rank, value = pipe.sess.run([tf.rank(pipe.tensors[0]), tf.reshape(pipe.tensors[0], [])], options=LIMIT)
+        assert (rank, value) == (254, 5)
+
+
+def test_pull_returns_a_list_of_tensors_of_unknown_shape():
+    with new_pipe([tf.uint8, 'float32']) as pipe:
+        assert isinstance(pipe.tensors, list)
+        assert [t.dtype for t in pipe.tensors] == [tf.uint8, tf.float32]
+        assert all(t.shape.rank is None for t in pipe.tensors)
+
+
+def test_ops_stay_on_the_cpu_whatever_the_device_scope(address):
+    with tf.Graph().as_default(), tf.device('/gpu:0'):
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32]).pull()
+        assert 'CPU:0' in tensors[0].device and 'CPU:0' in tensors[0].op.inputs[0].device
+
+
+# Malformed messages. Each case: the dtypes declared, the message, what the error must name.
+
+F4 = array_bytes(np.arange(6, dtype='f4').reshape(2, 3))
+I4 = array_bytes(np.arange(2, dtype='i4'))
+BIG = 2 ** 31 - 1
+MALFORMED = {
+    'empty message': ('f', b'', 'message of 0 bytes ends within the number of tensors'),
+    'too few tensors': ('fi', message_bytes(F4), 'holds 1 tensors, 2 are declared'),
+    'too many tensors': ('f', message_bytes(F4, I4), 'holds 2 tensors, 1 are declared'),
+    'no tensors': ('f', message_bytes(), 'holds 0 tensors, 1 are declared'),
+    'negative count': ('f', message_bytes(F4, count=-1), 'holds -1 tensors'),
+    'huge count': ('f', message_bytes(F4, count=BIG), 'holds 2147483647 tensors'),
+    'other dtype': ('ff', message_bytes(F4, I4), 'component 1: dtype is int32, declared is float32'),
+    'unknown dtype': ('fi', message_bytes(F4, tensor_bytes(7, [], b'')), 'component 1: unknown dtype code 7'),
+    'negative dtype': ('f', message_bytes(tensor_bytes(-1, [], b'')), 'component 0: unknown dtype code -1'),
+    'negative rank': ('f', message_bytes(tensor_bytes(1, [], b'', rank=-1)), 'component 0: rank -1 '),
+    'rank beyond the limit': ('f', message_bytes(tensor_bytes(1, [1] * 255, b'\0' * 4)), 'component 0: rank 255 '),
+    'huge rank': ('f', message_bytes(tensor_bytes(1, [], b'', rank=BIG)), 'component 0: rank 2147483647 '),
+    'rank beyond the message': ('f', message_bytes(tensor_bytes(1, [1], b'', rank=9)), 'ends within dimension'),
+    'negative dimension': ('f', message_bytes(tensor_bytes(1, [2, -3], b'\0' * 24)), 'component 0: dimension 1 is -3'),
+    'two negative dimensions': ('f', message_bytes(tensor_bytes(1, [-2, -3], b'\0' * 24)), 'dimension 0 is -2'),
+    'payload too short for the shape': ('if', message_bytes(I4, tensor_bytes(1, [2, 3], b'\0' * 20)),
+                                        r'component 1: the payload has 20 bytes, shape \[2,3\] of float32 takes 24'),
+    'payload too long for the shape': ('f', message_bytes(tensor_bytes(1, [2], b'\0' * 12)), 'has 12 bytes.* takes 8'),
+    'payload for an empty shape': ('f', message_bytes(tensor_bytes(1, [0], b'\0' * 4)), 'has 4 bytes.* takes 0'),
+    'payload length without payload': ('f', message_bytes(tensor_bytes(1, [2], b'', nbytes=8)),
+                                       'ends within the payload: 8 bytes needed at offset 24, 0 left'),
+    'negative payload length': ('f', message_bytes(tensor_bytes(1, [2], b'', nbytes=-8)), 'has -8 bytes'),
+    'huge payload': ('f', message_bytes(tensor_bytes(1, [BIG], b'', nbytes=4 * BIG)), 'ends within the payload'),
+    'size beyond int32': ('f', message_bytes(tensor_bytes(1, [65536, 65536], b'', nbytes=0)), 'takes 17179869184'),
+    'size that is 0 modulo 2**64': ('f', message_bytes(tensor_bytes(1, [2 ** 30, 2 ** 30, 4], b'', nbytes=0)),
+                                    r'component 0: shape \[1073741824,1073741824,4\] is too large'),
+    'size beyond int64, a dimension 0': ('f', message_bytes(tensor_bytes(1, [BIG, BIG, BIG, 0], b'')), 'is too large'),
+    'trailing bytes': ('f', message_bytes(F4) + b'abc', '3 bytes follow the last tensor'),
+    'bool of value 2': ('?', message_bytes(tensor_bytes(10, [3], b'\1\0\2')), 'component 0: bool 2 is stored as 2'),
+}
+
+
+@pytest.mark.parametrize('types, message, text', MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_message_is_a_named_error_and_the_next_one_arrives(types, message, text):
+    good = [np.ones(2, t) for t in types]
+    with new_pipe([a.dtype for a in good]) as pipe:
+        pipe.send(message)
+        pipe.send(zmq_ops.dump_arrays(good))
+        with pytest.raises(tf.errors.InvalidArgumentError, match='zmq_ops: .*' + text):
+            pipe.pull()
+        assert_same(pipe.pull(), good)
+
+
+def test_message_of_several_frames_is_refused_as_a_whole(int_pipe):
+    int_pipe.push.send_multipart([int_message(1), int_message(2), b'', int_message(3)])
+    int_pipe.send(int_message(4))
+    with pytest.raises(tf.errors.InvalidArgumentError, match='zmq_ops: .* 4 frames'):
+        int_pipe.pull()
+    assert int_pipe.pull() == [4]
+
+
+MIXED = (tf.uint8, tf.int32, tf.bool)
+MIXED_ARRAYS = [np.arange(6, dtype='u1').reshape(1, 2, 3), np.array([5, -6], 'i4'), np.array([True, False])]
+MIXED_MESSAGE = message_bytes(*map(array_bytes, MIXED_ARRAYS))
+
+
+def test_message_cut_off_at_any_byte_is_refused(mixed_pipe):
+    for size in range(len(MIXED_MESSAGE)):
+        mixed_pipe.send(MIXED_MESSAGE[:size])
+        with pytest.raises(tf.errors.InvalidArgumentError, match='message of {} bytes ends within'.format(size)):
+            mixed_pipe.pull()
+    mixed_pipe.send(MIXED_MESSAGE)
+    assert_same(mixed_pipe.pull(), MIXED_ARRAYS)
+
+
+def reference_decode(data, names):
+    """The arrays of a message, or None if it is malformed; written from the format's description."""
+    def take(form):
+        nonlocal data
+        size = struct.calcsize(form)
+        values, data = struct.unpack(form, data[:size]), data[size:]
+        return values
+    arrays = []
+    try:
+        if take('<i') != (len(names),):
+            return None
+        for name in names:
+            code, rank = take('<ii')
+            if code != CODES[name] or not 0 <= rank <= 254:
+                return None
+            dims = take('<{}i'.format(rank))
+            nbytes, = take('<q')
+            item_size = np.dtype(name).itemsize
+            size = item_size * math.prod(dims)
+            too_large = item_size * math.prod(d for d in dims if d) >= 2 ** 63
+            if min(dims, default=0) < 0 or too_large or nbytes != size or nbytes > len(data):
+                return None
+            payload, data = data[:nbytes], data[nbytes:]
+            if name == 'bool' and set(payload) - {0, 1}:
+                return None
+            arrays.append(np.frombuffer(payload, name).reshape(dims))
+    except struct.error:
+        return None
+    return None if data else arrays
+
+
+def test_the_reference_reader_of_these_tests_knows_good_from_bad():
+    assert_same(reference_decode(MIXED_MESSAGE, ['uint8', 'int32', 'bool']), MIXED_ARRAYS)
+    assert all(reference_decode(MIXED_MESSAGE[:n], ['uint8', 'int32', 'bool']) is None
+               for n in range(len(MIXED_MESSAGE)))
+
+
+@st.composite
+def damaged_messages(draw):
+    arrays = []
+    for dtype in MIXED:
+        shape = draw(st.lists(st.integers(0, 3), max_size=3))
+        values = np.frombuffer(draw(st.binary(min_size=108, max_size=108)), 'u1') & (1 if dtype == tf.bool else 255)
+        size = int(np.prod(shape)) * np.dtype(dtype.as_numpy_dtype).itemsize
+        arrays.append(values[:size].view(dtype.as_numpy_dtype).reshape(shape))
+    data = bytearray(message_bytes(*map(array_bytes, arrays)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(data)))
+        kind = draw(st.sampled_from(['byte', 'int32', 'int64', 'cut', 'insert']))
+        if kind == 'byte':
+            data[at:at + 1] = draw(st.binary(min_size=1, max_size=1))
+        elif kind == 'int32':
+            at -= at % 4 if draw(st.booleans()) else 0
+            numbers = [-1, 0, 1, 2, 255, 65536, 2 ** 30, BIG, -2 ** 31]
+            data[at:at + 4] = struct.pack('<i', draw(st.sampled_from(numbers)))
+        elif kind == 'int64':
+            data[at:at + 8] = struct.pack('<q', draw(st.sampled_from([-1, 0, 2 ** 31, 2 ** 62, 2 ** 63 - 1, -2 ** 63])))
+        elif kind == 'cut':
+            del data[at:]
+        else:
+            data[at:at] = draw(st.binary(min_size=1, max_size=9))
+    return bytes(data)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
+def test_random_damage_gives_the_right_tensors_or_an_error(mixed_pipe, data):
+    expected = reference_decode(data, [dtype.name for dtype in MIXED])
+    mixed_pipe.send(data)
+    if expected is None:
+        with pytest.raises(tf.errors.InvalidArgumentError, match='zmq_ops: '):
+            mixed_pipe.pull()
+    else:
+        assert_same(mixed_pipe.pull(), expected)
+
+
+# Waiting, cancelling, sharing.
+
+def test_pulls_share_the_socket_and_get_the_messages_in_the_order_of_their_steps():
+    with new_pipe([tf.int32]) as pipe:
+        other = pipe.socket.pull()
+        for i in range(6):
+            pipe.send(int_message(i))
+        assert sorted(pipe.sess.run([pipe.tensors[0], other[0]], options=LIMIT)) == [0, 1]
+        assert [pipe.pull()[0], pipe.sess.run(other, options=LIMIT)[0], pipe.pull()[0]] == [2, 3, 4]
+
+
+def test_sockets_of_one_name_are_one_socket_if_their_options_agree(address):
+    with new_pipe([tf.int32], address, name='mine') as pipe:
+        assert pipe.socket.name == 'mine'
+        twin = zmq_ops.ZMQPullSocket(address, [tf.int32], name='mine').pull()
+        stranger = zmq_ops.ZMQPullSocket(address, [tf.int32], hwm=11, name='mine').pull()
+        pipe.send(int_message(1))
+        pipe.send(int_message(2))
+        assert pipe.pull() == [1]
+        assert pipe.sess.run(twin, options=LIMIT) == [2]
+        with pytest.raises(tf.errors.InvalidArgumentError, match='mine is open with .* hwm 10, .* hwm 11'):
+            pipe.sess.run(stranger, options=LIMIT)
+
+
+def test_default_names_are_unique_in_the_graph():
+    with tf.Graph().as_default():
+        sockets = [zmq_ops.ZMQPullSocket(new_address(), [tf.int32]) for _ in range(3)]
+        assert len({s.name for s in sockets}) == 3
+
+
+def test_waiting_pulls_hold_no_thread_of_the_session():
+    config = tf.ConfigProto(inter_op_parallelism_threads=1, use_per_session_threads=True)
+    with new_pipe([tf.int32], config=config) as pipe:
+        x = tf.placeholder(tf.float32, [])
+        total = x * 2 + 1  # for the session's only thread to compute
+        joins = [pipe.pull_in_thread() for _ in range(4)]
+        time.sleep(0.1)
+        assert pipe.sess.run(total, {x: 20}, options=LIMIT) == 41
+        for i in range(4):
+            pipe.send(int_message(i))
+        assert sorted(join()[0] for join in joins) == [0, 1, 2, 3]
+
+
+def test_a_step_that_times_out_takes_no_message_along():
+    with new_pipe([tf.int32]) as pipe:
+        for i in range(5):
+            begin = time.monotonic()
+            with pytest.raises(tf.errors.DeadlineExceededError):
+                pipe.pull(tf.RunOptions(timeout_in_ms=50))
+            assert 0.04 < time.monotonic() - begin < PROMPT
+            pipe.send(int_message(i))
+            assert pipe.pull() == [i]
+
+
+def test_a_failing_step_ends_its_waiting_pull_and_takes_no_message_along():
+    with new_pipe([tf.int32]) as pipe:
+        with tf.control_dependencies([tf.Assert(False, ['on purpose'])]):
+            failing = tf.constant(1) + 0
+        with pytest.raises(tf.errors.InvalidArgumentError, match='on purpose'):
+            pipe.sess.run([failing] + pipe.tensors, options=LIMIT)
+        pipe.send(int_message(3))
+        assert pipe.pull() == [3]
+
+
+def test_other_pulls_go_on_waiting_when_one_is_cancelled():
+    with new_pipe([tf.int32]) as pipe:
+        first = pipe.pull_in_thread()
+        time.sleep(0.05)
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            pipe.pull(tf.RunOptions(timeout_in_ms=50))
+        second = pipe.pull_in_thread()
+        time.sleep(0.05)
+        pipe.send(int_message(1))
+        assert first() == [1]
+        pipe.send(int_message(2))
+        assert second() == [2]
+
+
+def test_messages_and_timeouts_that_race_never_duplicate_or_reorder():
+    sent = 150
+    with new_pipe([tf.int32]) as pipe:
+        def send():
+            rng = np.random.default_rng(2)
+            for i in range(sent):
+                time.sleep(rng.uniform(0, 0.004))
+                pipe.send(int_message(i))
+        sender = threading.Thread(target=send)
+        sender.start()
+        got, timeouts = [], 0
+        while not got or got[-1] < sent - 1:
+            try:
+                got.append(int(pipe.pull(tf.RunOptions(timeout_in_ms=2))[0]))
+            except tf.errors.DeadlineExceededError:
+                timeouts += 1
+                if not sender.is_alive() and timeouts > 100 * sent:
+                    break
+        sender.join()
+        assert got == sorted(set(got))
+        # A step can run out of time with its message in hand; that loses one message a timeout at most.
+        assert sent - len(got) <= timeouts
+
+
+def test_closing_the_session_ends_a_blocked_pull():
+    with new_pipe([tf.int32]) as pipe:
+        join = pipe.pull_in_thread()
+        time.sleep(0.2)
+        begin = time.monotonic()
+        pipe.sess.close()
+        assert isinstance(join(), tf.errors.CancelledError)
+        assert time.monotonic() - begin < PROMPT
+
+
+def test_destroying_the_resource_ends_a_blocked_pull_and_frees_the_address(address):
+    with new_pipe([tf.int32], address) as pipe:
+        handle = pipe.sess.graph.get_operation_by_name('ZMQConnection').outputs[0]
+        destroy = tf.raw_ops.DestroyResourceOp(resource=handle)
+        join = pipe.pull_in_thread()
+        time.sleep(0.2)
+        pipe.sess.run(destroy, options=LIMIT)
+        error = join()
+        assert isinstance(error, tf.errors.CancelledError) and address in error.message
+        with push_socket(address, bind=True):
+            pass
+
+
+def test_the_address_is_taken_while_the_session_lives_and_free_afterwards(address):
+    def pull_once():
+        with new_pipe([tf.int32], address) as pipe:
+            pipe.send(int_message(1))
+            assert pipe.pull() == [1]
+            with pytest.raises(zmq.ZMQError) as e, push_socket(address, bind=True):
+                pass
+            assert e.value.errno == zmq.EADDRINUSE
+    pull_once()
+    gc.collect()  # TensorFlow frees a session when Python frees the object
+    pull_once()
+    gc.collect()
+    with push_socket(address, bind=True):
+        pass
+
+
+def threads_named(name):
+    """Thread ids of this process's threads of that name."""
+    found = []
+    for thread in os.listdir('/proc/self/task'):
+        with contextlib.suppress(FileNotFoundError), open('/proc/self/task/{}/comm'.format(thread)) as f:
+            if f.read().strip() == name:
+                found.append(int(thread))
+    return found
+
+
+def test_signals_do_not_disturb_a_waiting_pull():
+    libc = ctypes.CDLL(None)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with new_pipe([tf.int32]) as pipe:
+            join = pipe.pull_in_thread()
+            time.sleep(0.1)
+            threads = threads_named('zmq_ops')
+            assert threads
+            for _ in range(20):
+                for thread in threads:
+                    libc.tgkill(os.getpid(), thread, signal.SIGUSR1)
+                time.sleep(0.002)
+            pipe.send(int_message(5))
+            assert join() == [5]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+# Connecting, options, user errors.
+
+def run_socket(*args, **kwargs):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        return sess.run(zmq_ops.ZMQPullSocket(*args, **kwargs).pull(), options=LIMIT)
+
+
+def test_socket_connects_to_a_sender_that_binds(address):
+    with push_socket(address, bind=True) as push:
+        sender = threading.Thread(target=push.send, args=(int_message(9),))
+        sender.start()
+        assert run_socket(address, [tf.int32], bind=False) == [9]
+        sender.join()
+
+
+@pytest.mark.parametrize('bind', [True, False])
+@pytest.mark.parametrize('end_point', ['nonsense', '', 'tcp://127.0.0.1', 'carrier-pigeon://x', 'ipc://' + 'x' * 200])
+def test_an_address_zmq_does_not_accept_is_an_error_that_names_it(end_point, bind):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="zmq_ops: cannot {} '{}': .".format(
+            'bind to' if bind else 'connect to', end_point)):
+        run_socket(end_point, [tf.int32], bind=bind)
+
+
+def test_an_address_in_use_is_an_error_and_can_be_had_once_it_is_free(address):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32]).pull()
+        with push_socket(address, bind=True):
+            with pytest.raises(tf.errors.FailedPreconditionError, match="cannot bind to '{}': Address".format(address)):
+                sess.run(tensors, options=LIMIT)
+        with push_socket(address) as push:
+            push.send(int_message(4))
+            assert sess.run(tensors, options=LIMIT) == [4]
+
+
+def test_hwm_limits_the_messages_that_wait(address):
+    def accepted(hwm, end_point):
+        """Megabyte messages that a sender of hwm 1 gets rid of while nobody pulls."""
+        message = message_bytes(tensor_bytes(4, [1 << 20], b'\0' * (1 << 20)))
+        with tf.Graph().as_default(), tf.Session() as sess, push_socket(end_point, hwm=1) as push:
+            tensors = zmq_ops.ZMQPullSocket(end_point, [tf.uint8], hwm=hwm).pull()
+            push.send(message)
+            sess.run(tensors, options=LIMIT)
+            count = 0
+            while count < 100 and push.poll(300, zmq.POLLOUT):
+                push.send(message, zmq.NOBLOCK)
+                count += 1
+            return count
+    few, many = accepted(1, address), accepted(20, address + '-many')
+    assert few <= 8 and 20 <= many <= 30
+
+
+@pytest.mark.parametrize('types, kwargs, error, text', [
+    ([tf.string], {}, TypeError, "'string'"), ([tf.float32, tf.bfloat16], {}, TypeError, "'bfloat16'"),
+    ([], {}, ValueError, 'types is empty'), ([tf.int32], {'hwm': 0}, ValueError, 'hwm .* 0'),
+    ([tf.int32], {'hwm': -3}, ValueError, 'hwm .* -3')])
+def test_socket_refuses_options_that_cannot_work(address, types, kwargs, error, text):
+    with tf.Graph().as_default(), pytest.raises(error, match=text):
+        zmq_ops.ZMQPullSocket(address, types, **kwargs)
+
+
+def test_hwm_is_10_by_default_and_a_huge_one_is_an_error(address):
+    with tf.Graph().as_default() as graph:
+        zmq_ops.ZMQPullSocket(address, [tf.int32], hwm=None)
+        op = graph.get_operation_by_name('ZMQConnection')
+        assert (op.get_attr('hwm'), op.get_attr('bind'), op.get_attr('end_point')) == (10, True, address.encode())
+    with pytest.raises(tf.errors.InvalidArgumentError, match='hwm 2147483648 '):
+        run_socket(address, [tf.int32], hwm=2 ** 31)
+
+
+def test_op_itself_refuses_types_it_cannot_receive(address):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        ops = zmq_ops.load_op_library()
+        components = ops.zmq_pull(ops.zmq_connection(end_point=address), [tf.string])
+        with pytest.raises(tf.errors.InvalidArgumentError, match='string cannot be received'):
+            sess.run(components, options=LIMIT)
+
+
+def test_a_library_that_is_missing_or_broken_is_an_error_that_says_what_to_do(monkeypatch, tmp_path):
+    load = zmq_ops.load_op_library.__wrapped__  # without the cache
+    monkeypatch.setattr(pull_socket, 'LIBRARY', str(tmp_path / 'absent.so'))
+    with pytest.raises(ImportError, match='make setup'):
+        load()
+    (tmp_path / 'broken.so').write_bytes(b'no library')
+    monkeypatch.setattr(pull_socket, 'LIBRARY', str(tmp_path / 'broken.so'))
+    with pytest.raises(ImportError, match='make setup'):
+        load()
+
+
+# Under tensorpack.
+
+SERVER = """
+import sys
+import numpy as np
+from tensorpack.dataflow import DataFromList, send_dataflow_zmq
+points = [[np.full((2, 3), i, np.uint8), np.arange(i, dtype=np.int32), i, i / 2] for i in range(4)]
+send_dataflow_zmq(DataFromList(points, shuffle=False), sys.argv[1], hwm=150, format='zmq_ops', bind=True)
+"""
+
+
+def test_tensorpack_sends_a_dataflow_and_its_zmq_input_receives_it(address):
+    from tensorpack.input_source import ZMQInput
+    signature = [tf.TensorSpec([2, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label'),
+                 tf.TensorSpec([], tf.int32, 'index'), tf.TensorSpec([], tf.float32, 'half')]
+    server = subprocess.Popen([sys.executable, '-c', SERVER, address], stderr=subprocess.DEVNULL)
+    try:
+        with tf.Graph().as_default(), tf.Session() as sess:
+            source = ZMQInput(address, 30, bind=False)
+            source.setup(signature)
+            tensors = source.get_input_tensors()
+            assert [t.shape.as_list() for t in tensors] == [[2, 3], [None], [], []]
+            for step in range(10):
+                i = step % 4
+                assert_same(sess.run(tensors, options=LIMIT), [
+                    np.full((2, 3), i, 'u1'), np.arange(i, dtype='i4'), np.array(i, 'i4'), np.array(i / 2, 'f4')])
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_tensorpack_makes_a_dataset_of_the_zmq_input(address):
+    from tensorpack.input_source import ZMQInput
+    signature = [tf.TensorSpec([None], tf.float32, 'x'), tf.TensorSpec([], tf.int32, 'y')]
+    with push_socket(address) as push, tf.Graph().as_default(), tf.Session() as sess:
+        iterator = tf.data.make_initializable_iterator(ZMQInput(address, 5).to_dataset(signature).repeat())
+        batch = iterator.get_next()
+        assert [t.shape.as_list() for t in batch] == [[None], []]
+        sess.run(iterator.initializer)
+        for i in range(5):
+            push.send(zmq_ops.dump_arrays([np.full(i, 0.5, 'f4'), i]))
+            assert_same(sess.run(batch, options=LIMIT), [np.full(i, 0.5, 'f4'), np.array(i, 'i4')])
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            sess.run(batch, options=tf.RunOptions(timeout_in_ms=100))

@@ -1,0 +1,9 @@
+"""Batches from a ZMQ socket straight into a TensorFlow graph, without Python in between.
+
+The sender calls `dump_arrays`; importing this package for that does not import TensorFlow. The receiver builds a
+`ZMQPullSocket`, whose op library is compiled by `make setup` and loaded when the first socket is made.
+"""
+from .pull_socket import ZMQPullSocket, load_op_library
+from .wire import dump_arrays
+
+__all__ = ['ZMQPullSocket', 'dump_arrays', 'load_op_library']

@@ -1,0 +1,82 @@
+"""The graph side: a PULL socket as a resource of the session, and the op that pulls one batch from it."""
+import functools
+import os
+
+from .wire import DTYPE_CODES
+
+LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libzmq_ops.so')
+DEFAULT_HWM = 10
+
+
+@functools.lru_cache(maxsize=None)
+def load_op_library():
+    """Loads the compiled ops, once.
+
+    Returns:
+        module: has the op wrappers `zmq_connection` and `zmq_pull`.
+    Raises:
+        ImportError: the library has not been built, or was built for another TensorFlow.
+    """
+    if not os.path.isfile(LIBRARY):
+        raise ImportError('zmq_ops: {} has not been built; run `make setup`'.format(LIBRARY))
+    import tensorflow as tf  # not at the top: a data server imports this package and must stay light
+    try:
+        return tf.load_op_library(LIBRARY)
+    except tf.errors.NotFoundError as e:
+        raise ImportError('zmq_ops: {} does not fit TensorFlow {}; delete it and run `make setup` ({})'.format(
+            LIBRARY, tf.__version__, e.message)) from e
+
+
+class ZMQPullSocket:
+    """A ZMQ PULL socket that lives as long as the session (or its container) that first runs it.
+
+    Args:
+        end_point (str): a ZMQ address, such as ``ipc://@name`` or ``tcp://host:port``.
+        types (list): a dtype for each tensor of a message, in the message's order.
+        hwm (int): high-water mark, the number of messages ZMQ keeps until they are pulled; None means 10.
+        bind (bool): bind to `end_point`, or connect to it.
+        name (str): name of the socket in the session (`shared_name`); two objects of one name, address, hwm and bind
+            share a socket. The default is unique in the graph.
+    Raises:
+        TypeError: a dtype that the wire format does not know.
+        ValueError: no types, or `hwm` below 1.
+        ImportError: see `load_op_library`.
+
+    The first step that pulls opens the socket, so it is that step which raises InvalidArgumentError for an address that
+    ZMQ does not accept, and FailedPreconditionError for one that is taken or that this machine does not have.
+    """
+
+    def __init__(self, end_point, types, hwm=None, bind=True, name=None):
+        import tensorflow.compat.v1 as tf
+        self._ops = load_op_library()
+        self._types = [tf.as_dtype(dtype) for dtype in types]
+        unknown = [dtype.name for dtype in self._types if dtype.name not in DTYPE_CODES]
+        if unknown:
+            raise TypeError('zmq_ops: dtypes {} cannot be received, choose from {}'.format(
+                unknown, sorted(DTYPE_CODES)))
+        if not self._types:
+            raise ValueError('zmq_ops: types is empty, a message holds at least one tensor')
+        hwm = DEFAULT_HWM if hwm is None else int(hwm)
+        if hwm < 1:
+            raise ValueError('zmq_ops: hwm must be at least 1 message, got {}'.format(hwm))
+        self._name = name or tf.get_default_graph().unique_name('ZMQPullSocket')
+        with tf.device('/cpu:0'):  # there is no GPU kernel, and not every session places softly
+            self._handle = self._ops.zmq_connection(end_point=end_point, hwm=hwm, bind=bind, shared_name=self._name)
+
+    @property
+    def name(self):
+        """str: the socket's name in the session."""
+        return self._name
+
+    def pull(self):
+        """Adds an op that takes the next message, waiting for it if need be.
+
+        Several pulls share the socket: each message goes to one of them, in the order in which they began to wait.
+
+        Returns:
+            list[tf.Tensor]: one for each of `types`, of unknown static shape. A message that does not fit them or the
+            wire format raises InvalidArgumentError in the step that pulled it; the next step gets the next message.
+        """
+        import tensorflow.compat.v1 as tf
+        with tf.device('/cpu:0'):
+            return list(self._ops.zmq_pull(self._handle, self._types))
