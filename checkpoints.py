@@ -37,8 +37,8 @@ def find(path):
         folder = prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or '.'
         prefix = latest(folder) or prefix
     if not os.path.isfile(prefix + '.index'):
-        raise ValueError("--load '{}': no such checkpoint; give an .npz file, or a TensorFlow checkpoint's name without "
-                         "'.index'".format(path))
+        raise ValueError("--load '{}': no such checkpoint; give an .npz file, or a TensorFlow checkpoint's name "
+                         "without '.index'".format(path))
     return prefix
 
 

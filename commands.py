@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import time
+from typing import Callable, List, NamedTuple
 
 import cv2
 import horovod
@@ -170,36 +171,43 @@ def train(args):
     validation = None if args.fake else together(
         ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
     folder, start = together(ranks, lambda: _open_run(args, ranks))
+    session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
         _make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
-        validation and (lambda: _validation_batches(args, validation, ranks)),
+        validation and ((lambda: _validation_batches(args, validation, ranks)), len(validation.files)),
         functools.lru_cache(None)(
             lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),
-        data.classes, folder, start)
+        data.classes, folder, start, session_init)
+    if data.unreadable():
+        logger.warning('{} of {} training images could not be read and were left out'.format(
+            len(data.unreadable()), data.num_images))
 
 
-class _TrainingData:
+class _TrainingData(NamedTuple):
     """Where the training batches come from.
 
-    Attributes: num_images (int); classes (list of str); source: (first step) -> InputSource.
+    num_images (int); classes (list of str); source: (first step) -> InputSource; unreadable: () -> files that could not
+    be read so far, as far as this process reads them.
     """
-
-    def __init__(self, num_images, classes, source):
-        self.num_images, self.classes, self.source = num_images, classes, source
+    num_images: int
+    classes: List[str]
+    source: Callable
+    unreadable: Callable = tuple
 
 
 def _open_training_data(args, ranks):
-    if args.fake:
+    if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
                              lambda step: training.local_input(stream, step))
     if ranks.size == 1 and not args.serve_address:
         dataset = open_dataset(args.data, 'train', args.num_classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed)
-        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step))
+        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
+                             lambda: stream.unreadable)
     return _served_data(args, ranks)
 
 
@@ -208,8 +216,12 @@ def _served_data(args, ranks):
     address = args.serve_address or default_data_address(args.batch)
     job = gather_texts(ranks, training.new_job_name())[0]
     expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-                'dataset': os.path.realpath(args.data) if args.data else 'digits', 'augmentation': args.augmentation,
                 'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
+    if args.fake:
+        expected['dataset'] = 'fake'
+    else:
+        expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
+        expected['augmentation'] = args.augmentation
     served = connect(address, expected, job, args.serve_timeout)
     atexit.register(goodbye, address, job)
     if len(served['classes']) > args.num_classes:

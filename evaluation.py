@@ -192,14 +192,14 @@ class EvaluateRobustness(Callback):
 
     Args:
         model, attacker, ranks: see ``EvaluationTower``.
-        make_batches: () -> ValidationBatches of this rank.
+        make_batches: () -> ValidationBatches of this rank. num_images (int): of the whole set.
         attackers_after: (epoch) -> list of PGDAttacker to judge with after that epoch; empty for none.
     """
     _chief_only = False
 
-    def __init__(self, model, attacker, ranks, make_batches, attackers_after):
+    def __init__(self, model, attacker, ranks, make_batches, num_images, attackers_after):
         self.model, self.attacker, self.ranks = model, attacker, ranks
-        self.make_batches, self.attackers_after = make_batches, attackers_after
+        self.make_batches, self.num_images, self.attackers_after = make_batches, num_images, attackers_after
 
     def _setup_graph(self):
         self.tower = EvaluationTower(self.model, self.attacker, self.ranks)
@@ -221,9 +221,10 @@ class EvaluateRobustness(Callback):
             if key != CLEAN:
                 success, trials = attack_success(verdicts[CLEAN], verdict)
                 self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
-        logger.info('Epoch {}: accuracy {} ({} images, {:.0f} s)'.format(
+        judged = len(verdicts[CLEAN].index)
+        logger.info('Epoch {}: accuracy {} ({} images, {} unreadable, {:.0f} s)'.format(
             self.epoch_num, ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),
-            len(verdicts[CLEAN].index), time.time() - begin))
+            judged, self.num_images - judged, time.time() - begin))
 
 
 def monitored_name(num_iter):

@@ -14,7 +14,7 @@ import recipes
 import smooth_activations
 from nets import ARCHITECTURES
 from resnet_model import PADDINGS
-from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation, default_data_address
+from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation
 from third_party.utils import fail, launched_rank
 
 
@@ -122,8 +122,8 @@ def get_parser():
 
     data = parser.add_argument_group('data')
     data.add_argument('--data', metavar='DIR',
-                      help='ImageNet in its standard structure, or a folder with one sub-folder for each class; without '
-                           "it, scikit-learn's handwritten digits")
+                      help='ImageNet in its standard structure, or a folder with one sub-folder for each class; '
+                           "without it, scikit-learn's handwritten digits")
     data.add_argument('--fake', action='store_true', help='constant fake data, 50 steps an epoch, no evaluation')
     data.add_argument('--batch', type=_at_least(1), default=32, metavar='N',
                       help='images in a step, for each rank (default: %(default)s)')
@@ -137,14 +137,15 @@ def get_parser():
                       help='how long to wait for the data server to answer (default: %(default)s)')
     data.add_argument('--no-zmq-ops', action='store_true', help='receive data in Python instead of by the op')
 
-    attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in pixel '
-                                                   'levels, 0-255, L-infinity norm')
+    attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in '
+                                                   'pixel levels, 0-255, L-infinity norm')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
                         help="PGD steps, 0 for none (default: the recipe's, 1 or 30; with --eval 10)")
     attack.add_argument('--attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
                         help="radius (default: the recipe's, 4 or 16)")
     attack.add_argument('--attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
-                        help="length of a step; never below epsilon / steps (default: the recipe's, 4 or 1; with --eval 1)")
+                        help="length of a step, raised to epsilon / steps where that is more (default: the recipe's, "
+                             '4 or 1; with --eval 1)')
     attack.add_argument('--targeted', action='store_true', default=None,
                         help="aim at a random wrong label (default: the recipe's; feature-denoising does)")
     attack.add_argument('--untargeted', action='store_false', dest='targeted', help='away from the true label')
@@ -248,7 +249,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:
-        parser.error('--starting-epoch {} needs --load CHECKPOINT, the weights at its start'.format(args.starting_epoch))
+        parser.error('--starting-epoch {} needs --load CHECKPOINT, the weights at its start'.format(
+            args.starting_epoch))
     if args.starting_epoch > args.epochs:
         parser.error('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
     if args.load:
@@ -279,7 +281,10 @@ def main(argv=None):
     args = parse_args(argv)
     import commands
     run = commands.evaluate if args.eval else commands.classify_directory if args.eval_directory else commands.train
-    run(args)
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == '__main__':

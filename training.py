@@ -11,7 +11,7 @@ from tensorpack.callbacks import (Callback, EstimatedTimeLeft, HyperParamSetter,
 from tensorpack.dataflow import DataFlow, RemoteDataZMQ
 from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
 from tensorpack.tfutils.sesscreate import NewSessionCreator
-from tensorpack.tfutils.sessinit import JustCurrentSession
+from tensorpack.tfutils.sessinit import JustCurrentSession, SessionInit
 from tensorpack.train import HorovodTrainer, SimpleTrainer
 from tensorpack.utils import logger
 
@@ -20,7 +20,7 @@ import recipes
 from adv_model import TRAINING_STEP
 from evaluation import EvaluateRobustness, monitored_name
 from third_party.imagenet_utils import iterate
-from third_party.utils import session_config
+from third_party.utils import session_config, together
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -44,6 +44,19 @@ class FixedHorovodTrainer(HorovodTrainer):
         self._broadcast_op = self.hvd.broadcast_global_variables(0)
         super(HorovodTrainer, self).initialize(session_creator, session_init)
         self.sess.run(self._broadcast_op)
+
+
+class AgreedSessionInit(SessionInit):
+    """The first rank loads weights; if they do not fit, all ranks end with its one line."""
+
+    def __init__(self, ranks, first):
+        self.ranks, self.mine = ranks, first if ranks.is_chief else JustCurrentSession()
+
+    def _setup_graph(self):
+        together(self.ranks, self.mine._setup_graph)
+
+    def _run_init(self, sess):
+        self.mine._run_init(sess)
 
 
 class StreamDataFlow(DataFlow):
@@ -166,24 +179,24 @@ def new_job_name():
     return '{}-{}-{:.0f}'.format(socket.gethostname(), os.getpid(), time.time())
 
 
-def train(model, args, ranks, source, make_validation_batches, make_attacker, classes, folder, start):
+def train(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init):
     """Train ``model`` and return when the last epoch is done.
 
     Args:
         model (AdvImageNetModel). args: resolved flags, with ``steps_per_epoch`` set. ranks (Ranks).
         source (InputSource): batches of [image, label].
-        make_validation_batches: () -> ValidationBatches, or None for a run without evaluation.
+        validation: (() -> ValidationBatches of this rank, number of images), or None for a run without evaluation.
         make_attacker: (num_iter) -> PGDAttacker for the evaluations.
         classes (list of str): class names in label order.
         folder (str): log directory, used by the first rank.
-        start (Start): where to begin.
+        start (Start): where to begin. session_init (SessionInit): what the first rank loads.
     """
     callbacks = [LearningRate(lambda step: recipes.learning_rate(
         step, args.steps_per_epoch, args.batch * ranks.size, args.lr_drop_epochs, args.base_lr, args.warmup_epochs)),
         FeedTrainingStep()]
-    if make_validation_batches:
+    if validation:
         callbacks.append(EvaluateRobustness(
-            model, make_attacker(args.eval_attack_iter), ranks, make_validation_batches,
+            model, make_attacker(args.eval_attack_iter), ranks, *validation,
             lambda epoch: _attackers_after(args, make_attacker, epoch)))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     monitors = []
@@ -199,8 +212,8 @@ def train(model, args, ranks, source, make_validation_batches, make_attacker, cl
     tf.set_random_seed(args.seed)
     trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
-    trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)), start.session_init(),
-                  args.steps_per_epoch, start.epoch, args.epochs)
+    trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
+                  AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
 
 
 def _attackers_after(args, make_attacker, epoch):

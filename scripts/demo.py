@@ -101,10 +101,11 @@ def make_table(results):
              '|---' * (2 + len(EVALUATION_STEPS)) + '|']
     for name in ACTIVATIONS:
         row = [results[name, k] for k in EVALUATION_STEPS]
-        lines.append('| ' + ' | '.join([name, percent(row[0]['clean'])] + [percent(r['adversarial']) for r in row]) + ' |')
+        cells = [name, percent(row[0]['clean'])] + [percent(r['adversarial']) for r in row]
+        lines.append('| ' + ' | '.join(cells) + ' |')
     lines.append('')
-    lines.append('Accuracy in % (95% interval) on {} images of digits; untargeted PGD, L-infinity, epsilon {} of 255, random '
-                 'start; chance is 10%.'.format(row[0]['num_images'], EPSILON))
+    lines.append('Accuracy in % (95% interval) on {} images of digits; untargeted PGD, L-infinity, epsilon {} of 255, '
+                 'random start; chance is 10%.'.format(row[0]['num_images'], EPSILON))
     return '\n'.join(lines)
 
 

@@ -79,7 +79,8 @@ def draw_images(network, runs, epsilon, path):
                 show(0, k, clean[k], 'a {}'.format(label[k]))
             show(1 + 2 * row, k, attacked[k], '{} says {}'.format(name, after[k]))
             show(2 + 2 * row, k, 128 + MAGNIFIED * (attacked[k] - clean[k]), 'clean: {}'.format(before[k]))
-    for row, text in enumerate(['clean'] + [t for n in results for t in (n + ' attacked', 'change x{}'.format(MAGNIFIED))]):
+    rows = ['clean'] + [text for name in results for text in (name + ' attacked', 'change x{}'.format(MAGNIFIED))]
+    for row, text in enumerate(rows):
         axes[row, 0].set_ylabel(text, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -21,7 +21,8 @@ def main():
     import zmq_ops
     zmq_ops.load_op_library()
     env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
-    subprocess.run(['mpirun', '--oversubscribe', '-np', '2', sys.executable, __file__, 'allreduce'], env=env, check=True)
+    command = ['mpirun', '--oversubscribe', '-np', '2', sys.executable, __file__, 'allreduce']
+    subprocess.run(command, env=env, check=True)
 
 
 if __name__ == '__main__':

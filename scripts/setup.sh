@@ -77,6 +77,13 @@ install_system_packages() {
   [ -z "${missing// /}" ] || fail "still missing after apt-get install: $missing"
 }
 
+# Horovod's NCCL operations are compiled by CUDA's compiler against NCCL's headers; neither comes with pip or Debian.
+check_cuda() {
+  [ "$GPU" = 1 ] || return 0
+  command -v nvcc >/dev/null || fail "GPU=1 needs the CUDA toolkit; install it and put nvcc on the PATH"
+  has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
+}
+
 make_venv() { [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -c '' 2>/dev/null || "$1" -m venv --clear "$VENV"; }
 
 install_python_packages() {
@@ -120,6 +127,7 @@ main() {
   python=$(find_python)
   echo "setup: $("$python" --version) at $python"
   install_system_packages "$python"
+  check_cuda
   step "virtual environment in $VENV" make_venv "$python"
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages

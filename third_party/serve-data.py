@@ -8,8 +8,10 @@ The released programs (FD, SAT) have a server of this name with --data, --fake, 
 import argparse
 import logging
 import os
+import signal
 import sys
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the imports below run ends the program without a traceback
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 try:

@@ -1,5 +1,4 @@
 """Ranks: who this process is among those that mpirun or srun started, and how they agree on something."""
-import atexit
 import os
 import sys
 from typing import NamedTuple
@@ -80,7 +79,7 @@ def session_config(ranks):
 def gather_rows(ranks, rows, name):
     """Build the op that stacks the rows of all ranks.
 
-    Every rank must build it, and run it as often as the others: a rank that leaves out a collective makes the rest wait.
+    Every rank must build it, and run it as often as the others: a rank that leaves one out makes the rest wait.
 
     Args:
         ranks (Ranks).
@@ -124,8 +123,3 @@ def together(ranks, action):
         rank, error = errors[0]
         fail(error if rank == 0 else 'rank {}: {}'.format(rank, error), ranks.rank)
     return result
-
-
-def at_exit_once(function, *args):
-    """Call ``function(*args)`` when the process ends, whatever ends it short of a signal that kills."""
-    atexit.register(function, *args)

@@ -1,0 +1,301 @@
+"""third_party/serve-data.py as a program: what it sends, and how it starts and ends."""
+import collections
+import os
+import pickle
+import re
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import zmq
+
+from image_folders import make_folder
+from third_party.imagenet_utils import TrainingStream, connect, open_dataset, read_image
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
+
+
+# Prints how many batches two workers build while the parent takes them in and hands none on, and then after it dropped 5.
+COUNT_BUILT = """
+import os, sys, time
+import numpy as np
+from third_party.imagedata.server import WorkerPool
+class Stream:
+    def batch(self, number):
+        os.write(log, b'x')
+        return np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int32)
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def settle():
+    for _ in range(20):
+        time.sleep(0.02)
+        pool.receive()
+    return os.path.getsize(sys.argv[1])
+with WorkerPool(Stream(), 'zmq_ops', 2) as pool:
+    assert settle() == 0
+    pool.start()
+    first = settle()
+    for _ in range(5):
+        pool.pop()
+    print(pool.window, first, settle())
+"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+    """Digits of this module's own, written once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        open_dataset(None, 'train', 10)
+        yield
+
+
+@pytest.fixture
+def address():
+    return 'ipc://@test-serve-data-' + secrets.token_hex(8)
+
+
+@pytest.fixture
+def start(address):
+    """function(flags): start a server, wait until it is ready. Returns: the process, its ready line."""
+    servers = []
+
+    def run(*flags):
+        server = subprocess.Popen([sys.executable, SCRIPT, '--input-size', '32', '--address', address] + list(flags), cwd='/',
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        servers.append(server)
+        return server, server.stdout.readline()
+    yield run
+    for server in servers:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture
+def receive(address):
+    """function(count, receivers=1): that many messages, received in turn by so many sockets."""
+    context = zmq.Context()
+    sockets = []
+
+    def run(count, receivers=1):
+        while len(sockets) < receivers:
+            socket = context.socket(zmq.PULL)
+            socket.rcvhwm = 1
+            socket.connect(address)
+            sockets.append(socket)
+        messages = []
+        deadline = time.monotonic() + 30
+        while len(messages) < count:
+            assert time.monotonic() < deadline, 'received {} of {} messages'.format(len(messages), count)
+            ready = [socket for socket in sockets if socket.poll(50)]
+            messages += [socket.recv() for socket in ready]
+        return messages
+    yield run
+    context.destroy(linger=0)
+
+
+def run_to_end(*flags):
+    return subprocess.run([sys.executable, SCRIPT] + list(flags), cwd='/', stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, timeout=60)
+
+
+def decode(message):
+    """An image batch in the wire format of zmq_ops, read field by field."""
+    arrays, place = [], 4
+    assert struct.unpack_from('<i', message)[0] == 2
+    for dtype, code in ((np.uint8, 4), (np.int32, 3)):
+        found, rank = struct.unpack_from('<ii', message, place)
+        assert found == code
+        shape = struct.unpack_from('<{}i'.format(rank), message, place + 8)
+        size, = struct.unpack_from('<q', message, place + 8 + 4 * rank)
+        place += 16 + 4 * rank
+        assert size == np.prod(shape) * np.dtype(dtype).itemsize
+        arrays.append(np.frombuffer(message[place:place + size], dtype).reshape(shape))
+        place += size
+    assert place == len(message)
+    return arrays
+
+
+def assert_all_end(processes):
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_pass_is_served_once_over_two_clients(start, receive):
+    # 1498 images make 107 batches of 14.
+    start('--batch', '14', '--workers', '3', '--hwm', '1', '--seed', '5')
+    dataset = open_dataset(None, 'train', 10)
+    stream = TrainingStream(dataset, 14, 32, 'none', 5)
+    number_of = {stream.batch(number)[0].tobytes(): number for number in range(140)}
+    received = {}
+    for message in receive(120, receivers=2):
+        image, label = decode(message)
+        assert image.shape == (14, 32, 32, 3) and label.shape == (14,)
+        number = number_of[image.tobytes()]
+        assert number not in received
+        received[number] = [(picture.tobytes(), int(its_label)) for picture, its_label in zip(image, label)]
+    served = collections.Counter(sample for number in range(107) for sample in received[number])
+    assert served == collections.Counter(
+        (read_image(path).tobytes(), int(label)) for path, label in zip(dataset.files, dataset.labels))
+
+
+def test_batches_arrive_in_the_order_of_the_stream(start, receive):
+    start('--batch', '7', '--workers', '4', '--augmentation', 'cifar')
+    stream = TrainingStream(open_dataset(None, 'train', 10), 7, 32, 'cifar', 0)
+    for number, message in enumerate(receive(60)):
+        assert (decode(message)[0] == stream.batch(number)[0]).all()
+
+
+def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
+    result = subprocess.run([sys.executable, '-c', COUNT_BUILT, str(tmp_path / 'log')], cwd=ROOT, stdout=subprocess.PIPE,
+                            text=True, check=True)
+    window, first, second = map(int, result.stdout.split())
+    assert (first, second) == (window, window + 5) and window <= 10
+
+
+def test_the_ready_line_and_the_description_say_what_is_served(start, address):
+    _, line = start('--batch', '8', '--workers', '2')
+    assert line == ('serve-data: ready at {}: digits (1498 images, 10 classes), batch 8, 32 x 32 pixels, augmentation none, '
+                    '2 workers\n'.format(address))
+    expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498, 'dataset': 'digits',
+                'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none', 'format': 'zmq_ops',
+                'fake': False}
+    assert connect(address, expected, 'job', 10)['batch'] == 8
+
+
+def test_images_of_a_folder_are_served_with_their_labels(start, receive, tmp_path, address):
+    data = make_folder(tmp_path, ['train/ant/1.png', 'train/bee/2.png', 'train/bee/3.png'])
+    start('--data', data, '--batch', '2', '--augmentation', 'none')
+    for message in receive(10):
+        image, label = decode(message)
+        assert ((image[:, 0, 0, 0] > 0) == (label == 1)).all()  # make_folder numbers its images 0, 1, 2
+    assert connect(address, {'dataset': os.path.realpath(data), 'classes': ['ant', 'bee']}, 'job', 10)['num_images'] == 3
+
+
+def test_without_the_op_batches_have_the_serialisation_of_tensorpack(start, receive, address):
+    start('--batch', '4', '--no-zmq-ops')
+    image, label = pickle.loads(receive(1)[0])
+    stream = TrainingStream(open_dataset(None, 'train', 10), 4, 32, 'none', 0)
+    assert (image == stream.batch(0)[0]).all() and (label == stream.batch(0)[1]).all()
+    assert connect(address, {'format': 'tensorpack'}, 'job', 10)['format'] == 'tensorpack'
+
+
+def test_fake_batches_are_constant(start, receive, address):
+    start('--fake', '--batch', '3', '--num-classes', '2')
+    messages = receive(5)
+    assert len(set(messages)) == 1 and decode(messages[0])[1].tolist() == [0, 1, 0]
+    assert connect(address, {'fake': True, 'dataset': 'fake'}, 'job', 10)['fake']
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize('receiving', [False, True])
+def test_a_signal_stops_all_processes_without_a_traceback(start, receive, number, code, receiving):
+    server, _ = start('--batch', '16', '--workers', '3')
+    processes = psutil.Process(server.pid).children(recursive=True)
+    assert len(processes) == 3
+    if receiving:
+        receive(3)
+    begin = time.monotonic()
+    server.send_signal(number)
+    out, err = server.communicate(timeout=10)
+    assert server.returncode == code and (out, err) == ('', '') and time.monotonic() - begin < 3
+    assert_all_end(processes)
+
+
+def test_workers_end_when_the_server_is_killed(start):
+    server, _ = start('--workers', '3')
+    processes = psutil.Process(server.pid).children(recursive=True)
+    server.kill()
+    server.wait()
+    assert_all_end(processes)
+
+
+def test_the_server_ends_with_one_line_when_a_worker_dies(start):
+    server, _ = start('--workers', '3')
+    processes = psutil.Process(server.pid).children(recursive=True)
+    processes[1].kill()
+    out, err = server.communicate(timeout=10)
+    assert server.returncode == 1 and out == ''
+    assert err == 'serve-data: worker process {} ended with exit code -9\n'.format(processes[1].pid)
+    assert_all_end(processes)
+
+
+def test_an_address_in_use_is_refused_and_the_first_server_goes_on(start, receive, address, tmp_path):
+    start('--batch', '4')
+    second = run_to_end('--input-size', '32', '--address', address)
+    assert second.returncode == 1 and second.stderr == 'serve-data: {} is in use\n'.format(address)
+    assert len(receive(3)) == 3
+
+
+def test_a_socket_file_in_use_is_refused(tmp_path, start):
+    first, _ = start('--address', 'ipc://{}/socket'.format(tmp_path))
+    second = run_to_end('--address', 'ipc://{}/socket'.format(tmp_path))
+    assert second.returncode == 1 and 'is in use' in second.stderr
+    first.kill()
+    first.wait()
+    third, line = start('--address', 'ipc://{}/socket'.format(tmp_path))  # the file that the killed server left is no obstacle
+    assert 'ready' in line and third.poll() is None
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--data', '/nowhere/at/all'], "--data '/nowhere/at/all': no such directory"),
+    (['--data', '{empty}'], 'no class folders and no images in'),
+    (['--num-classes', '5'], r'--num-classes 5: .*has label 9'),
+    (['--seed', '-1'], '--seed -1'),
+    (['--address', 'nonsense'], "--address 'nonsense': choose ipc://"),
+    (['--address', 'ipc:///nowhere/socket'], 'cannot serve at --address ipc:///nowhere/socket'),
+])
+def test_bad_input_ends_with_one_line_and_exit_code_2(tmp_path, flags, message):
+    result = run_to_end(*[flag.format(empty=tmp_path) for flag in flags])
+    assert result.returncode == 2 and result.stdout == ''
+    assert re.match('serve-data: .*' + message, result.stderr) and result.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('flags', [['--batch', '0'], ['--workers', '0'], ['--augmentation', 'cropp'], ['--dat', '/'],
+                                   ['--fake', '--data', '/']])
+def test_flags_out_of_range_or_abbreviated_are_refused(flags):
+    result = run_to_end(*flags)
+    assert result.returncode == 2 and 'usage:' in result.stderr and 'Traceback' not in result.stderr
+
+
+def test_a_set_without_a_readable_image_ends_the_server(tmp_path):
+    (tmp_path / 'train' / 'ant').mkdir(parents=True)
+    (tmp_path / 'train' / 'ant' / '1.png').write_text('no image')
+    result = run_to_end('--data', str(tmp_path), '--workers', '1')
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    warning, error = result.stderr.splitlines()
+    assert 'WARNING: cannot decode image' in warning and error.startswith('serve-data: none of the 1 images of')
+
+
+def test_an_unreadable_image_is_warned_of_and_left_out(tmp_path, start, receive):
+    data = make_folder(tmp_path, ['train/ant/1.png', 'train/bee/2.png'])
+    (tmp_path / 'train' / 'bee' / '3.png').write_text('no image')
+    server, _ = start('--data', data, '--batch', '3', '--workers', '1', '--augmentation', 'none')
+    assert {decode(message)[0].shape for message in receive(4)} == {(3, 32, 32, 3)}
+    server.terminate()
+    assert server.communicate()[1].count('cannot decode image {}'.format(os.path.join(data, 'train', 'bee', '3.png'))) == 1
+
+
+def test_the_benchmark_measures_without_sending_and_stops_on_a_signal():
+    server = subprocess.Popen([sys.executable, SCRIPT, '--benchmark', '--fake', '--input-size', '32', '--workers', '2'], cwd='/',
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert re.fullmatch(r'serve-data: [1-9]\d* images/s after [5-9] s\n', server.stdout.readline())
+    server.terminate()
+    assert server.communicate(timeout=10)[1] == '' and server.returncode == 143
+
+
+def test_a_python_without_the_packages_is_told_which_one_to_use():
+    result = subprocess.run([sys.executable, '-S', '-E', SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert result.returncode != 0 and result.stderr.count('\n') == 1
+    assert re.match(r"serve-data: .* has no module '\w+'; run `make setup`, then .venv/bin/python .*serve-data.py", result.stderr)
+
+
+def test_help_needs_no_data():
+    result = run_to_end('--help')
+    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--augmentation'))

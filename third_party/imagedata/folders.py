@@ -1,0 +1,168 @@
+"""Image folders: which files, which labels, which class names. Files are listed, never opened."""
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from third_party.imagedata.digits import NAME as DIGITS, digits_folder
+from third_party.imagedata.synsets import synsets
+
+SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
+IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])
+
+
+class ImageSet(NamedTuple):
+    """A data set split. The order is that of the sorted class folders and file names, the same on every machine."""
+    files: list  # N paths
+    labels: np.ndarray  # int32 [N]
+    classes: list  # class names; the index is the label
+    name: str  # identity of the data: real path of its root, or 'digits'
+
+
+def open_dataset(data, split, num_classes=None, classes=None):
+    """List the images of one split.
+
+    Accepted: the ILSVRC 2012 structure (FD and SAT: ``train/<wnid>/``, ``val/<wnid>/`` or a flat ``val/`` with a list
+    ``val.txt`` beside or inside it), and any folder with one sub-folder per class: ``train/<class>/`` and
+    ``{val,validation,test}/<class>/``, or ``<class>/`` alone, which then serves for either split. If all class folders
+    are synsets of ImageNet, labels are ImageNet's even when classes are absent; otherwise the sorted folder names count.
+    A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
+    ``val/``.
+
+    Args:
+        data (str or None): root of the data set; None is the embedded digits.
+        split (str): ``'train'`` or ``'val'``.
+        num_classes (int or None): classes of the network; None accepts any.
+        classes (list of str or None): class names in label order that a checkpoint was trained with.
+    Returns:
+        ImageSet.
+    Raises:
+        ValueError: the folder is missing, holds no images, or has labels the network has no output for.
+    """
+    if split not in SPLIT_FOLDERS:
+        raise ValueError("split {!r}: choose from {}".format(split, sorted(SPLIT_FOLDERS)))
+    root = digits_folder() if data is None else data
+    if not os.path.isdir(root):
+        raise ValueError("--data {!r}: no such directory; name the folder that contains train/ and val/".format(data))
+    folder = _split_folder(root, split)
+    present = _class_folders(folder)
+    names = list(classes) if classes else _class_names(root, present)
+    files, labels = _by_folder(folder, present, names) if present else _by_list(root, folder, split, names)
+    if not files:
+        raise ValueError("no images in the {} class folders of {}; known are {}".format(
+            len(present), folder, ' '.join(sorted(IMAGE_SUFFIXES))))
+    labels = np.asarray(labels, dtype=np.int32)
+    if num_classes is not None and labels.max() >= num_classes:
+        worst = int(labels.argmax())
+        raise ValueError("--num-classes {}: {} has label {}, the network's labels end at {}; give --num-classes {} or more"
+                         .format(num_classes, files[worst], labels[worst], num_classes - 1, labels[worst] + 1))
+    return ImageSet(files, labels, names, DIGITS if data is None else os.path.realpath(data))
+
+
+def list_images(folder):
+    """Sorted paths of the image files directly in ``folder`` (hidden files and other types left out).
+
+    Raises:
+        ValueError: ``folder`` cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _is_image(entry)]
+    except OSError as error:
+        raise ValueError("cannot list {}: {}".format(folder, error.strerror)) from error
+    return [os.path.join(folder, name) for name in sorted(names)]
+
+
+def _is_image(entry):
+    name = entry.name
+    # The directory entry itself tells folders from files: no call per file, which matters for 1.28 million of them.
+    return (name[0] != '.' and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir())
+
+
+def _class_folders(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != '.' and entry.is_dir())
+    except OSError as error:
+        raise ValueError("cannot list {}: {}".format(folder, error.strerror)) from error
+
+
+def _existing(root, names):
+    return [path for path in (os.path.join(root, name) for name in names) if os.path.isdir(path)]
+
+
+def _split_folder(root, split):
+    own = _existing(root, SPLIT_FOLDERS[split])
+    if own:
+        return own[0]
+    other = _existing(root, SPLIT_FOLDERS['train' if split == 'val' else 'val'])
+    if other:
+        raise ValueError("--data {!r}: {}/ is there, but no {}/ for the {} split".format(
+            root, os.path.basename(other[0]), '/ or '.join(SPLIT_FOLDERS[split]), split))
+    return root
+
+
+def _class_names(root, present):
+    """Class names in label order. train/ decides where it exists, so that both splits agree on the labels."""
+    train = _existing(root, SPLIT_FOLDERS['train'])
+    found = _class_folders(train[0]) if train else present
+    imagenet = synsets()
+    # A flat val/ without train/ has no class folders at all: that is how ILSVRC 2012 is distributed.
+    return imagenet if set(found) <= set(imagenet) else found
+
+
+def _by_folder(folder, present, names):
+    index = {name: label for label, name in enumerate(names)}
+    unknown = [name for name in present if name not in index]
+    if unknown:
+        raise ValueError("{}: {} of its {} class folders (first: {!r}) are not among the {} known classes ({} ...), which come "
+                         "from the checkpoint or from train/; rename or remove them".format(
+                             folder, len(unknown), len(present), unknown[0], len(names), ', '.join(names[:3])))
+    files, labels = [], []
+    for name in present:
+        images = list_images(os.path.join(folder, name))
+        files += images
+        labels += [index[name]] * len(images)
+    return files, labels
+
+
+def _by_list(root, folder, split, names):
+    """Files and labels of a flat folder, from its list."""
+    images = {os.path.basename(path): path for path in list_images(folder)}
+    if not images or split == 'train':
+        raise ValueError("no class folders{} in {}; expected one sub-folder of images per class".format(
+            '' if images else ' and no images', folder))
+    candidates = [os.path.join(place, 'val.txt') for place in dict.fromkeys([root, folder])]
+    found = [path for path in candidates if os.path.isfile(path)]
+    if not found:
+        raise ValueError("{} has images but no class folders, and there is no list of its labels: write lines '<file name> "
+                         "<label>' to {}, or sort the images into one folder per class".format(folder, ' or '.join(candidates)))
+    label_of = _read_list(found[0], names)
+    missing = sorted(set(label_of) - set(images))
+    if missing:
+        raise ValueError("{} names {} files that are not in {}, first {!r}; complete the folder or shorten the list".format(
+            found[0], len(missing), folder, missing[0]))
+    listed = sorted(label_of)
+    return [images[name] for name in listed], [label_of[name] for name in listed]
+
+
+def _read_list(path, names):
+    """Parse ``val.txt``: {file name: label}."""
+    index = {name: label for label, name in enumerate(names)}
+    label_of = {}
+    with open(path, encoding='utf-8') as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            name, _, label = line.strip().replace('\t', ' ').rpartition(' ')
+            name = name.strip()
+            if label not in index and not (label.isdecimal() and int(label) < len(names)):
+                raise ValueError("{} line {}: {!r} is not '<file name> <label>' with a label of 0 to {} or a class name such as "
+                                 "{}".format(path, number, line.strip(), len(names) - 1, names[0]))
+            if not name or name in label_of:
+                raise ValueError("{} line {}: {}".format(path, number, 'no file name' if not name else
+                                                         '{!r} is listed twice'.format(name)))
+            label_of[name] = index[label] if label in index else int(label)
+    if not label_of:
+        raise ValueError("{} is empty; write lines '<file name> <label>' to it".format(path))
+    return label_of

@@ -1,0 +1,204 @@
+"""Batches as functions of their number, and loops that prepare them ahead in threads. Nothing here forks."""
+import collections
+import concurrent.futures
+import functools
+import itertools
+import logging
+import os
+import threading
+
+import cv2
+import numpy as np
+
+from third_party.imagedata.augment import augment, check_augmentation, validation_transform
+from third_party.imagedata.images import read_image
+
+logger = logging.getLogger(__name__)
+
+# Second word of a random stream's seed: what the stream is for.
+_ORDER, _SAMPLE = 0, 1
+
+
+def available_cores():
+    """Number of CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class TrainingStream:
+    """An endless sequence of augmented training batches, each a function of (seed, number) alone.
+
+    The samples are passes over the set, one after the other, pass p in an order drawn from (seed, p); batch b holds the
+    samples ``b*batch`` to ``(b+1)*batch - 1``, so a batch may span passes and the set may be smaller than a batch.
+    The augmentation of sample i draws from (seed, i). (FD serves shuffled passes without such an order.)
+
+    An unreadable image is replaced by the next readable one of its pass, with one warning per file.
+
+    Attributes:
+        unreadable (set of str): files that could not be decoded so far.
+
+    Raises:
+        ValueError: ``batch``, ``seed`` or ``augmentation`` is out of range.
+    """
+
+    def __init__(self, dataset, batch, input_size, augmentation, seed):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        check_augmentation(augmentation)
+        if seed < 0:
+            raise ValueError("--seed {}: must not be negative".format(seed))
+        self._dataset, self._batch, self._size, self._augmentation, self._seed = (
+            dataset, batch, input_size, augmentation, seed)
+        self._reader = _Reader(dataset.files)
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+
+    @property
+    def unreadable(self):
+        return set(self._reader.unreadable)
+
+    def batch(self, number):
+        """Batch ``number`` (from 0).
+
+        Returns:
+            image (uint8 [batch,S,S,3], BGR), label (int32 [batch]).
+        Raises:
+            ValueError: not one image of the set can be decoded.
+        """
+        image = np.empty((self._batch, self._size, self._size, 3), np.uint8)
+        label = np.empty(self._batch, np.int32)
+        for row in range(self._batch):
+            image[row], label[row] = self._sample(number * self._batch + row)
+        return image, label
+
+    def _sample(self, position):
+        passes, offset = divmod(position, len(self._dataset.files))
+        order = self._order(passes)
+        for index in itertools.chain(order[offset:], order[:offset]):
+            image = self._reader.read(index)
+            if image is not None:
+                rng = np.random.default_rng([self._seed, _SAMPLE, position])
+                return augment(image, self._size, self._augmentation, rng), self._dataset.labels[index]
+        raise ValueError("none of the {} images of {} can be decoded, first {}".format(
+            len(order), self._dataset.name, self._dataset.files[0]))
+
+    def _draw_order(self, passes):
+        return np.random.default_rng([self._seed, _ORDER, passes]).permutation(len(self._dataset.files))
+
+
+class FakeStream:
+    """The same batch for ever (``--fake``): pixel noise, labels 0, 1, 2, ... For speed tests and dry runs."""
+
+    def __init__(self, batch, input_size, num_classes):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        _check_positive('--num-classes', num_classes)
+        self._image = np.random.default_rng(0).integers(0, 256, (batch, input_size, input_size, 3), dtype=np.uint8)
+        self._label = np.arange(batch, dtype=np.int32) % np.int32(num_classes)
+
+    def batch(self, number):
+        """Returns: image (uint8 [batch,S,S,3]), label (int32 [batch]), the same arrays for every ``number``."""
+        return self._image, self._label
+
+
+class ValidationBatches:
+    """This rank's share of a validation set, in order, every batch filled up to the same size.
+
+    Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks together
+    hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each of R ranks
+    ``N // R`` images and never evaluates the remainder.)
+
+    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the list).
+    Rows without an image, at the end of the set or because a file cannot be decoded, have index -1, label 0, zero pixels.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, dataset, batch, input_size, augmentation, rank=0, size=1, threads=None):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        check_augmentation(augmentation)
+        if not 0 <= rank < size:
+            raise ValueError("rank {} of {} ranks".format(rank, size))
+        self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
+        self._numbers = range(rank, -(-len(dataset.files) // batch), size)
+        self._threads = available_cores() if threads is None else threads
+        self._reader = _Reader(dataset.files)
+
+    @property
+    def unreadable(self):
+        """Files (sorted list of str) that could not be decoded so far."""
+        return sorted(self._reader.unreadable)
+
+    def __len__(self):
+        return len(self._numbers)
+
+    def __iter__(self):
+        return _in_order(self._build, self._numbers, self._threads)
+
+    def _build(self, number):
+        image = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
+        label = np.zeros(self._batch, np.int32)
+        index = np.full(self._batch, -1, np.int32)
+        begin = number * self._batch
+        for row, position in enumerate(range(begin, min(begin + self._batch, len(self._dataset.files)))):
+            picture = self._reader.read(position)
+            if picture is not None:
+                image[row] = validation_transform(picture, self._size, self._augmentation)
+                label[row], index[row] = self._dataset.labels[position], position
+        return image, label, index
+
+
+def iterate(stream, start=0, stride=1, threads=None):
+    """Yield ``stream.batch(start)``, ``stream.batch(start + stride)``, ... in this order, for ever.
+
+    At most ``threads + 1`` batches are prepared ahead, in threads that end when the generator is closed.
+
+    Args:
+        threads (int or None): number of threads; None takes one per available core.
+    Raises:
+        ValueError: ``threads`` or ``stride`` is not positive.
+    """
+    _check_positive('stride', stride)
+    return _in_order(stream.batch, itertools.count(start, stride), available_cores() if threads is None else threads)
+
+
+def _in_order(build, numbers, threads):
+    _check_positive('threads', threads)
+    return _prefetch(build, iter(numbers), threads)
+
+
+def _prefetch(build, numbers, threads):
+    cv2.setNumThreads(0)  # the pool's threads are the parallelism; OpenCV's own would only compete with them
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='batch')
+    waiting = collections.deque(pool.submit(build, number) for number in itertools.islice(numbers, threads + 1))
+    try:
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(build, number) for number in itertools.islice(numbers, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Reader:
+    """Decodes files by index; remembers those that fail and warns of each once. Safe to share between threads."""
+
+    def __init__(self, files):
+        self._files = files
+        self._lock = threading.Lock()
+        self.unreadable = set()
+
+    def read(self, index):
+        path = self._files[index]
+        image = None if path in self.unreadable else read_image(path)
+        if image is None:
+            with self._lock:
+                if path not in self.unreadable:
+                    self.unreadable.add(path)
+                    logger.warning("cannot decode image %s; it is left out", path)
+        return image
+
+
+def _check_positive(name, value):
+    if value < 1:
+        raise ValueError("{} {}: must be at least 1".format(name, value))
