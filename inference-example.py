@@ -14,8 +14,9 @@ from tensorpack.tfutils.tower import TowerContext
 
 import checkpoints
 import nets
-from main import OneLineParser, add_architecture_flags, resolve_architecture
+from main import add_architecture_flags, resolve_architecture
 from third_party.imagenet_utils import read_image, resize_plain, synset_words
+from third_party.utils import OneLineParser
 
 
 def main():

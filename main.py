@@ -15,14 +15,7 @@ import smooth_activations
 from nets import ARCHITECTURES
 from resnet_model import PADDINGS
 from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation
-from third_party.utils import fail, launched_rank
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Complains in one line, on the first rank only."""
-
-    def error(self, message):
-        fail(message, launched_rank() or 0)
+from third_party.utils import OneLineParser
 
 
 def activation_name(text):

@@ -20,6 +20,7 @@ try:
     from third_party.imagedata.folders import open_dataset
     from third_party.imagedata.stream import FakeStream, TrainingStream, available_cores
     from third_party.imagedata.synsets import synsets
+    from third_party.utils import OneLineParser
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))
@@ -35,7 +36,7 @@ def positive(text):
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(prog='serve-data', allow_abbrev=False, description=(
+    parser = OneLineParser(prog='serve-data', allow_abbrev=False, description=(
         'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
     data = parser.add_argument_group('data')
     source = data.add_mutually_exclusive_group()
@@ -105,10 +106,16 @@ def run(args):
     with server.WorkerPool(stream, description['format'], workers) as pool:
         if args.benchmark:
             return benchmark(pool, args.batch, workers)
-        server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
-            "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, {} workers".format(
-                address, description['dataset'], description['num_images'], len(description['classes']), args.batch,
-                args.input_size, args.input_size, description['augmentation'], workers), flush=True))
+        try:
+            server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
+                "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, "
+                "{} workers".format(address, description['dataset'], description['num_images'],
+                                    len(description['classes']), args.batch, args.input_size, args.input_size,
+                                    description['augmentation'], workers), flush=True))
+        finally:
+            if pool.unreadable:
+                print("serve-data: {} of {} images could not be decoded and were left out".format(
+                    len(pool.unreadable), description['num_images']), flush=True)
 
 
 def main():

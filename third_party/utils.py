@@ -1,4 +1,5 @@
 """Ranks: who this process is among those that mpirun or srun started, and how they agree on something."""
+import argparse
 import os
 import sys
 from typing import NamedTuple
@@ -48,6 +49,13 @@ def fail(message, rank):
         print('{}: error: {}'.format(os.path.basename(sys.argv[0]), ' '.join(str(message).split())), file=sys.stderr)
         sys.stderr.flush()
     sys.exit(2)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Complains of a command line in one line, on the first rank only."""
+
+    def error(self, message):
+        fail(message, launched_rank() or 0)
 
 
 def cpu_session_config(threads=1):

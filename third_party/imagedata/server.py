@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib.util
 import itertools
+import logging
 import multiprocessing
 import os
 import secrets
@@ -26,6 +27,8 @@ from third_party.imagedata.handshake import InfoServer
 # FD and SAT, released code: min(50, cores) worker processes, high-water mark 150 on the sending side.
 MAX_WORKERS = 50
 HWM = 150
+
+logger = logging.getLogger(__name__)
 
 _NUMBER = struct.Struct('<q')
 _FAILED = b'failed'
@@ -91,6 +94,7 @@ class WorkerPool:
         self.window = 2 * workers + 2  # batches being built, on the way or waiting for their turn
         self._stream, self._encode, self._workers = stream, encoder(wire_format), workers
         self._processes, self._arrived, self._next = [], {}, 0
+        self.unreadable = set()  # files that a worker could not decode
 
     def __enter__(self):
         # One 8-byte write is one 8-byte read on a pipe; all of a window fits into its buffer.
@@ -153,12 +157,19 @@ class WorkerPool:
         ended = next((process for process in self._processes if process.exitcode is not None), None)
         # Its last words may still be on the way.
         while self._socket.poll(500 if ended else 0):
-            number, batch = self._socket.recv_multipart(copy=False)
+            number, batch, *unreadable = self._socket.recv_multipart(copy=False)
             if number.bytes == _FAILED:
                 raise WorkerDied(batch.bytes.decode())
+            self._report(os.fsdecode(name.bytes) for name in unreadable)
             self._arrived[_NUMBER.unpack(number.bytes)[0]] = batch
         if ended:
             raise WorkerDied("worker process {} ended with exit code {}".format(ended.pid, ended.exitcode))
+
+    def _report(self, unreadable):
+        for name in unreadable:
+            if name not in self.unreadable:
+                self.unreadable.add(name)
+                logger.warning("cannot decode image %s; it is left out", name)
 
     def wait_for_first(self):
         """Block until the first batch is there. Raises: WorkerDied."""
@@ -180,6 +191,8 @@ def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
     _die_with(parent)
     os.close(numbers_end)
     cv2.setNumThreads(0)
+    logging.disable(logging.WARNING)  # the parent warns, once for all workers
+    told = frozenset()
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
         push.sndhwm = 1
         push.connect(endpoint)
@@ -189,7 +202,10 @@ def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
                 if not number:
                     return
                 image, label = stream.batch(_NUMBER.unpack(number)[0])
-                push.send_multipart([number, encode([image, label])], copy=False)
+                unreadable = stream.unreadable
+                names = [os.fsencode(name) for name in unreadable - told]
+                push.send_multipart([number, encode([image, label])] + names, copy=False)
+                told = unreadable
         except ValueError as error:
             push.send_multipart([_FAILED, str(error).encode()])
             raise SystemExit(1)

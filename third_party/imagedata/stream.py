@@ -87,6 +87,8 @@ class TrainingStream:
 class FakeStream:
     """The same batch for ever (``--fake``): pixel noise, labels 0, 1, 2, ... For speed tests and dry runs."""
 
+    unreadable = frozenset()
+
     def __init__(self, batch, input_size, num_classes):
         _check_positive('--batch', batch)
         _check_positive('--input-size', input_size)
