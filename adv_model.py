@@ -99,16 +99,14 @@ class PGDAttacker:
 
     def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
                  num_classes=1000, enlarge_small_steps=True, seed=0):
-        for name, value, valid in (('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1),
-                                   ('epsilon', epsilon, 0 < epsilon <= 255), ('step_size', step_size, step_size > 0),
-                                   ('prob_start_from_clean', prob_start_from_clean, 0 <= prob_start_from_clean <= 1),
-                                   ('num_classes', num_classes, num_classes >= 2)):
+        for name, value, valid, wanted in (
+                ('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1, 'a whole number above 0'),
+                ('epsilon', epsilon, 0 < epsilon <= 255, 'a radius in (0, 255] pixel levels'),
+                ('step_size', step_size, step_size > 0, 'a positive number of pixel levels'),
+                ('prob_start_from_clean', prob_start_from_clean, 0 <= prob_start_from_clean <= 1, 'a probability'),
+                ('num_classes', num_classes, num_classes >= 2, 'at least 2')):
             if not valid:
-                raise ValueError('PGDAttacker: {} is {}, which is no {}'.format(
-                    name, value, {'num_iter': 'whole number above 0', 'epsilon': 'radius in (0, 255] pixel levels',
-                                  'step_size': 'positive number of pixel levels',
-                                  'prob_start_from_clean': 'probability',
-                                  'num_classes': 'number of classes with a wrong one among them'}[name]))
+                raise ValueError('PGDAttacker: {} must be {}, not {}'.format(name, wanted, value))
         self.num_iter = int(num_iter)
         self.epsilon = float(epsilon)
         self.step_size = float(step_size)
@@ -267,18 +265,21 @@ class AdvImageNetModel(ModelDesc):
         return [tf.TensorSpec((None, side, side, 3), tf.uint8, 'input'), tf.TensorSpec((None,), tf.int32, 'label')]
 
     @contextlib.contextmanager
-    def _as_seen_by_attacker(self):
-        """Inference mode, moving averages neither updated nor collected, the attacker's choice of slopes."""
+    def _as_seen_by_attacker(self, slope):
+        """Inference mode, moving averages neither updated nor collected, the attacker's choice of ``slope``."""
         before, self._frozen = self._frozen, True
         try:
-            with freeze_collection([tf.GraphKeys.UPDATE_OPS]), backward_slope(self.attack_gradient):
+            with freeze_collection([tf.GraphKeys.UPDATE_OPS]), backward_slope(slope):
                 yield
         finally:
             self._frozen = before
 
-    def attack(self, attacker, image, label, seeds):
-        """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns."""
-        with self._as_seen_by_attacker():
+    def attack(self, attacker, image, label, seeds, slope=None):
+        """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns.
+
+        ``slope``: activation whose derivative the attacker's gradient takes, or None.
+        """
+        with self._as_seen_by_attacker(slope):
             adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
         return tf.stop_gradient(adv, name='adv_training_sample'), target
 
@@ -298,7 +299,7 @@ class AdvImageNetModel(ModelDesc):
             tf.Tensor: scalar cost in training, else None (tensors are found by their names).
         """
         image = image_preprocess(image, self.data_format)
-        adv, target = self.attack(self.attacker, image, label, self._training_seeds(label))
+        adv, target = self.attack(self.attacker, image, label, self._training_seeds(label), self.attack_gradient)
         with backward_slope(self.update_gradient):
             logits = self.get_logits(adv)
         loss = smoothed_cross_entropy(logits, label, self.label_smoothing)
@@ -315,8 +316,10 @@ class AdvImageNetModel(ModelDesc):
         add_moving_summary(loss, decay, cost, *shown)
         return cost
 
-    def get_inference_func(self, attacker):
+    def get_inference_func(self, attacker, attack_gradient=None):
         """The tower function that judges the network under ``attacker``.
+
+        ``attack_gradient``: as the attribute of that name, which is of training alone.
 
         Returns:
             function (image uint8 [N,S,S,3], label int32 [N], index int32 [N] or None) -> dict of the tensors of
@@ -328,7 +331,8 @@ class AdvImageNetModel(ModelDesc):
                 raise ValueError('an evaluation tower must be built with is_training=False')
             image = image_preprocess(image, self.data_format)
             index = tf.range(tf.shape(label)[0]) if index is None else index
-            adv, target = self.attack(attacker, image, label, image_seeds(self.seed, EVALUATION_STREAM, index))
+            seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
+            adv, target = self.attack(attacker, image, label, seeds, attack_gradient)
             logits = self.get_logits(adv)
             return dict(add_metrics(logits, label, target), **{TARGET: tf.identity(target, name=TARGET)})
         return tower_func

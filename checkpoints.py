@@ -169,8 +169,13 @@ def write_classes(folder, classes):
 
 
 def read_classes(checkpoint):
-    """Class names, in label order, stored beside a checkpoint; None where there are none."""
-    path = os.path.join(os.path.dirname(find(checkpoint)), CLASSES_FILE)
+    """Class names stored beside a checkpoint (see ``find``); None where there are none."""
+    return classes_in(os.path.dirname(find(checkpoint)))
+
+
+def classes_in(folder):
+    """Class names, in label order, stored in ``folder``; None where there are none."""
+    path = os.path.join(folder, CLASSES_FILE)
     if not os.path.isfile(path):
         return None
     with open(path) as f:

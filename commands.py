@@ -4,15 +4,12 @@ import functools
 import json
 import logging
 import os
-import platform
 import time
 from typing import Callable, List, NamedTuple
 
 import cv2
-import horovod
 import numpy as np
 import tensorflow.compat.v1 as tf
-import tensorpack
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils import logger
 
@@ -24,7 +21,7 @@ import training
 from adv_model import PREDICTION, NoOpAttacker, PGDAttacker
 from third_party.imagenet_utils import (FakeStream, TrainingStream, ValidationBatches, connect, default_data_address,
                                         goodbye, list_images, open_dataset, read_image, resize_plain)
-from third_party.utils import fail, gather_texts, session_config, start_ranks, threads_for, together
+from third_party.utils import fail, gather_texts, library_versions, session_config, start_ranks, threads_for, together
 
 
 def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
@@ -38,7 +35,6 @@ def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0)
 def make_model(args):
     """The network of resolved flags."""
     model = getattr(nets, args.arch + 'Model')(args)
-    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
     model.seed = args.seed
     return model
 
@@ -48,6 +44,7 @@ def _make_training_model(args, rank):
     model = make_model(args)
     model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
                                    args.prob_start_from_clean)
+    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
     model.label_smoothing, model.weight_decay, model.rank = args.label_smoothing, args.weight_decay, rank
     return model
 
@@ -70,11 +67,6 @@ def _start():
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     return ranks
-
-
-def _versions():
-    return {'python': platform.python_version(), 'tensorflow': tf.__version__, 'tensorpack': tensorpack.__version__,
-            'horovod': horovod.__version__, 'numpy': np.__version__, 'opencv': cv2.__version__}
 
 
 def _validation_batches(args, dataset, ranks):
@@ -106,7 +98,7 @@ def evaluate(args):
     model = make_model(args)
     attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size)
     attackers = [attacker] if attacker.num_iter else []
-    tower = evaluation.EvaluationTower(model, attacker, ranks)
+    tower = evaluation.EvaluationTower(model, attacker, ranks, args.attack_gradient)
     batches = _validation_batches(args, dataset, ranks)
     with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
         verdicts = tower.run(session, batches, attackers, ranks.is_chief)
@@ -116,7 +108,7 @@ def evaluate(args):
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
     attacker = attacker if attackers else None
     results = evaluation.make_results(verdicts, attacker, len(dataset.files), dict(vars(args), ranks=ranks.size),
-                                      _versions(), time.time() - begin)
+                                      library_versions(), time.time() - begin)
     folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
         args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), results['attack']['name']))
     evaluation.write_results(folder, results, verdicts, attacker, dataset.files)
@@ -170,7 +162,7 @@ def train(args):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
-    folder, start = together(ranks, lambda: _open_run(args, ranks))
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
@@ -231,7 +223,7 @@ def _served_data(args, ranks):
                          lambda step: training.served_input(address, not args.no_zmq_ops))
 
 
-def _open_run(args, ranks):
+def _open_run(args, ranks, classes):
     """(log directory, start): found by the first rank, which owns the directory, and told to the others."""
     told = ''
     error = None
@@ -240,6 +232,7 @@ def _open_run(args, ranks):
             folder = training.open_log_directory(training.log_directory(args, ranks.size), args.resume)
             if args.resume:
                 training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                training.check_same_classes(folder, classes)
             start = training.find_start(args, folder)
             logger.set_logger_dir(folder, action='k')
             training.trim_statistics(folder, start.epoch)

@@ -31,10 +31,10 @@ class EvaluationTower:
 
     Args:
         model (AdvImageNetModel). attacker (PGDAttacker): sets all but the number of steps. ranks (Ranks).
+        attack_gradient (str): see ``AdvImageNetModel.get_inference_func``.
     """
 
-    def __init__(self, model, attacker, ranks):
-        self.attacker = attacker
+    def __init__(self, model, attacker, ranks, attack_gradient=None):
         side = model.image_shape
         with TowerContext('evaluation', is_training=False):
             self._image = tf.placeholder(tf.uint8, [None, side, side, 3], name='image')
@@ -46,7 +46,7 @@ class EvaluationTower:
             fed.num_iter, fed.step_size = self._num_iter, self._step_size
             inputs = self._image, self._label, self._index
             self._clean = model.get_inference_func(NoOpAttacker())(*inputs)
-            self._attacked = model.get_inference_func(fed)(*inputs)
+            self._attacked = model.get_inference_func(fed, attack_gradient)(*inputs)
         with tf.name_scope('gather_results'):
             self._local = tf.placeholder(tf.int32, [None, None])
             self._all = gather_rows(ranks, self._local, 'evaluation_rows')

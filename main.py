@@ -138,7 +138,7 @@ def get_parser():
                         help="radius (default: the recipe's, 4 or 16)")
     attack.add_argument('--attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
                         help="length of a step, raised to epsilon / steps where that is more (default: the recipe's, "
-                             '4 or 1; with --eval 1)')
+                             '4 or 1; 1 with --eval or another number of steps than its)')
     attack.add_argument('--targeted', action='store_true', default=None,
                         help="aim at a random wrong label (default: the recipe's; feature-denoising does)")
     attack.add_argument('--untargeted', action='store_false', dest='targeted', help='away from the true label')
@@ -210,19 +210,22 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
     resolve_architecture(args, parser)
+    recipe = recipes.RECIPES[args.recipe]
     if args.augmentation is None:
         args.augmentation = default_augmentation(args.data, args.input_size)
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        _default(args, 'attack_iter', recipes.RECIPES[args.recipe].eval_attack_iter)
-        _default(args, 'attack_step_size', recipes.RECIPES[args.recipe].eval_attack_step_size)
+        _default(args, 'attack_iter', recipe.eval_attack_iter)
+    if args.eval or args.attack_iter not in (None, recipe.attack_iter):
+        # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
+        _default(args, 'attack_step_size', recipe.eval_attack_step_size)
     _take_recipe(args, ('targeted', 'attack_epsilon', 'attack_iter', 'attack_step_size', 'prob_start_from_clean',
                         'label_smoothing', 'epochs', 'lr_drop_epochs', 'eval_attack_iter', 'eval_attack_step_size'))
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
-             (args.attack_iter and args.attack_epsilon) or recipes.RECIPES[args.recipe].attack_epsilon)
+             (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
     _check(args, parser, typed_iter, typed_epsilon)
     return args
 

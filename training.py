@@ -2,6 +2,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from typing import NamedTuple, Optional
 
@@ -20,7 +21,7 @@ import recipes
 from adv_model import TRAINING_STEP
 from evaluation import EvaluateRobustness, monitored_name
 from third_party.imagenet_utils import iterate
-from third_party.utils import session_config, together
+from third_party.utils import library_versions, session_config, together
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -31,7 +32,7 @@ QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 RUN_FILE = 'run.json'
 # Flags that a resumed run must share with the run it continues.
 _FIXED = ('arch', 'depth', 'num_classes', 'input_size', 'activation_name', 'padding', 'res2_bottleneck', 'group',
-          'batch', 'ranks', 'steps_per_epoch', 'seed', 'augmentation', 'attack_iter', 'attack_epsilon',
+          'fake', 'batch', 'ranks', 'steps_per_epoch', 'seed', 'augmentation', 'attack_iter', 'attack_epsilon',
           'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient', 'update_gradient',
           'label_smoothing', 'weight_decay', 'lr_drop_epochs', 'base_lr', 'warmup_epochs')
 
@@ -165,6 +166,18 @@ def check_same_run(folder, run):
                 folder, name, before.get(name), run[name]))
 
 
+def check_same_classes(folder, classes):
+    """Refuse to resume a run on data with other classes, or in another order, than it was started with.
+
+    Raises:
+        ValueError: they differ.
+    """
+    before = checkpoints.classes_in(folder)
+    if before is not None and before != list(classes):
+        raise ValueError("--resume: '{}' was started on {} classes ({}, ...), the data now has {} ({}, ...)".format(
+            folder, len(before), before[0], len(classes), classes[0]))
+
+
 def trim_statistics(folder, next_epoch):
     """Forget statistics of epochs that will run again, so that stats.json goes on without a gap or a double."""
     path = os.path.join(folder, JSONWriter.FILENAME)
@@ -207,7 +220,8 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         monitors = [TFEventWriter(), JSONWriter(), ScalarPrinter()]
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),
-                               json.dumps(dict(vars(args), ranks=ranks.size), indent=2) + '\n')
+                               json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,
+                                               versions=library_versions()), indent=2) + '\n')
 
     tf.set_random_seed(args.seed)
     trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()

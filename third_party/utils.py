@@ -1,6 +1,7 @@
 """Ranks: who this process is among those that mpirun or srun started, and how they agree on something."""
 import argparse
 import os
+import platform
 import sys
 from typing import NamedTuple
 
@@ -82,6 +83,17 @@ def session_config(ranks):
     config.gpu_options.allow_growth = True
     config.gpu_options.visible_device_list = str(ranks.local_rank)
     return config
+
+
+def library_versions():
+    """Versions of what decides a result, JSON-ready."""
+    import cv2
+    import horovod
+    import tensorflow
+    import tensorpack
+    return {'python': platform.python_version(), 'tensorflow': tensorflow.__version__,
+            'tensorpack': tensorpack.__version__, 'horovod': horovod.__version__, 'numpy': np.__version__,
+            'opencv': cv2.__version__}
 
 
 def gather_rows(ranks, rows, name):
