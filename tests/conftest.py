@@ -1,0 +1,97 @@
+"""What the tests share. TensorFlow is imported inside the fixtures: tests that do without it start at once."""
+import gzip
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FIXTURES = os.path.join(ROOT, 'tests', 'fixtures')
+
+sys.path.insert(0, ROOT)
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
+
+
+def _fixture_path(name):
+    return os.path.join(FIXTURES, name)
+
+
+@pytest.fixture(scope='session')
+def fixture_path():
+    """function(file name) -> its path in tests/fixtures."""
+    return _fixture_path
+
+
+@pytest.fixture(scope='session')
+def load_json():
+    """function(name of a .json or .json.gz file in tests/fixtures) -> its content."""
+    def load(name):
+        opener = gzip.open if name.endswith('.gz') else open
+        with opener(_fixture_path(name), 'rt') as f:
+            return json.load(f)
+    return load
+
+
+@pytest.fixture
+def graph():
+    """A fresh default graph, in the mode that the programs run in: TF-1 behaviour with resource variables."""
+    import tensorflow.compat.v1 as tf
+    tf.disable_v2_behavior()
+    tf.enable_resource_variables()
+    with tf.Graph().as_default() as fresh:
+        tf.set_random_seed(0)
+        yield fresh
+
+
+@pytest.fixture
+def sess(graph):
+    """A session on the fresh graph."""
+    import tensorflow.compat.v1 as tf
+    with tf.Session(graph=graph) as session:
+        yield session
+
+
+@pytest.fixture(scope='session')
+def weights_rule():
+    """The module tests/fixtures/weights_rule.py: weights, images and labels from names and shapes."""
+    sys.path.insert(0, FIXTURES)
+    try:
+        import weights_rule as module
+    finally:
+        sys.path.remove(FIXTURES)
+    return module
+
+
+@pytest.fixture(scope='session')
+def load_rule_weights(weights_rule):
+    """function(session): give every variable of the default graph the rule's value for its name and shape."""
+    def load(session):
+        import tensorflow.compat.v1 as tf
+        # What Variable.load does, for all in one call: a call for each takes seconds in a large graph.
+        variables = tf.global_variables()
+        session.run([v.initializer for v in variables], {
+            v.initializer.inputs[1]: weights_rule.weight(v.op.name, v.shape.as_list()) for v in variables})
+    return load
+
+
+@pytest.fixture(scope='session')
+def released_model():
+    """function(release, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or
+    'sat_ResNeXt-50-32x4d-silu': whose release, architecture, depth, for ResNeXt the groups, for SAT the activation."""
+    def make(row, data_format, input_size=224):
+        import nets
+        release, name = row.split('_', 1)
+        arch, depth, *rest = name.split('-')
+        args = SimpleNamespace(depth=int(depth), num_classes=1000, input_size=input_size, data_format=data_format,
+                               activation_name=rest[-1] if rest else 'relu',
+                               padding='same' if release == 'fair' else 'explicit', res2_bottleneck=64, group=1)
+        if arch == 'ResNeXt':
+            group, width = rest[0].rstrip('d').split('x')
+            arch, args.group, args.res2_bottleneck = 'ResNet', int(group), int(width)
+        elif arch == 'ResNeXtDenoiseAll':
+            args.group, args.res2_bottleneck = 32, 8
+        return getattr(nets, arch + 'Model')(args)
+    return make
