@@ -12,6 +12,8 @@ from tensorpack.utils import logger
 
 CLASSES_FILE = 'classes.json'
 BEST = 'best'
+BEST_FILE = 'best.json'
+_UNFINISHED = '.writing'
 _PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
 # What a training checkpoint holds beside the network; a checkpoint without them is still a network.
@@ -23,7 +25,8 @@ _SHOWN = 3  # names in an error message
 def find(path):
     """What ``--load path`` means: an .npz or .npy file, or the prefix of a TensorFlow checkpoint.
 
-    ``path`` may also name a checkpoint's .index, .meta or .data file, the file ``checkpoint``, or a folder holding it.
+    ``path`` may also name a checkpoint's .index, .meta or .data file; a folder or the file ``checkpoint`` in it, for
+    the newest one there; or ``<log directory>/best`` for the most robust one of a run.
 
     Raises:
         ValueError: there is no such checkpoint.
@@ -33,9 +36,12 @@ def find(path):
             raise ValueError("--load '{}': no such file".format(path))
         return path
     prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
-    if os.path.isdir(prefix) or os.path.basename(prefix) == 'checkpoint':
-        folder = prefix if os.path.isdir(prefix) else os.path.dirname(prefix) or '.'
-        prefix = latest(folder) or prefix
+    folder, name = os.path.split(prefix)
+    if not os.path.isfile(prefix + '.index'):
+        if name == BEST:
+            prefix = _best_prefix(folder) or prefix
+        elif name == 'checkpoint' or os.path.isdir(prefix):
+            prefix = tf.train.latest_checkpoint(prefix if os.path.isdir(prefix) else folder or '.') or prefix
     if not os.path.isfile(prefix + '.index'):
         raise ValueError("--load '{}': no such checkpoint; give an .npz file, or a TensorFlow checkpoint's name "
                          "without '.index'".format(path))
@@ -59,7 +65,7 @@ def read(path):
             # tensorpack's older dictionaries are pickled; such a file can run code, as the README warns.
             values = np.load(path, allow_pickle=True, encoding='latin1').item()
         else:
-            reader = tf.train.load_checkpoint(path)
+            reader = tf.train.NewCheckpointReader(path)
             values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as error:  # NumPy, zip and TensorFlow each have their own for a damaged file
         raise ValueError("--load '{}': not a readable checkpoint ({})".format(path, ' '.join(str(error).split()))) \
@@ -156,7 +162,7 @@ def latest(folder):
 
 def write_text(path, text):
     """Write a file whole or not at all."""
-    temporary = path + '.writing'
+    temporary = path + _UNFINISHED
     with open(temporary, 'w') as f:
         f.write(text)
         f.flush()
@@ -182,30 +188,60 @@ def classes_in(folder):
         return json.load(f)
 
 
+def _best_record(folder):
+    """Content of best.json: ``global_step``, ``epoch`` and the value by which it is the best; {} before there is one."""
+    path = os.path.join(folder, BEST_FILE)
+    if not os.path.isfile(path):
+        return {}
+    with open(path) as f:
+        return json.load(f)
+
+
+def _best_prefix(folder, step=None):
+    step = step or _best_record(folder).get('global_step')
+    return step and os.path.join(folder, '{}-{}'.format(BEST, step))
+
+
+def _remove(prefix):
+    for part in reversed(_PARTS):  # the index first: without it the rest is no checkpoint
+        if os.path.exists(prefix + part):
+            os.remove(prefix + part)
+
+
 class CheckpointSaver(Callback):
     """Saves all variables after each epoch: ``model-<step>``, the newest ``keep`` of them, and the best one.
 
-    The best is that with the lowest ``monitor`` (a scalar), kept as ``best`` with ``best.json`` beside it. A
+    The best is that with the lowest ``monitor`` (a scalar), kept as ``best-<step>``, which best.json names. A
     checkpoint is written under a temporary name and renamed, its index last, so one with an index is whole.
+
+    Args:
+        folder (str). keep (int). monitor (str).
+        statistics (Callback): brought up to date first, so that the history never lags behind the checkpoint.
     """
 
-    def __init__(self, folder, keep, monitor):
-        self.folder, self.keep, self.monitor = folder, keep, monitor
+    def __init__(self, folder, keep, monitor, statistics=None):
+        self.folder, self.keep, self.monitor, self.statistics = folder, keep, monitor, statistics
 
     def _setup_graph(self):
         self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
 
+    def _before_train(self):
+        for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
+            if _UNFINISHED in name:
+                os.remove(os.path.join(self.folder, name))
+
     def _trigger_epoch(self):
+        if self.statistics:
+            self.statistics.trigger_epoch()
         step = self.global_step
         self._save(prefix_of(self.folder, step))
         write_text(os.path.join(self.folder, 'checkpoint'), 'model_checkpoint_path: "model-{}"\n'.format(step))
         self._keep_best(step)
         for old in saved_steps(self.folder)[:-self.keep]:
-            for part in reversed(_PARTS):
-                os.remove(prefix_of(self.folder, old) + part)
+            _remove(prefix_of(self.folder, old))
 
     def _save(self, prefix):
-        temporary = prefix + '.writing'
+        temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
         for part in _PARTS:
             os.replace(temporary + part, prefix + part)
@@ -215,14 +251,15 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
-        record = os.path.join(self.folder, BEST + '.json')
-        if os.path.isfile(record):
-            with open(record) as f:
-                if json.load(f)[self.monitor] <= value:
-                    return
-        best = os.path.join(self.folder, BEST)
+        before = _best_record(self.folder)
+        # A resumed run may be judged by another number of steps; then the search starts anew.
+        if before.get(self.monitor, float('inf')) <= value:
+            return
+        best = _best_prefix(self.folder, step)
         for part in _PARTS:
-            shutil.copyfile(prefix_of(self.folder, step) + part, best + '.writing' + part)
-        for part in _PARTS:
-            os.replace(best + '.writing' + part, best + part)
-        write_text(record, json.dumps({self.monitor: value, 'global_step': step, 'epoch': self.epoch_num}))
+            shutil.copyfile(prefix_of(self.folder, step) + part, best + _UNFINISHED + part)
+            os.replace(best + _UNFINISHED + part, best + part)
+        write_text(os.path.join(self.folder, BEST_FILE),
+                   json.dumps({self.monitor: value, 'global_step': step, 'epoch': self.epoch_num}))
+        if before and before['global_step'] != step:
+            _remove(_best_prefix(self.folder, before['global_step']))

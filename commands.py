@@ -100,6 +100,9 @@ def evaluate(args):
     attackers = [attacker] if attacker.num_iter else []
     tower = evaluation.EvaluationTower(model, attacker, ranks, args.attack_gradient)
     batches = _validation_batches(args, dataset, ranks)
+    folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
+        args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), attacker.name))
+    together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
     with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
         verdicts = tower.run(session, batches, attackers, ranks.is_chief)
     if not ranks.is_chief:
@@ -109,8 +112,6 @@ def evaluate(args):
     attacker = attacker if attackers else None
     results = evaluation.make_results(verdicts, attacker, len(dataset.files), dict(vars(args), ranks=ranks.size),
                                       library_versions(), time.time() - begin)
-    folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
-        args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), results['attack']['name']))
     evaluation.write_results(folder, results, verdicts, attacker, dataset.files)
     evaluation.print_results(results)
     if results['num_unreadable']:

@@ -145,9 +145,22 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds):
     return results
 
 
+def make_results_folder(folder):
+    """Make ``folder`` if need be.
+
+    Raises:
+        ValueError: it cannot be made, or not be written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ValueError("--results-dir '{}': {}".format(folder, error.strerror)) from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError("--results-dir '{}': not writable".format(folder))
+
+
 def write_results(folder, results, verdicts, attacker, files):
     """Write results.json and per_example.csv; files of those names that are there already are kept, renamed."""
-    os.makedirs(folder, exist_ok=True)
     clean = verdicts[CLEAN]
     attacked = verdicts[attacker.name] if attacker else clean
     for name in ('results.json', 'per_example.csv'):
@@ -212,6 +225,10 @@ class EvaluateRobustness(Callback):
         verdicts = self.tower.run(self.trainer.sess, self.make_batches(), attackers, self.ranks.is_chief)
         if not self.ranks.is_chief:
             return
+        judged = len(verdicts[CLEAN].index)
+        if not judged:
+            logger.error('none of the {} validation images could be read: no evaluation'.format(self.num_images))
+            return
         names = {CLEAN: 'eval-clean'}
         names.update((a.name, monitored_name(a.num_iter)) for a in attackers)
         for key, verdict in verdicts.items():
@@ -221,7 +238,6 @@ class EvaluateRobustness(Callback):
             if key != CLEAN:
                 success, trials = attack_success(verdicts[CLEAN], verdict)
                 self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
-        judged = len(verdicts[CLEAN].index)
         logger.info('Epoch {}: accuracy {} ({} images, {} unreadable, {:.0f} s)'.format(
             self.epoch_num, ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),
             judged, self.num_images - judged, time.time() - begin))

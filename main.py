@@ -37,23 +37,35 @@ def _slope_name(text):
 
 def _at_least(low, kind=int):
     def parse(text):
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("'{}' is no {}".format(text, 'whole number' if kind is int else 'number'))
         if not value >= low or value == float('inf'):
             raise argparse.ArgumentTypeError('{} is below {}'.format(text, low) if value < low else
                                              '{} is not a finite number'.format(text))
         return value
-    parse.__name__ = kind.__name__
     return parse
 
 
 def _epoch_list(text):
-    return tuple(sorted(int(part) for part in text.split(',') if part))
+    try:
+        return tuple(sorted(int(part) for part in text.split(',') if part))
+    except ValueError:
+        raise argparse.ArgumentTypeError("'{}' is no list of epochs such as 30,60,90".format(text))
 
 
 def _probability(text):
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError('{} is not between 0 and 1'.format(text))
+    value = _at_least(0.0, float)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError('{} is above 1'.format(text))
+    return value
+
+
+def _seed(text):
+    value = _at_least(0)(text)
+    if value >= 2 ** 31:
+        raise argparse.ArgumentTypeError('{} is not below 2^31'.format(text))
     return value
 
 
@@ -104,7 +116,7 @@ def get_parser():
     run.add_argument('--resume', action='store_true', help='continue the last run of this log directory exactly')
     run.add_argument('--starting-epoch', type=_at_least(1), default=1, metavar='EPOCH',
                      help='first epoch, with --load (default: %(default)s)')
-    run.add_argument('--seed', type=_at_least(0), default=0, help='of all randomness (default: %(default)s)')
+    run.add_argument('--seed', type=_seed, default=0, help='of all randomness (default: %(default)s)')
     run.add_argument('--epochs', type=_at_least(1), help="(default: the recipe's, 100 or 110)")
     run.add_argument('--steps-per-epoch', type=_at_least(1), metavar='STEPS',
                      help='(default: images of the training set / images in a step over all ranks)')
@@ -259,6 +271,9 @@ def _check(args, parser, typed_iter, typed_epsilon):
         folder = getattr(args, name)
         if folder is not None and not os.path.isdir(folder):
             parser.error("--{} '{}': no such directory".format(name.replace('_', '-'), folder))
+    target = os.path.dirname(os.path.abspath(args.prediction_file))
+    if args.eval_directory and not (os.path.isdir(target) and os.access(target, os.W_OK)):
+        parser.error("--prediction-file '{}': its folder is not there, or not writable".format(args.prediction_file))
     if not args.eval and args.attack_iter == 0 and typed_iter == 0 and typed_epsilon:
         parser.error('--attack-epsilon {:g} without steps: give --attack-iter of 1 or more, or leave the epsilon '
                      'out'.format(typed_epsilon))

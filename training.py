@@ -7,14 +7,16 @@ import time
 from typing import NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
+import zmq
 from tensorpack.callbacks import (Callback, EstimatedTimeLeft, HyperParamSetter, JSONWriter, MergeAllSummaries,
                                   MovingAverageSummary, ProgressBar, RunUpdateOps, ScalarPrinter, TFEventWriter)
-from tensorpack.dataflow import DataFlow, RemoteDataZMQ
+from tensorpack.dataflow import DataFlow
 from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
 from tensorpack.tfutils.sesscreate import NewSessionCreator
 from tensorpack.tfutils.sessinit import JustCurrentSession, SessionInit
 from tensorpack.train import HorovodTrainer, SimpleTrainer
 from tensorpack.utils import logger
+from tensorpack.utils.serialize import loads
 
 import checkpoints
 import recipes
@@ -100,6 +102,24 @@ class FeedTrainingStep(Callback):
         return tf.train.SessionRunArgs([], feed_dict={self._placeholder: self.global_step})
 
 
+class ServedDataFlow(DataFlow):
+    """Batches of a data server in tensorpack's serialisation (``--no-zmq-ops``).
+
+    Not tensorpack's RemoteDataZMQ: that one's receiving thread hangs when the process ends.
+    """
+
+    def __init__(self, address):
+        self.address = address
+
+    def __iter__(self):
+        receiver = zmq.Context.instance().socket(zmq.PULL)
+        receiver.linger = 0
+        receiver.rcvhwm = ZMQ_PYTHON_HWM
+        receiver.connect(self.address)
+        while True:
+            yield loads(receiver.recv(copy=False))
+
+
 def local_input(stream, start):
     """Input from threads of this process."""
     return QueueInput(StreamDataFlow(stream, start), tf.FIFOQueue(QUEUE_BATCHES, [tf.uint8, tf.int32]))
@@ -109,7 +129,7 @@ def served_input(address, zmq_ops):
     """Input from a data server at ``address``, by the TensorFlow op or in Python."""
     if zmq_ops:
         return ZMQInput(address, ZMQ_OP_HWM, bind=False)
-    return QueueInput(RemoteDataZMQ(address, hwm=ZMQ_PYTHON_HWM, bind=False))
+    return QueueInput(ServedDataFlow(address))
 
 
 def staged(source):
@@ -214,10 +234,11 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     monitors = []
     if ranks.is_chief:
+        statistics = JSONWriter()
         callbacks += [ProgressBar(), EstimatedTimeLeft(),
                       checkpoints.CheckpointSaver(folder, args.keep_checkpoints,
-                                                  monitored_name(args.eval_attack_iter) + '-top1-error')]
-        monitors = [TFEventWriter(), JSONWriter(), ScalarPrinter()]
+                                                  monitored_name(args.eval_attack_iter) + '-top1-error', statistics)]
+        monitors = [TFEventWriter(), statistics, ScalarPrinter()]
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),
                                json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,

@@ -1,0 +1,341 @@
+"""Judging a network: intervals and success rates, the two result files, and that every image counts once."""
+import csv
+import json
+import os
+import re
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.tower import TowerContext
+
+import evaluation
+import main
+import nets
+from adv_model import NO_TARGET, PGDAttacker
+
+SIDE, CLASSES = 16, 10
+NUM_IMAGES = 13
+MISLABELLED = (2, 5, 7)  # numbers of images that lie in another class's folder than the network's prediction
+ARCHITECTURE = ['--arch', 'CifarResNet', '-d', '8', '--input-size', str(SIDE), '--batch', '4']
+
+
+@pytest.mark.parametrize('count, total', [(0, 1), (1, 1), (0, 50), (50, 50), (1, 3), (475, 1000), (30300, 50000)])
+def test_intervals_are_wilson_s(count, total):
+    interval = scipy.stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
+    assert evaluation.wilson(count, total) == pytest.approx([interval.low, interval.high], abs=1e-12)
+
+
+def verdicts(label, prediction, target=None, wrong_top5=None):
+    n = len(label)
+    return evaluation.Verdicts(np.arange(n), np.array(label), np.array(prediction),
+                               np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n))
+
+
+def test_errors_are_fractions_of_all_images():
+    summary = verdicts([1, 2, 3, 4], [1, 2, 0, -1], wrong_top5=[0, 0, 0, 1]).summary()
+    assert {k: v for k, v in summary.items() if not k.endswith('_95')} == dict(
+        top1_error=0.5, top1_correct=2, top5_error=0.25, top5_correct=3)
+    assert summary['top1_error_95'] == evaluation.wilson(2, 4) and summary['top5_error_95'] == evaluation.wilson(1, 4)
+
+
+def test_a_targeted_attack_succeeds_where_its_target_is_predicted_of_all_images():
+    clean = verdicts([0, 1, 2, 3], [0, 1, 0, 0])
+    attacked = verdicts([0, 1, 2, 3], [5, 1, 6, 9], target=[5, 6, 6, 7])
+    assert evaluation.attack_success(clean, attacked) == (2, 4)
+
+
+def test_an_untargeted_attack_succeeds_where_it_makes_a_right_answer_wrong():
+    clean = verdicts([0, 1, 2, 3, 4], [0, 1, 2, 0, 0])
+    attacked = verdicts([0, 1, 2, 3, 4], [0, 5, 5, 5, 4])
+    assert evaluation.attack_success(clean, attacked) == (2, 3)
+
+
+def test_an_attack_on_a_network_that_is_never_right_has_nothing_to_succeed_at():
+    clean = attacked = verdicts([0, 1], [1, 0])
+    assert evaluation.attack_success(clean, attacked) == (0, 0)
+    attacker = PGDAttacker(1, 4.0, 4.0)
+    results = evaluation.make_results({'clean': clean, 'PGD-1': attacked}, attacker, 2, {'seed': 0}, {}, 1.0)
+    assert results['attack_success_rate'] == 0.0
+    json.dumps(results)
+
+
+class Network:
+    """A CifarResNet-8 with random weights, as a checkpoint and as a function of a batch of uint8 images."""
+
+    def __init__(self, path):
+        args = SimpleNamespace(depth=8, num_classes=CLASSES, input_size=SIDE, activation_name='silu',
+                               padding='explicit', data_format='NHWC')
+        self.graph, random = tf.Graph(), np.random.default_rng(0)
+        with self.graph.as_default(), TowerContext('', is_training=False):
+            self.image = tf.placeholder(tf.float32, [None, SIDE, SIDE, 3])
+            self.logits = nets.CifarResNetModel(args).get_logits(self.image)
+            self.session = tf.Session()
+            values = {v.op.name: random.normal(v.op.name.endswith('gamma'), 0.3, v.shape).astype(np.float32)
+                      for v in tf.global_variables()}
+            values.update((name, np.abs(value) + 0.1) for name, value in values.items() if 'variance' in name)
+            for variable in tf.global_variables():
+                variable.load(values[variable.op.name], self.session)
+        np.savez(path, **values)
+        self.path = str(path)
+
+    def scores(self, images):
+        return self.session.run(self.logits, {self.image: images.astype(np.float64) / 127.5 - 1})
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+    tf.disable_v2_behavior()
+    tf.enable_resource_variables()
+    network = Network(tmp_path_factory.mktemp('network') / 'R8.npz')
+    yield network
+    network.session.close()
+
+
+@pytest.fixture(scope='module')
+def images():
+    blocks = np.random.default_rng(1).integers(0, 256, [NUM_IMAGES, 4, 4, 3], dtype=np.uint8)
+    return blocks.repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
+
+
+@pytest.fixture(scope='module')
+def labels(network, images):
+    """The network's own predictions, but for those that are made wrong on purpose."""
+    labels = network.scores(images).argmax(axis=1)
+    assert len(set(labels)) > 2
+    labels[list(MISLABELLED)] = (labels[list(MISLABELLED)] + 1) % CLASSES
+    return labels
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory, images, labels):
+    """The images in a folder for each label."""
+    root = tmp_path_factory.mktemp('data')
+    for label in range(CLASSES):
+        (root / 'val' / str(label)).mkdir(parents=True)
+    for number, (image, label) in enumerate(zip(images, labels)):
+        assert cv2.imwrite(str(root / 'val' / str(label) / '{:02d}.png'.format(number)), image)
+    return str(root)
+
+
+@pytest.fixture
+def evaluate(network, data, tmp_path, monkeypatch):
+    """function(flags): what `--eval` with these flags leaves behind: results, rows of the table, output folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, data=data, folder='out'):
+        with tf.Graph().as_default():
+            main.main(ARCHITECTURE + ['--eval', '--load', network.path, '--data', data, '--results-dir', folder]
+                      + list(flags))
+        with open(os.path.join(folder, 'results.json')) as f:
+            results = json.load(f)
+        with open(os.path.join(folder, 'per_example.csv'), newline='') as f:
+            rows = list(csv.DictReader(f))
+        return results, rows, tmp_path / folder
+    return run
+
+
+def number_of(row):
+    """Number of the image that a row is about."""
+    return int(os.path.basename(row['file'])[:2])
+
+
+def test_results_and_table_have_the_agreed_fields(evaluate, network, data):
+    results, rows, folder = evaluate('--attack-iter', '2', '--seed', '5')
+    assert {'num_images', 'clean', 'adversarial', 'attack_success_rate', 'attack', 'args', 'versions', 'seed',
+            'seconds'} <= results.keys()
+    for part in ('clean', 'adversarial'):
+        assert {'top1_error', 'top5_error', 'top1_correct'} <= results[part].keys()
+    attack = {k: results['attack'][k] for k in ('name', 'norm', 'epsilon', 'step_size', 'num_iter', 'targeted')}
+    assert attack == dict(name='PGD-2', norm='Linf', epsilon=4.0, step_size=2.0, num_iter=2, targeted=False)
+    assert results['num_images'] == NUM_IMAGES and results['num_unreadable'] == 0
+    assert results['seed'] == results['args']['seed'] == 5 and results['args']['load'] == network.path
+    assert results['versions']['tensorflow'] == tf.__version__ and results['seconds'] > 0
+    with open(folder / 'per_example.csv') as f:
+        assert f.readline().strip() == 'file,label,clean_pred,adv_pred,target'
+    assert sorted(os.listdir(folder)) == ['per_example.csv', 'results.json']
+
+
+def test_clean_predictions_and_errors_are_the_network_s_own(evaluate, network, images, labels):
+    results, rows, _ = evaluate('--attack-iter', '1')
+    scores = network.scores(images)
+    assert sorted(map(number_of, rows)) == list(range(NUM_IMAGES))
+    for row in rows:
+        number = number_of(row)
+        assert (int(row['label']), int(row['clean_pred'])) == (labels[number], scores[number].argmax())
+    assert results['clean']['top1_correct'] == NUM_IMAGES - len(MISLABELLED)
+    assert results['clean']['top1_error'] == pytest.approx(len(MISLABELLED) / NUM_IMAGES)
+    rank = (scores > scores[np.arange(NUM_IMAGES), labels][:, None]).sum(axis=1)
+    assert results['clean']['top5_error'] == pytest.approx((rank >= 5).mean())
+
+
+def test_counts_in_the_results_are_those_of_the_table(evaluate):
+    results, rows, _ = evaluate('--attack-iter', '3', '--attack-epsilon', '48')
+    right = [row['clean_pred'] == row['label'] for row in rows]
+    withstood = [row['adv_pred'] == row['label'] for row in rows]
+    assert results['clean']['top1_correct'] == sum(right)
+    assert results['adversarial']['top1_correct'] == sum(withstood)
+    assert results['adversarial']['top1_error'] == pytest.approx(1 - sum(withstood) / NUM_IMAGES)
+    broken = sum(r and not w for r, w in zip(right, withstood))
+    assert 0 < broken
+    assert results['attack_success_rate'] == pytest.approx(broken / sum(right))
+    assert {row['target'] for row in rows} == {'-1'}
+
+
+def test_a_targeted_attack_aims_at_wrong_labels_and_its_success_is_of_all_images(evaluate):
+    results, rows, _ = evaluate('--attack-iter', '5', '--attack-epsilon', '32', '--targeted')
+    assert results['attack']['targeted'] is True
+    for row in rows:
+        assert 0 <= int(row['target']) < CLASSES and row['target'] != row['label']
+    reached = sum(row['adv_pred'] == row['target'] for row in rows)
+    assert 0 < reached
+    assert results['attack_success_rate'] == pytest.approx(reached / NUM_IMAGES)
+
+
+def test_an_attack_of_a_vanishing_radius_changes_no_prediction(evaluate):
+    results, rows, _ = evaluate('--attack-iter', '2', '--attack-epsilon', '1e-4', '--attack-step-size', '1e-4')
+    assert [row['adv_pred'] for row in rows] == [row['clean_pred'] for row in rows]
+    assert results['attack_success_rate'] == 0 and results['adversarial'] == results['clean']
+
+
+def test_verdicts_do_not_depend_on_the_batch_size_but_on_the_seed(evaluate):
+    def rows(*flags):
+        return evaluate('--attack-iter', '2', '--attack-epsilon', '32', '--targeted', *flags)[1]
+    by_five = rows('--batch', '5')
+    assert rows('--batch', '13') == by_five
+    assert [r['target'] for r in rows('--seed', '1')] != [r['target'] for r in by_five]
+
+
+def test_clean_evaluation_says_that_nothing_was_attacked(evaluate, capsys):
+    results, rows, _ = evaluate('--attack-iter', '0')
+    assert results['adversarial'] is None and results['attack_success_rate'] is None
+    assert (results['attack']['name'], results['attack']['num_iter']) == ('none', 0)
+    assert [row['adv_pred'] for row in rows] == [row['clean_pred'] for row in rows]
+    assert capsys.readouterr().out.splitlines() == [
+        'Top1 Error: {}'.format(results['clean']['top1_error']),
+        'Top5 Error: {}'.format(results['clean']['top5_error'])]
+
+
+def test_the_releases_three_lines_are_printed_as_fractions(evaluate, capsys):
+    results, _, _ = evaluate('--attack-iter', '2')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == ['Top1 Error: {}'.format(results['adversarial']['top1_error']),
+                          'Attack Success Rate: {}'.format(results['attack_success_rate']),
+                          'Top5 Error: {}'.format(results['adversarial']['top5_error'])]
+    assert 'Clean Top1 Error: {}'.format(results['clean']['top1_error']) in lines[:-3]
+    assert all(re.fullmatch(r'[A-Za-z15 ]+: (0(\.\d+)?|1\.0)', line) for line in lines), lines
+
+
+def test_an_unreadable_image_is_counted_and_left_out(evaluate, data, tmp_path, labels):
+    copy = tmp_path / 'damaged'
+    for name in os.listdir(os.path.join(data, 'val')):
+        os.makedirs(copy / 'val' / name)
+        for file in os.listdir(os.path.join(data, 'val', name)):
+            os.link(os.path.join(data, 'val', name, file), copy / 'val' / name / file)
+    removed = copy / 'val' / str(labels[0]) / '00.png'
+    removed.unlink()
+    removed.write_bytes(b'no image')
+    results, rows, _ = evaluate('--attack-iter', '0', data=str(copy))
+    assert (results['num_images'], results['num_unreadable']) == (NUM_IMAGES - 1, 1)
+    assert sorted(map(number_of, rows)) == list(range(1, NUM_IMAGES))
+    assert results['clean']['top1_error'] == pytest.approx(len(MISLABELLED) / (NUM_IMAGES - 1))
+
+
+def test_a_set_without_a_readable_image_is_refused(evaluate, tmp_path, capsys):
+    os.makedirs(tmp_path / 'noise' / '0')
+    (tmp_path / 'noise' / '0' / 'a.png').write_bytes(b'no image')
+    with pytest.raises(SystemExit) as end:
+        evaluate('--attack-iter', '0', data=str(tmp_path / 'noise'))
+    assert end.value.code == 2 and str(tmp_path / 'noise') in capsys.readouterr().err
+
+
+def test_earlier_results_are_kept_under_another_name(evaluate):
+    first, _, folder = evaluate('--attack-iter', '0')
+    kept = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+    second, _, _ = evaluate('--attack-iter', '1')
+    third, _, _ = evaluate('--attack-iter', '0', '--seed', '3')
+    assert sorted(os.listdir(folder)) == ['per_example.1.csv', 'per_example.2.csv', 'per_example.csv',
+                                          'results.1.json', 'results.2.json', 'results.json']
+    assert (folder / 'results.1.json').read_bytes() == kept['results.json']
+    assert (folder / 'per_example.1.csv').read_bytes() == kept['per_example.csv']
+    with open(folder / 'results.2.json') as f:
+        assert json.load(f) == second
+    assert (first['seed'], third['seed']) == (0, 3)
+
+
+def test_results_go_by_default_to_a_folder_named_after_network_and_attack(network, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tf.Graph().as_default():
+        main.main(ARCHITECTURE + ['--eval', '--load', network.path, '--data', data, '--eval-attack-iter', '1'])
+    assert os.listdir('results') == ['CifarResNet8-R8.npz-PGD-1']
+
+
+def test_an_unusable_results_folder_is_refused_before_the_evaluation(network, data, tmp_path, capsys):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(SystemExit) as end, tf.Graph().as_default():
+        main.main(ARCHITECTURE + ['--eval', '--load', network.path, '--data', data, '--attack-iter', '0',
+                                  '--results-dir', str(tmp_path / 'file')])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and 'Error' not in out and '--results-dir' in err
+
+
+def test_classes_stored_beside_the_checkpoint_decide_the_labels(evaluate, network, data, images, labels, tmp_path):
+    names = [str(c) for c in reversed(range(CLASSES))]
+    path = os.path.join(os.path.dirname(network.path), 'classes.json')
+    with open(path, 'w') as f:
+        json.dump(names, f)
+    try:
+        _, rows, _ = evaluate('--attack-iter', '0')
+    finally:
+        os.remove(path)
+    assert {number_of(row): int(row['label']) for row in rows} == {
+        number: CLASSES - 1 - label for number, label in enumerate(labels)}
+
+
+def classify(network, folder, *flags):
+    with tf.Graph().as_default():
+        main.main(ARCHITECTURE + ['--eval-directory', str(folder), '--load', network.path] + list(flags))
+
+
+def test_eval_directory_writes_one_line_for_every_readable_image(network, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir('pictures')
+    for number, image in enumerate(images):
+        cv2.imwrite('pictures/{:02d}.png'.format(number), image)
+    with open('pictures/99.png', 'w') as f:
+        f.write('no image')
+    with open('pictures/notes.txt', 'w') as f:
+        f.write('no image either')
+    classify(network, 'pictures')
+    with open('predictions.txt') as f:
+        lines = f.read().splitlines()
+    assert lines == ['pictures/{:02d}.png,{}'.format(number, prediction)
+                     for number, prediction in enumerate(network.scores(images).argmax(axis=1))]
+
+
+def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsys):
+    cv2.imwrite(str(tmp_path / 'a.png'), images[0])
+    with pytest.raises(SystemExit) as end:
+        classify(network, tmp_path, '--prediction-file', str(tmp_path / 'absent' / 'predictions.txt'))
+    assert end.value.code == 2 and '--prediction-file' in capsys.readouterr().err
+
+
+def test_one_graph_judges_with_any_number_of_steps_and_more_steps_break_more(network, images, labels):
+    from third_party.utils import Ranks
+    args = main.parse_args(ARCHITECTURE)
+    attackers = [PGDAttacker(k, 48.0, 24.0, num_classes=CLASSES, enlarge_small_steps=False) for k in (1, 3)]
+    batch = images, labels.astype(np.int32), np.arange(NUM_IMAGES, dtype=np.int32)
+    with tf.Graph().as_default():
+        tower = evaluation.EvaluationTower(nets.CifarResNetModel(args), attackers[0], Ranks())
+        with tf.Session() as session:
+            for variable in tf.global_variables():
+                variable.load(np.load(network.path)[variable.op.name], session)
+            size = len(tf.get_default_graph().get_operations())
+            found = tower.run(session, [batch], attackers, False)
+            assert len(tf.get_default_graph().get_operations()) == size
+    assert list(found) == ['clean', 'PGD-1', 'PGD-3']
+    assert found['clean'].correct.sum() == NUM_IMAGES - len(MISLABELLED)
+    assert found['clean'].correct.sum() > found['PGD-1'].correct.sum() >= found['PGD-3'].correct.sum()

@@ -1,0 +1,375 @@
+"""The command line: the releases' commands, what recipes and modes resolve to, and that mistakes end in one line."""
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+import main
+import nets
+import training
+from image_folders import make_folder
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# SAT Sec 3 and its release, FD Sec 5 and 6 and its release.
+SAT = dict(activation_name='silu', padding='explicit', targeted=False, attack_epsilon=4.0, attack_iter=1,
+           attack_step_size=4.0, prob_start_from_clean=0.0, label_smoothing=0.1, epochs=100, lr_drop_epochs=(30, 60, 90),
+           eval_attack_iter=10, eval_attack_step_size=1.0)
+FEATURE_DENOISING = dict(activation_name='relu', padding='same', targeted=True, attack_epsilon=16.0, attack_iter=30,
+                         attack_step_size=1.0, prob_start_from_clean=0.2, label_smoothing=0.1, epochs=110,
+                         lr_drop_epochs=(35, 70, 95), eval_attack_iter=10, eval_attack_step_size=1.0)
+RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING}
+# For each field of a recipe a flag and a value that neither recipe has; ``targeted`` has two flags of its own.
+FLAGS = {'activation_name': ('mish', 'mish'), 'attack_epsilon': ('7.5', 7.5), 'attack_iter': ('5', 5),
+         'attack_step_size': ('2.5', 2.5), 'prob_start_from_clean': ('0.7', 0.7), 'label_smoothing': ('0.3', 0.3),
+         'epochs': ('17', 17), 'lr_drop_epochs': ('9,3', (3, 9)), 'eval_attack_iter': ('6', 6),
+         'eval_attack_step_size': ('0.25', 0.25)}
+
+
+@pytest.fixture
+def npz(tmp_path):
+    path = tmp_path / 'X.npz'
+    np.savez(path, W=np.zeros(1))
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'D').mkdir()
+    return str(tmp_path / 'D')
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A data set of two classes, 'a' and 'b'."""
+    return make_folder(tmp_path / 'images', ['{}/{}/{}.png'.format(split, name, k)
+                                             for split in ('train', 'val') for name in 'ab' for k in range(2)])
+
+
+def fields(args, names):
+    return {name: getattr(args, name) for name in names}
+
+
+def test_feature_denoising_evaluation_command_means_what_its_release_did(npz, folder):
+    args = main.parse_args(['--eval', '--load', npz, '--data', folder, '--attack-iter', '10', '--attack-epsilon',
+                            '16.0', '--arch', 'ResNetDenoise', '-d', '152'])
+    assert fields(args, ['eval', 'load', 'data', 'arch', 'depth', 'recipe']) == dict(
+        eval=True, load=npz, data=folder, arch='ResNetDenoise', depth=152, recipe='feature-denoising')
+    assert fields(args, ['attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'padding', 'activation_name',
+                         'input_size', 'num_classes', 'batch']) == dict(
+        attack_iter=10, attack_epsilon=16.0, attack_step_size=1.0, targeted=True, padding='same',
+        activation_name='relu', input_size=224, num_classes=1000, batch=32)
+
+
+def test_feature_denoising_directory_command_means_what_its_release_did(npz, folder):
+    args = main.parse_args(['--eval-directory', folder, '--prediction-file', 'predictions.txt', '--load', npz, '-d',
+                            '101', '--arch', 'ResNeXtDenoiseAll', '--batch', '20'])
+    assert fields(args, ['eval', 'eval_directory', 'prediction_file', 'depth', 'batch', 'group', 'res2_bottleneck',
+                         'padding', 'activation_name']) == dict(
+        eval=False, eval_directory=folder, prediction_file='predictions.txt', depth=101, batch=20, group=32,
+        res2_bottleneck=8, padding='same', activation_name='relu')
+
+
+def test_feature_denoising_training_command_takes_its_attack(folder):
+    args = main.parse_args(['--data', folder, '--batch', '32', '--attack-iter', '30', '--attack-epsilon', '16.0',
+                            '--recipe', 'feature-denoising'])
+    assert fields(args, ['eval', 'batch', 'attack_iter', 'attack_epsilon', 'attack_step_size', 'arch', 'depth']) == dict(
+        eval=False, batch=32, attack_iter=30, attack_epsilon=16.0, attack_step_size=1.0, arch='ResNet', depth=50)
+
+
+def test_sat_evaluation_command_means_what_its_release_did(npz, folder):
+    args = main.parse_args(['--eval', '--load', npz, '--data', folder, '--eval-attack-iter=10', '--batch=128',
+                            '--attack-epsilon=4.0', '--attack-step-size=1.0', '-d=50', '--res2-bottleneck=64',
+                            '--group=1', '--input-size=224', '--activation-name=silu'])
+    assert fields(args, ['attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'batch', 'depth', 'padding',
+                         'res2_bottleneck', 'group', 'input_size', 'activation_name', 'recipe']) == dict(
+        attack_iter=10, attack_epsilon=4.0, attack_step_size=1.0, targeted=False, batch=128, depth=50,
+        padding='explicit', res2_bottleneck=64, group=1, input_size=224, activation_name='silu', recipe='sat')
+
+
+def test_attack_iter_alone_is_a_training_command():
+    args = main.parse_args(['--attack-iter', '30'])
+    assert (args.attack_iter, args.attack_epsilon, args.eval, args.data) == (30, 4.0, False, None)
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_a_recipe_sets_every_field_as_its_paper_does(recipe):
+    assert fields(main.parse_args(['--recipe', recipe]), SAT) == RECIPES[recipe]
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('field', FLAGS)
+def test_a_typed_flag_wins_over_the_recipe_and_changes_nothing_else_of_it(recipe, field):
+    text, value = FLAGS[field]
+    args = main.parse_args(['--recipe', recipe, '--' + field.replace('_', '-'), text])
+    expected = dict(RECIPES[recipe], **{field: value})
+    if field == 'attack_iter':  # a recipe's training step belongs to its number of steps
+        expected['attack_step_size'] = 1.0
+    assert fields(args, SAT) == expected
+
+
+def test_sat_s_step_of_4_belongs_to_its_single_step():
+    assert main.parse_args(['--attack-iter', '1']).attack_step_size == 4.0
+    assert main.parse_args(['--attack-iter', '3']).attack_step_size == 1.0
+    assert main.parse_args(['--attack-iter', '3', '--attack-step-size', '4']).attack_step_size == 4.0
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('flag, targeted', [('--targeted', True), ('--untargeted', False)])
+def test_the_attack_s_aim_can_be_chosen_in_every_recipe(recipe, flag, targeted):
+    assert main.parse_args(['--recipe', recipe, flag]).targeted is targeted
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('padding', ['same', 'explicit'])
+def test_the_padding_can_be_chosen_in_every_recipe(recipe, padding):
+    assert main.parse_args(['--recipe', recipe, '--padding', padding]).padding == padding
+
+
+@pytest.mark.parametrize('typed, iterations', [
+    ([], 10), (['--attack-iter', '3'], 3), (['--eval-attack-iter', '7'], 7),
+    (['--attack-iter', '3', '--eval-attack-iter', '7'], 7), (['--attack-iter', '0'], 0)])
+@pytest.mark.parametrize('arch', ['ResNet', 'ResNetDenoise'])
+def test_eval_takes_its_steps_from_either_release_s_flag_and_else_ten(npz, arch, typed, iterations):
+    assert main.parse_args(['--eval', '--load', npz, '--arch', arch] + typed).attack_iter == iterations
+
+
+@pytest.mark.parametrize('arch, epsilon', [('ResNet', 4.0), ('ResNetDenoise', 16.0)])
+def test_eval_without_lengths_attacks_with_the_papers_radius_and_steps_of_one(npz, arch, epsilon):
+    args = main.parse_args(['--eval', '--load', npz, '--arch', arch])
+    assert (args.attack_epsilon, args.attack_step_size) == (epsilon, 1.0)
+
+
+def test_evaluations_during_training_use_the_training_radius_unless_given():
+    assert main.parse_args(['--attack-epsilon', '6']).eval_attack_epsilon == 6.0
+    assert main.parse_args(['--attack-epsilon', '6', '--eval-attack-epsilon', '2']).eval_attack_epsilon == 2.0
+
+
+@pytest.mark.parametrize('recipe, epsilon', [('sat', 4.0), ('feature-denoising', 16.0)])
+def test_clean_training_is_still_judged_by_the_recipe_s_attack(recipe, epsilon):
+    args = main.parse_args(['--attack-iter', '0', '--recipe', recipe])
+    assert (args.attack_iter, args.eval_attack_iter, args.eval_attack_epsilon) == (0, 10, epsilon)
+
+
+@pytest.mark.parametrize('arch, expected', [
+    ('ResNet', (50, 224, 1000, 64, 1, 'sat')),
+    ('ResNetDenoise', (50, 224, 1000, 64, 1, 'feature-denoising')),
+    ('ResNeXtDenoiseAll', (50, 224, 1000, 8, 32, 'feature-denoising')),
+    ('CifarResNet', (20, 32, 10, 64, 1, 'sat'))])
+def test_defaults_that_depend_on_the_architecture(arch, expected):
+    args = main.parse_args(['--arch', arch])
+    assert (args.depth, args.input_size, args.num_classes, args.res2_bottleneck, args.group, args.recipe) == expected
+
+
+def test_an_explicit_recipe_wins_over_the_architecture_s_own():
+    args = main.parse_args(['--arch', 'ResNetDenoise', '--recipe', 'sat'])
+    assert fields(args, SAT) == SAT
+
+
+@pytest.mark.parametrize('arch', ['ResNet', 'ResNetDenoise', 'ResNeXtDenoiseAll', 'CifarResNet'])
+def test_every_architecture_builds_from_its_resolved_flags(graph, arch):
+    import tensorflow.compat.v1 as tf
+    from tensorpack.tfutils.tower import TowerContext
+    args = main.parse_args(['--arch', arch, '--input-size', '64', '--num-classes', '7', '--data-format', 'NHWC'])
+    model = getattr(nets, args.arch + 'Model')(args)
+    with TowerContext('', is_training=False):
+        logits = model.get_logits(tf.zeros([2, 64, 64, 3]))
+    assert logits.shape.as_list() == [2, 7]
+
+
+@pytest.mark.parametrize('typed, name', [
+    ('SiLU', 'silu'), ('swish', 'silu'), ('smoothrelu', 'smoothrelu'), ('gelu', 'gelu'), ('gelu-erf', 'gelu_erf'),
+    ('parametric_softplus:5', 'parametric_softplus:5'), ('Parametric-Softplus:0.5', 'parametric_softplus:0.5'),
+    ('CELU:2', 'celu:2'), ('celu', 'celu')])
+def test_activation_names_are_taken_in_any_spelling(typed, name):
+    assert main.parse_args(['--activation-name', typed]).activation_name == name
+
+
+def test_slopes_of_attack_and_update_default_to_the_network_s_own():
+    args = main.parse_args([])
+    assert (args.attack_gradient, args.update_gradient) == (None, None)
+    args = main.parse_args(['--attack-gradient', 'parametric_softplus', '--update-gradient', 'swish'])
+    assert (args.attack_gradient, args.update_gradient) == ('parametric_softplus', 'silu')
+
+
+@pytest.mark.parametrize('typed, suffix', [([], ''), (['--logdir', 'mine'], '-mine')])
+def test_log_directories_are_named_as_in_the_releases(typed, suffix):
+    args = main.parse_args(['--attack-iter', '30', '--attack-epsilon', '16', '--attack-step-size', '1', '-d', '152',
+                            '--arch', 'ResNetDenoise'] + typed)
+    assert training.log_directory(args, 128) == (
+        'train_log/PGD-ResNetDenoise152-Batch32-128GPUs-iter30-epsilon16.0-step1.0' + suffix)
+
+
+def refusal(capsys, run, argv):
+    """The line that ``run(argv)`` complains in; checks that it is one line, on stderr, with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        run(argv)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert out == ''
+    assert err.count('\n') == 1 and err.endswith('\n') and ': error: ' in err, err
+    return err
+
+
+@pytest.mark.parametrize('argv, named', [
+    (['--arch', 'ResNeSt'], ['--arch', 'ResNeSt', 'ResNetDenoise']),
+    (['-d', '34'], ['--depth 34', '50', '101', '152']),
+    (['--arch', 'CifarResNet', '-d', '50'], ['--depth 50', '8', '20', 'CifarResNet']),
+    (['--activation-name', 'swiish'], ['--activation-name', 'swiish', 'silu', 'smoothrelu']),
+    (['--activation-name', 'celu:-1'], ['--activation-name', 'celu:-1', 'alpha']),
+    (['--activation-name', 'relu:2'], ['--activation-name', 'relu', 'alpha']),
+    (['--attack-gradient', 'smoothrelu'], ['--attack-gradient', 'smoothrelu']),
+    (['--padding', 'valid'], ['--padding', 'explicit', 'same']),
+    (['--recipe', 'trades'], ['--recipe', 'sat', 'feature-denoising']),
+    (['--group', '3', '--res2-bottleneck', '5'], ['--group 3', '--res2-bottleneck 5']),
+    (['--attack-epsilon', '8', '--attack-iter', '0'], ['--attack-epsilon 8', '--attack-iter']),
+    (['--attack-iter', '10', '--attack-epsilon', '0'], ['--attack-epsilon 0']),
+    (['--attack-epsilon', '256'], ['--attack-epsilon 256', '255']),
+    (['--attack-epsilon', '-1'], ['--attack-epsilon', '-1']),
+    (['--attack-epsilon', 'nan'], ['--attack-epsilon', 'nan']),
+    (['--attack-step-size', '0'], ['--attack-step-size 0']),
+    (['--attack-iter', '-1'], ['--attack-iter', '-1']),
+    (['--attack-iter', '1.5'], ['--attack-iter', '1.5']),
+    (['--eval-attack-epsilon', '0'], ['--eval-attack-epsilon 0']),
+    (['--eval-attack-step-size', '0'], ['--eval-attack-step-size 0']),
+    (['--eval-attack-iter', '0'], ['--eval-attack-iter', '0']),
+    (['--prob-start-from-clean', '1.5'], ['--prob-start-from-clean', '1.5']),
+    (['--label-smoothing', '-0.1'], ['--label-smoothing', '-0.1']),
+    (['--lr-drop-epochs', '30,x'], ['--lr-drop-epochs', '30,x']),
+    (['--batch', '0'], ['--batch', '0']),
+    (['--seed', '-1'], ['--seed', '-1']),
+    (['--augmentation', 'mixup'], ['--augmentation', 'mixup', 'imagenet']),
+    (['--eval'], ['--eval', '--load']),
+    (['--eval-directory', '.'], ['--eval-directory', '--load']),
+    (['--starting-epoch', '5'], ['--starting-epoch 5', '--load']),
+    (['--resume', '--starting-epoch', '5'], ['--resume', '--starting-epoch']),
+    (['--attack-eps', '4'], ['--attack-eps']),
+    (['--act', 'relu'], ['--act']),
+    (['--no-such-flag'], ['--no-such-flag'])])
+def test_a_mistake_in_the_flags_is_refused_in_one_line_that_names_it(capsys, argv, named):
+    line = refusal(capsys, main.parse_args, argv)
+    assert all(part in line for part in named), line
+
+
+@pytest.mark.parametrize('name', ['absent.npz', 'absent.npy', 'folder/model-500', 'model-500.index', 'checkpoint'])
+@pytest.mark.parametrize('mode', [['--eval'], []])
+def test_an_absent_checkpoint_is_refused_by_name(capsys, tmp_path, name, mode):
+    path = str(tmp_path / name)
+    assert path in refusal(capsys, main.parse_args, mode + ['--load', path])
+
+
+def test_a_folder_without_a_checkpoint_is_refused(capsys, folder):
+    assert folder in refusal(capsys, main.parse_args, ['--load', folder])
+
+
+@pytest.mark.parametrize('flag', ['--data', '--eval-directory'])
+def test_an_absent_folder_is_refused_by_name(capsys, tmp_path, npz, flag):
+    path = str(tmp_path / 'absent')
+    line = refusal(capsys, main.parse_args, ['--load', npz, flag, path])
+    assert flag in line and path in line
+
+
+@pytest.mark.parametrize('argv, named', [
+    (['--resume'], '--resume'),
+    (['--eval', '--eval-directory', '.'], '--eval-directory'),
+    (['--eval', '--resume'], '--resume'),
+    (['--starting-epoch', '101'], '--starting-epoch 101'),
+    (['--eval', '--attack-iter', '5', '--attack-epsilon', '0'], '--attack-epsilon 0')])
+def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
+    assert named in refusal(capsys, main.parse_args, ['--load', npz] + argv)
+
+
+@pytest.fixture
+def run(graph, tmp_path, monkeypatch):
+    """function(argv): run the program in this process, on a fresh graph and in an empty folder."""
+    (tmp_path / 'cwd').mkdir()
+    monkeypatch.chdir(tmp_path / 'cwd')
+    return main.main
+
+
+SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--num-classes', '2', '--steps-per-epoch', '1',
+         '--epochs', '1']
+
+
+def judged(path, data):
+    return SMALL + ['--eval', '--load', path, '--data', data]
+
+
+def trained(path, data):
+    return SMALL + ['--load', path, '--data', data]
+
+
+@pytest.mark.parametrize('mode', [judged, trained])
+@pytest.mark.parametrize('damage', ['truncated', 'text', 'empty'])
+def test_a_damaged_npz_is_refused_by_name(capsys, run, tmp_path, images, mode, damage):
+    path = tmp_path / 'damaged.npz'
+    np.savez(path, W=np.arange(1000))
+    content = path.read_bytes()
+    path.write_bytes({'truncated': content[:len(content) // 2], 'text': b'Not Found', 'empty': b''}[damage])
+    assert str(path) in refusal(capsys, run, mode(str(path), images))
+
+
+def test_a_npz_with_a_damaged_member_is_refused_by_name(capsys, run, tmp_path, images):
+    path = tmp_path / 'damaged.npz'
+    np.savez(path, W=np.arange(1000))
+    with zipfile.ZipFile(path) as archive:
+        begin = archive.getinfo('W.npy').header_offset
+    content = bytearray(path.read_bytes())
+    content[begin + 2000] ^= 255
+    path.write_bytes(content)
+    assert str(path) in refusal(capsys, run, judged(str(path), images))
+
+
+@pytest.mark.parametrize('mode', [judged, trained])
+def test_a_checkpoint_that_lacks_variables_is_refused_with_some_of_their_names(capsys, run, npz, images, mode):
+    line = refusal(capsys, run, mode(npz, images))
+    assert npz in line and 'conv0/W' in line and '--depth' in line
+
+
+@pytest.mark.parametrize('mode', [judged, trained])
+def test_a_checkpoint_of_other_shapes_is_refused_with_both_shapes(capsys, run, tmp_path, images, mode):
+    import tensorflow.compat.v1 as tf
+    from tensorpack.tfutils.tower import TowerContext
+    args = main.parse_args(SMALL + ['--num-classes', '3'])
+    with tf.Graph().as_default(), tf.Session() as session, TowerContext('', is_training=False):
+        nets.CifarResNetModel(args).get_logits(tf.zeros([1, 16, 16, 3]))
+        session.run(tf.global_variables_initializer())
+        values = {v.op.name: session.run(v) for v in tf.global_variables()}
+    path = str(tmp_path / 'three.npz')
+    np.savez(path, **values)
+    line = refusal(capsys, run, mode(path, images))
+    assert path in line and 'linear/W' in line and '[64, 2]' in line and '[64, 3]' in line
+
+
+@pytest.mark.parametrize('mode', [judged, trained])
+def test_an_empty_data_folder_is_refused_by_name(capsys, run, npz, folder, mode):
+    assert folder in refusal(capsys, run, mode(npz, folder))
+
+
+def test_a_class_without_an_output_of_the_network_is_refused(capsys, run, tmp_path, npz):
+    data = make_folder(tmp_path / 'three', ['{}/{}.png'.format(c, k) for c in 'abc' for k in range(2)])
+    for argv in (judged(npz, data), trained(npz, data)):
+        assert '--num-classes 2' in refusal(capsys, run, argv)
+
+
+def test_a_folder_without_images_is_refused_by_eval_directory(capsys, run, npz, folder):
+    assert folder in refusal(capsys, run, SMALL + ['--eval-directory', folder, '--load', npz])
+
+
+def test_resume_without_an_earlier_run_is_refused(capsys, run, images):
+    assert 'nothing-here' in refusal(capsys, run, SMALL + ['--data', images, '--resume', '--logdir', 'nothing-here'])
+
+
+@pytest.mark.parametrize('argv, named', [
+    (['--arch', 'ResNeSt'], 'ResNeSt'),
+    (['--eval', '--load', 'absent.npz'], 'absent.npz')])
+def test_a_mistake_ends_the_program_with_exit_code_2_and_one_line(tmp_path, argv, named):
+    ended = subprocess.run([sys.executable, os.path.join(ROOT, 'main.py')] + argv, cwd=tmp_path, timeout=120,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2 and ended.stdout == ''
+    assert ended.stderr.count('\n') == 1 and 'Traceback' not in ended.stderr, ended.stderr
+    assert ended.stderr.startswith('main.py: error: ') and named in ended.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,277 @@
+"""Who a process is among its ranks, and runs of several ranks under mpirun: they agree, share the work, and end."""
+import json
+import os
+import secrets
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import checkpoints
+from third_party import utils
+from third_party.utils import Ranks
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MAIN = os.path.join(ROOT, 'main.py')
+SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
+RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
+
+NUM_VALIDATION, BATCH, STEPS = 37, 8, 3  # 37 images: neither full batches nor the same share for each rank
+SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '3', '--batch', str(BATCH)]
+TRAINING = SMALL + ['--attack-iter', '1', '--eval-attack-iter', '1', '--steps-per-epoch', str(STEPS), '--epochs', '2']
+SECONDS = 180  # until a run counts as hanging
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_process_that_nobody_launched_has_no_rank_and_is_alone(no_launcher):
+    assert utils.launched_rank() is None
+    assert utils.start_ranks() == Ranks(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize('name', RANK_VARIABLES)
+def test_the_rank_is_read_from_each_launcher_s_variable(no_launcher, monkeypatch, name):
+    monkeypatch.setenv(name, '3')
+    assert utils.launched_rank() == 3
+
+
+@pytest.mark.parametrize('cores, mine, local_size, threads', [
+    (8, 8, 1, 8), (8, 8, 2, 4), (8, 8, 3, 2), (2, 2, 8, 1), (8, 2, 4, 2), (8, 1, 8, 1)])
+def test_ranks_share_the_cores_unless_each_was_bound_to_its_own(monkeypatch, cores, mine, local_size, threads):
+    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(mine)))
+    assert utils.threads_for(Ranks(0, local_size, 0, local_size)) == threads
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_failing_ends_every_rank_with_2_and_only_the_first_speaks_in_one_line(capsys, monkeypatch, rank):
+    monkeypatch.setattr(sys, 'argv', ['/somewhere/main.py'])
+    with pytest.raises(SystemExit) as end:
+        utils.fail('two\n  lines', rank)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ''
+    assert err == ('main.py: error: two lines\n' if rank == 0 else '')
+
+
+def test_one_rank_alone_agrees_with_itself(capsys):
+    assert utils.gather_texts(Ranks(), 'a b') == ['a b']
+    assert utils.together(Ranks(), lambda: 5) == 5
+
+    def fails():
+        raise ValueError('no such thing')
+    with pytest.raises(SystemExit) as end:
+        utils.together(Ranks(), fails)
+    assert end.value.code == 2 and 'no such thing' in capsys.readouterr().err
+
+
+def mpirun(ranks, *command, cwd):
+    """Run a program with this Python in several ranks; a hang is a failure."""
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
+    job = subprocess.Popen(['mpirun', '-np', str(ranks), '--oversubscribe', '-bind-to', 'none', sys.executable]
+                           + [str(word) for word in command], cwd=cwd, env=environment,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = job.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        job.terminate()  # mpirun ends its ranks; killed, it would leave them
+        raise AssertionError('hung; ended with:\n' + job.communicate()[1])
+    return subprocess.CompletedProcess(job.args, job.returncode, out, err)
+
+
+AGREEMENT = '''
+from third_party import utils
+ranks = utils.start_ranks()
+own = ['', 'grün'][ranks.rank]
+assert utils.gather_texts(ranks, own) == ['', 'grün'], ranks
+assert utils.gather_texts(ranks, 'x' * (1 + 1000 * ranks.rank)) == ['x', 'x' * 1001], ranks
+assert utils.together(ranks, lambda: ranks.rank * 10) == ranks.rank * 10
+print('agreed', *ranks, flush=True)
+def only_rank_1_fails():
+    if ranks.rank == 1:
+        raise OSError('its disk is full')
+utils.together(ranks, only_rank_1_fails)
+print('not reached', flush=True)
+'''
+
+
+def test_two_ranks_exchange_texts_and_end_together_when_one_of_them_fails(tmp_path):
+    ended = mpirun(2, '-c', AGREEMENT, cwd=tmp_path)
+    assert sorted(ended.stdout.splitlines()) == ['agreed 0 2 0 2', 'agreed 1 2 1 2'], ended.stderr
+    assert ended.returncode == 2
+    assert ended.stderr.count('rank 1: its disk is full') == 1 and 'Traceback' not in ended.stderr
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Noise images of three classes."""
+    root, random = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
+    for split, count in (('train', 30), ('val', NUM_VALIDATION)):
+        for number in range(count):
+            folder = root / split / 'abc'[number % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            image = random.integers(0, 256, [8, 8, 3], dtype=np.uint8)
+            assert cv2.imwrite(str(folder / '{:02d}.png'.format(number)), image)
+    return str(root)
+
+
+def new_address():
+    return 'ipc://@test-ranks-' + secrets.token_hex(8)
+
+
+@pytest.fixture(scope='module')
+def served(data):
+    """Address of a data server for the images, in batches of BATCH."""
+    address = new_address()
+    server = subprocess.Popen([sys.executable, SERVER, '--data', data, '--batch', str(BATCH), '--input-size', '8',
+                               '--workers', '1', '--address', address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert 'ready' in server.stdout.readline()
+        yield address
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+@pytest.fixture(scope='module')
+def trained(data, served, tmp_path_factory):
+    """Log directory of a run of two ranks that the data server fed."""
+    cwd = tmp_path_factory.mktemp('trained')
+    ended = mpirun(2, MAIN, *TRAINING, '--data', data, '--serve-address', served, '--logdir', 'runs/two', cwd=cwd)
+    assert ended.returncode == 0, ended.stderr
+    return cwd / 'runs' / 'two'
+
+
+def test_two_ranks_train_from_the_data_server_and_the_first_keeps_the_books(trained):
+    assert os.listdir(trained.parent) == ['two']
+    with open(trained / 'run.json') as f:
+        assert json.load(f)['ranks'] == 2
+    with open(trained / 'stats.json') as f:
+        statistics = json.load(f)
+    assert [(entry['epoch_num'], entry['global_step']) for entry in statistics] == [(1, STEPS), (2, 2 * STEPS)]
+    for entry in statistics:
+        wrong = entry['eval-1step-top1-error'] * NUM_VALIDATION
+        assert wrong == pytest.approx(round(wrong))
+        assert entry['learning_rate'] == pytest.approx(0.1 * 2 * BATCH / 256)
+    assert (trained / 'model-{}.index'.format(2 * STEPS)).exists() and checkpoints.find(str(trained / 'best'))
+
+
+def test_an_absent_data_server_is_reported_once_by_all_ranks_together(data, tmp_path):
+    address = new_address()
+    ended = mpirun(2, MAIN, *TRAINING, '--data', data, '--serve-address', address, '--serve-timeout', '1', cwd=tmp_path)
+    assert ended.returncode == 2
+    assert 'Traceback' not in ended.stderr and ended.stderr.count('error: ') == 1, ended.stderr
+    line, = [line for line in ended.stderr.splitlines() if 'error: ' in line]
+    assert address in line and 'serve-data.py' in line
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def refusal(graph, no_launcher, monkeypatch, tmp_path, capsys):
+    """function(flags): the line in which training refuses these flags, in this process."""
+    import main
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags):
+        with pytest.raises(SystemExit) as end:
+            main.main(TRAINING + ['--serve-timeout', '20'] + list(flags))
+        err = capsys.readouterr().err
+        assert end.value.code == 2 and err.count('\n') == 1 and 'Traceback' not in err, err
+        assert os.listdir(tmp_path) == []
+        return err
+    return run
+
+
+@pytest.mark.parametrize('flags, named', [
+    (['--batch', '4'], ['batch', '8', '4']), (['--input-size', '16'], ['input_size', '8', '16']),
+    (['--augmentation', 'none'], ['augmentation', 'cifar', 'none']), (['--no-zmq-ops'], ['format', 'zmq_ops']),
+    (['--num-classes', '2'], ['--num-classes 2', '3'])])
+def test_a_data_server_that_serves_something_else_is_refused(data, served, refusal, flags, named):
+    line = refusal('--data', data, '--serve-address', served, *flags)
+    assert served in line and all(part in line for part in named), line
+
+
+def test_a_data_server_of_other_images_is_refused(data, served, refusal, tmp_path_factory):
+    other = tmp_path_factory.mktemp('other')
+    line = refusal('--data', str(other), '--serve-address', served)
+    assert data in line and str(other) in line
+
+
+def test_a_data_server_that_feeds_another_job_is_refused(data, served, refusal):
+    from third_party.imagenet_utils import connect, goodbye
+    connect(served, {}, 'the other job')
+    try:
+        assert 'the other job' in refusal('--data', data, '--serve-address', served)
+    finally:
+        goodbye(served, 'the other job')
+
+
+def test_a_refused_job_leaves_the_data_server_free(data, served, refusal):
+    from third_party.imagenet_utils import connect, goodbye
+    refusal('--data', data, '--serve-address', served, '--batch', '4')
+    connect(served, {}, 'the next job')
+    goodbye(served, 'the next job')
+
+
+@pytest.mark.slow
+def test_a_data_server_of_another_batch_is_reported_once_by_all_ranks_together(data, served, tmp_path):
+    ended = mpirun(2, MAIN, *TRAINING, '--data', data, '--serve-address', served, '--batch', '4', cwd=tmp_path)
+    assert ended.returncode == 2
+    assert 'Traceback' not in ended.stderr and ended.stderr.count('error: ') == 1, ended.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [[], ['--targeted']])
+def test_any_number_of_ranks_gives_the_same_table_byte_for_byte(data, trained, tmp_path, flags):
+    tables, counts = [], []
+    for ranks in (1, 2, 3):
+        ended = mpirun(ranks, MAIN, *SMALL, '--eval', '--load', trained, '--data', data, '--attack-iter', '3',
+                       '--attack-epsilon', '16', '--results-dir', 'ranks-{}'.format(ranks), *flags, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        folder = tmp_path / 'ranks-{}'.format(ranks)
+        tables.append((folder / 'per_example.csv').read_bytes())
+        with open(folder / 'results.json') as f:
+            counts.append(json.load(f)['num_images'])
+        assert 'Top1 Error: ' in ended.stdout and ended.stdout.count('Attack Success Rate: ') == 1
+    assert tables[0] == tables[1] == tables[2] and tables[0].count(b'\n') == NUM_VALIDATION + 1
+    assert counts == [NUM_VALIDATION] * 3
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_their_run(data, served, tmp_path):
+    flags = TRAINING + ['--data', data, '--serve-address', served, '--logdir', 'runs/two']
+    for more in (['--epochs', '1'], ['--resume']):
+        ended = mpirun(2, MAIN, *flags, *more, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert os.listdir(tmp_path / 'runs') == ['two']
+    with open(tmp_path / 'runs' / 'two' / 'stats.json') as f:
+        assert [entry['epoch_num'] for entry in json.load(f)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_run_that_the_python_receiver_feeds_ends(data, tmp_path):
+    address = new_address()
+    server = subprocess.Popen([sys.executable, SERVER, '--data', data, '--batch', str(BATCH), '--input-size', '8',
+                               '--workers', '1', '--no-zmq-ops', '--address', address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert 'ready' in server.stdout.readline()
+        ended = mpirun(1, MAIN, *TRAINING, '--data', data, '--serve-address', address, '--no-zmq-ops', '--logdir',
+                       'runs/one', cwd=tmp_path)
+    finally:
+        server.terminate()
+        server.communicate()
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / 'runs' / 'one' / 'model-{}.index'.format(2 * STEPS)).exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_is_reported_once_by_all_ranks_together(data, trained, tmp_path):
+    ended = mpirun(2, MAIN, *SMALL, '--eval', '--load', trained, '--data', data, '-d', '20', cwd=tmp_path)
+    assert ended.returncode == 2
+    assert 'Traceback' not in ended.stderr and ended.stderr.count('error: ') == 1, ended.stderr

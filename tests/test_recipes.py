@@ -1,0 +1,79 @@
+"""Learning rate and choice of evaluations, against tables written out by hand from the papers and releases."""
+import math
+
+import pytest
+
+import recipes
+
+FD_DROPS, SAT_DROPS = (35, 70, 95), (30, 60, 90)
+
+
+def rate(epochs_done, total_batch, drops, steps_per_epoch=100):
+    """Learning rate of the step that starts when ``epochs_done`` epochs are complete."""
+    return recipes.learning_rate(round(epochs_done * steps_per_epoch), steps_per_epoch, total_batch, drops)
+
+
+@pytest.mark.parametrize('epochs_done, expected', [
+    (0, 0.1), (0.01, 0.103), (1, 0.4), (2.5, 0.85), (4.99, 1.597), (5, 1.6), (34.99, 1.6), (35, 0.16), (69.99, 0.16),
+    (70, 0.016), (94.99, 0.016), (95, 0.0016), (109.99, 0.0016)])
+def test_feature_denoising_on_128_gpus_warms_up_to_1_6_and_drops_after_35_70_95(epochs_done, expected):
+    assert rate(epochs_done, 4096, FD_DROPS) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('epochs_done, expected', [
+    (0, 0.1), (1, 0.12), (4, 0.18), (5, 0.2), (29.99, 0.2), (30, 0.02), (59.99, 0.02), (60, 0.002), (89.99, 0.002),
+    (90, 0.0002), (99.99, 0.0002)])
+def test_sat_on_16_gpus_warms_up_to_0_2_and_drops_after_30_60_90(epochs_done, expected):
+    assert rate(epochs_done, 512, SAT_DROPS) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize('total_batch, expected', [(1, 0.1 / 256), (64, 0.025), (128, 0.05), (256, 0.1)])
+def test_small_batches_start_at_their_own_rate_without_warm_up(total_batch, expected):
+    assert [rate(e, total_batch, SAT_DROPS) for e in (0, 1, 5, 29.99)] == pytest.approx([expected] * 4, rel=1e-12)
+
+
+def test_a_batch_between_multiples_of_256_has_the_rate_between():
+    assert rate(10, 384, SAT_DROPS) == pytest.approx(0.15, rel=1e-12)
+
+
+def test_a_drop_comes_with_the_first_step_of_the_next_epoch_whatever_the_number_of_steps():
+    for steps in (1, 3, 313, 5004):
+        before, after = (recipes.learning_rate(30 * steps + k, steps, 256, SAT_DROPS) for k in (-1, 0))
+        assert (before, after) == pytest.approx((0.1, 0.01), rel=1e-12)
+
+
+def test_warm_up_ends_with_its_last_epoch_s_last_step():
+    rates = [recipes.learning_rate(step, 4, 512, SAT_DROPS) for step in range(22)]
+    assert rates == pytest.approx([0.1 + 0.1 * min(step, 20) / 20 for step in range(22)], rel=1e-12)
+
+
+def test_base_rate_warm_up_and_drops_can_be_set():
+    assert recipes.learning_rate(5, 10, 256, (1, 2), base=0.4, warmup_epochs=1) == pytest.approx(0.25)
+    assert recipes.learning_rate(5, 10, 256, (1, 2), base=0.4, warmup_epochs=0) == pytest.approx(0.4)
+    assert recipes.learning_rate(20, 10, 256, (1, 2), base=0.4, warmup_epochs=1) == pytest.approx(0.004)
+
+
+def test_the_rate_is_never_zero_in_either_recipe():
+    for name, recipe in recipes.RECIPES.items():
+        rates = [rate(e, 32, recipe.lr_drop_epochs) for e in range(recipe.epochs)]
+        assert min(rates) > 0 and all(map(math.isfinite, rates)), name
+
+
+@pytest.mark.parametrize('epoch', [1, 10, 20, 50, 98, 99, 100])
+def test_sat_judges_with_ten_steps_after_every_epoch(epoch):
+    assert recipes.evaluation_steps('sat', 10, epoch, 100) == [10]
+
+
+ALL_STEPS = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]
+
+
+@pytest.mark.parametrize('epoch, expected', [
+    (1, [10]), (9, [10]), (10, [10, 100]), (19, [10]), (20, [10, 50, 100]), (30, [10, 100]), (40, [10, 50, 100]),
+    (100, [10, 50, 100]), (105, [10]), (106, [10, 100]), (107, [10, 100]), (108, [10, 100]), (109, ALL_STEPS),
+    (110, ALL_STEPS)])
+def test_feature_denoising_judges_with_more_steps_on_round_epochs_and_at_the_end(epoch, expected):
+    assert recipes.evaluation_steps('feature-denoising', 10, epoch, 110) == expected
+
+
+def test_a_short_feature_denoising_run_ends_with_the_whole_range():
+    assert [recipes.evaluation_steps('feature-denoising', 10, e, 3) for e in (1, 2, 3)] == [[10], ALL_STEPS, ALL_STEPS]
