@@ -68,7 +68,8 @@ def test_the_example_refuses_a_mistake_in_one_line(picture, flags, named):
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_running(number):
-    demo = subprocess.Popen([sys.executable, 'scripts/demo.py'], cwd=ROOT, stdout=subprocess.PIPE,
+    as_make_does = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
+    demo = subprocess.Popen([sys.executable, 'scripts/demo.py'], cwd=ROOT, env=as_make_does, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
     lines = iter(demo.stdout.readline, '')
     assert 'serve-data.py' in next(lines) and 'mpirun' in next(lines)
