@@ -74,7 +74,7 @@ def _validation_batches(args, dataset, ranks):
                              threads=threads_for(ranks))
 
 
-def _session(model, ranks, path, values):
+def _session(ranks, path, values):
     """A session on the current graph with the checkpoint's weights in it.
 
     Raises:
@@ -103,7 +103,7 @@ def evaluate(args):
     folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
         args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), attacker.name))
     together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
-    with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
+    with together(ranks, lambda: _session(ranks, args.load, values)) as session:
         verdicts = tower.run(session, batches, attackers, ranks.is_chief)
     if not ranks.is_chief:
         return
@@ -133,7 +133,7 @@ def classify_directory(args):
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
     lines, unreadable = [], 0
-    with together(ranks, lambda: _session(model, ranks, args.load, values)) as session:
+    with together(ranks, lambda: _session(ranks, args.load, values)) as session:
         for start in range(0, len(files), args.batch):
             names, pixels = [], []
             for name in files[start:start + args.batch]:
