@@ -10,12 +10,16 @@ import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-import recipes
-import smooth_activations
-from nets import ARCHITECTURES
-from resnet_model import PADDINGS
-from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation
-from third_party.utils import OneLineParser
+try:
+    import recipes
+    import smooth_activations
+    from nets import ARCHITECTURES
+    from resnet_model import PADDINGS
+    from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation
+    from third_party.utils import OneLineParser
+except ModuleNotFoundError as missing:
+    sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
+        sys.executable, missing.name))
 
 
 def activation_name(text):

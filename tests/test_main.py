@@ -397,3 +397,10 @@ def test_every_command_of_the_readme_is_accepted(command, npz, folder):
         if flag in command:
             command[command.index(flag) + 1] = str(value)
     main.parse_args(command)
+
+
+def test_a_python_without_the_packages_is_told_which_one_to_use():
+    done = subprocess.run([sys.executable, '-S', '-E', os.path.join(ROOT, 'main.py'), '--help'], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode != 0 and done.stderr.count('\n') == 1
+    assert 'has no module' in done.stderr and '.venv/bin/python main.py' in done.stderr
