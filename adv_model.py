@@ -67,8 +67,9 @@ class NoOpAttacker:
     name = 'none'
 
     def describe(self):
-        """What results.json says of the attack: nothing was done."""
-        return None
+        """As ``PGDAttacker.describe``: an attack of no length."""
+        return {'name': self.name, 'norm': PGDAttacker.norm, 'epsilon': 0.0, 'step_size': 0.0,
+                'num_iter': self.num_iter, 'targeted': False}
 
     def attack(self, image, label, get_logits, seeds=None):
         """Return ``image`` as it is, and NO_TARGET [N] as there is no target."""

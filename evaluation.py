@@ -14,7 +14,7 @@ from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils import logger
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import NO_TARGET, PREDICTION, TARGET, WRONG_TOP5, NoOpAttacker, PGDAttacker
+from adv_model import NO_TARGET, PREDICTION, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import write_text
 from third_party.utils import gather_rows
 
@@ -132,13 +132,12 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds):
     clean = verdicts[CLEAN]
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index),
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None,
-               'attack': {'name': 'none', 'norm': PGDAttacker.norm, 'epsilon': 0.0, 'step_size': 0.0, 'num_iter': 0,
-                          'targeted': False},
+               'attack': (attacker or NoOpAttacker()).describe(),
                'args': args, 'versions': versions, 'seed': args['seed'], 'seconds': seconds}
     if attacker:
         attacked = verdicts[attacker.name]
         success, trials = attack_success(clean, attacked)
-        results.update(adversarial=attacked.summary(), attack=attacker.describe(),
+        results.update(adversarial=attacked.summary(),
                        attack_success_rate=success / trials if trials else 0.0,
                        attack_success_rate_95=wilson(success, trials) if trials else None,
                        attack_success_of=trials)

@@ -22,21 +22,17 @@ except ModuleNotFoundError as missing:
         sys.executable, missing.name))
 
 
-def activation_name(text):
+def activation_name(text, choices=smooth_activations.NAMES):
     """An activation as flags name it, checked and in its canonical spelling."""
     try:
-        name, _ = smooth_activations.parse_name(text)
+        name, _ = smooth_activations.parse_name(text, choices)
     except ValueError as error:
         raise argparse.ArgumentTypeError(error)
     return name + text[text.index(':'):] if ':' in text else name
 
 
 def _slope_name(text):
-    try:
-        smooth_activations.parse_name(text, smooth_activations.SLOPE_NAMES)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(error)
-    return activation_name(text)
+    return activation_name(text, smooth_activations.SLOPE_NAMES)
 
 
 def _at_least(low, kind=int):

@@ -29,6 +29,18 @@ def make_folder(root, names):
     return str(root)
 
 
+def make_noise_folder(root, counts, classes):
+    """Write 8x8 noise images, ``counts`` (split to number) of them, in turn for each of ``classes``. Returns: ``root``."""
+    random = np.random.default_rng(0)
+    for split, count in counts.items():
+        for number in range(count):
+            folder = os.path.join(str(root), split, classes[number % len(classes)])
+            os.makedirs(folder, exist_ok=True)
+            image = random.integers(0, 256, [8, 8, 3], dtype=np.uint8)
+            assert cv2.imwrite(os.path.join(folder, '{:02d}.png'.format(number)), image)
+    return str(root)
+
+
 def numbered_set(root, count, name='numbered'):
     """An ImageSet of ``count`` images; image k has value k and label k % 7."""
     files = [write_image(os.path.join(str(root), '{:04d}.png'.format(k)), k) for k in range(count)]

@@ -5,11 +5,10 @@ import secrets
 import subprocess
 import sys
 
-import cv2
-import numpy as np
 import pytest
 
 import checkpoints
+from image_folders import make_noise_folder
 from third_party import utils
 from third_party.utils import Ranks
 
@@ -112,14 +111,7 @@ def test_two_ranks_exchange_texts_and_end_together_when_one_of_them_fails(tmp_pa
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """Noise images of three classes."""
-    root, random = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
-    for split, count in (('train', 30), ('val', NUM_VALIDATION)):
-        for number in range(count):
-            folder = root / split / 'abc'[number % 3]
-            folder.mkdir(parents=True, exist_ok=True)
-            image = random.integers(0, 256, [8, 8, 3], dtype=np.uint8)
-            assert cv2.imwrite(str(folder / '{:02d}.png'.format(number)), image)
-    return str(root)
+    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': 30, 'val': NUM_VALIDATION}, 'abc')
 
 
 def new_address():

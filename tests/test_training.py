@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 import checkpoints
 import main
 import training
+from image_folders import make_noise_folder
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,14 +29,7 @@ LEAN = ['--fake', '--steps-per-epoch', str(STEPS), '--attack-iter', '0']
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """Noise images of two classes, eleven for training and five for validation."""
-    root, random = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
-    for split, count in (('train', NUM_IMAGES), ('val', 5)):
-        for number in range(count):
-            folder = root / split / 'ab'[number % 2]
-            folder.mkdir(parents=True, exist_ok=True)
-            image = random.integers(0, 256, [8, 8, 3], dtype=np.uint8)
-            assert cv2.imwrite(str(folder / '{}.png'.format(number)), image)
-    return str(root)
+    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': NUM_IMAGES, 'val': 5}, 'ab')
 
 
 @pytest.fixture(scope='module')

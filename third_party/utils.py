@@ -59,11 +59,10 @@ class OneLineParser(argparse.ArgumentParser):
         fail(message, launched_rank() or 0)
 
 
-def cpu_session_config(threads=1):
+def cpu_session_config():
     """Session configuration that leaves GPUs alone, for small work on the host."""
     import tensorflow.compat.v1 as tf
-    return tf.ConfigProto(device_count={'GPU': 0}, intra_op_parallelism_threads=threads,
-                          inter_op_parallelism_threads=threads)
+    return tf.ConfigProto(device_count={'GPU': 0}, intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
 
 
 def threads_for(ranks):
