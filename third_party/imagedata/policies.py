@@ -1,0 +1,315 @@
+"""AutoAugment and RandAugment, as functions of uint8 BGR images [H,W,3].
+
+"AutoAugment" (Cubuk et al. 2018) with the 25 sub-policies learned on ImageNet; "RandAugment" (Cubuk et al. 2019).
+Operations, constants and quirks are those of TensorFlow's EfficientNet release (EN: `autoaugment.py`, TensorFlow 1.15),
+whose uint8 arithmetic differs from that of the papers' PIL in places; the comments say where.
+
+Every random choice is drawn from the ``np.random.Generator`` in the argument list. The operations take the drawn values
+themselves and leave the image they are given alone.
+"""
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+POLICIES = ('autoaugment', 'randaugment')
+
+# EN release: the level that the constants below belong to.
+MAX_LEVEL = 10
+# EN release, help of `distort_image_with_randaugment`: magnitudes are best in 5 to 30, so levels above MAX_LEVEL occur.
+MAX_MAGNITUDE = 30
+# EN release: grey that fills what an operation leaves uncovered.
+FILL = 128
+# EN release: values at level 10. Degrees, shift in x per pixel in y (and the reverse), grey levels.
+ROTATE = 30
+SHEAR = 0.3
+SOLARIZE_ADD = 110
+# EN release: SolarizeAdd changes values below this one.
+SOLARIZE_ADD_THRESHOLD = 128
+
+
+class Reach(NamedTuple):
+    """Pixels at level 10: half the side of the cut-out square, and the shift."""
+    cutout: int
+    translate: int
+
+
+# EN release: both in pixels whatever the image's size; at level 9, AutoAugment's shift empties an image of 224.
+REACH = {'autoaugment': Reach(cutout=100, translate=250), 'randaugment': Reach(cutout=40, translate=100)}
+
+# EN release, "v0": sub-policies of two (operation, probability, level).
+AUTOAUGMENT = (
+    (('Equalize', 0.8, 1), ('ShearY', 0.8, 4)),
+    (('Color', 0.4, 9), ('Equalize', 0.6, 3)),
+    (('Color', 0.4, 1), ('Rotate', 0.6, 8)),
+    (('Solarize', 0.8, 3), ('Equalize', 0.4, 7)),
+    (('Solarize', 0.4, 2), ('Solarize', 0.6, 2)),
+    (('Color', 0.2, 0), ('Equalize', 0.8, 8)),
+    (('Equalize', 0.4, 8), ('SolarizeAdd', 0.8, 3)),
+    (('ShearX', 0.2, 9), ('Rotate', 0.6, 8)),
+    (('Color', 0.6, 1), ('Equalize', 1.0, 2)),
+    (('Invert', 0.4, 9), ('Rotate', 0.6, 0)),
+    (('Equalize', 1.0, 9), ('ShearY', 0.6, 3)),
+    (('Color', 0.4, 7), ('Equalize', 0.6, 0)),
+    (('Posterize', 0.4, 6), ('AutoContrast', 0.4, 7)),
+    (('Solarize', 0.6, 8), ('Color', 0.6, 9)),
+    (('Solarize', 0.2, 4), ('Rotate', 0.8, 9)),
+    (('Rotate', 1.0, 7), ('TranslateY', 0.8, 9)),
+    (('ShearX', 0.0, 0), ('Solarize', 0.8, 4)),
+    (('ShearY', 0.8, 0), ('Color', 0.6, 4)),
+    (('Color', 1.0, 0), ('Rotate', 0.6, 2)),
+    (('Equalize', 0.8, 4), ('Equalize', 0.0, 8)),
+    (('Equalize', 1.0, 4), ('AutoContrast', 0.6, 2)),
+    (('ShearY', 0.4, 7), ('SolarizeAdd', 0.6, 7)),
+    (('Posterize', 0.8, 2), ('Solarize', 0.6, 10)),
+    (('Solarize', 0.6, 8), ('Equalize', 0.6, 1)),
+    (('Color', 0.8, 6), ('Rotate', 0.4, 5)),
+)
+
+
+class Policy(NamedTuple):
+    """What is done to each training image.
+
+    Attributes:
+        name (str): one of ``POLICIES``.
+        num_layers (int): RandAugment's N, operations per image, at least 1.
+        magnitude (int): RandAugment's M, the level of all operations, 0 to 30. Levels above 10 go on with the same
+            formulas. (EN release: defaults of `--randaug_num_layers` and `--randaug_magnitude`.)
+    """
+    name: str
+    num_layers: int = 2
+    magnitude: int = 10
+
+
+def make_policy(name, num_layers, magnitude):
+    """The policy that the flags ask for (see ``Policy``), None where ``name`` is None.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if name is None:
+        return None
+    policy = Policy(name, num_layers, magnitude)
+    check_policy(policy)
+    return policy
+
+
+def describe_policy(policy):
+    """What trainers and data servers tell each other of a policy or None: values by flag, None where without meaning."""
+    name = policy and policy.name
+    layers, magnitude = policy[1:] if name == 'randaugment' else (None, None)
+    return {'augment_name': name, 'randaug_num_layers': layers, 'randaug_magnitude': magnitude}
+
+
+def check_policy(policy):
+    """Raises ValueError if a field of ``policy`` is out of range."""
+    if policy.name not in POLICIES:
+        raise ValueError("--augment-name {!r}: choose from {}".format(policy.name, list(POLICIES)))
+    if policy.num_layers < 1:
+        raise ValueError("--randaug-num-layers {}: must be at least 1".format(policy.num_layers))
+    if not 0 <= policy.magnitude <= MAX_MAGNITUDE:
+        raise ValueError("--randaug-magnitude {}: must be 0 to {}".format(policy.magnitude, MAX_MAGNITUDE))
+
+
+def apply_policy(image, policy, rng):
+    """One random view, of the same size.
+
+    Args:
+        image (np.ndarray): uint8 [H,W,3], BGR. Never written to.
+        policy (Policy): what to do.
+        rng (np.random.Generator): source of all random choices.
+    Returns:
+        uint8 [H,W,3]; ``image`` itself where the drawn operations are none.
+    Raises:
+        ValueError: a field of ``policy`` is out of range.
+    """
+    check_policy(policy)
+    reach = REACH[policy.name]
+    if policy.name == 'autoaugment':
+        for name, probability, level in AUTOAUGMENT[rng.integers(len(AUTOAUGMENT))]:
+            if rng.uniform() < probability:
+                image = operate(image, name, level, reach, rng)
+        return image
+    for _ in range(policy.num_layers):
+        # EN release: also draws a probability of 0.2 to 0.8, which none of the operations uses.
+        name = RANDAUGMENT[rng.integers(len(RANDAUGMENT))]
+        image = operate(image, name, policy.magnitude, reach, rng)
+    return image
+
+
+def operate(image, name, level, reach, rng):
+    """Apply the operation ``name`` (a key of ``OPERATIONS``) at ``level``; signs and places are drawn."""
+    return OPERATIONS[name](image, *operation_values(name, level, reach, image.shape, rng))
+
+
+def operation_values(name, level, reach, shape, rng):
+    """The values an operation takes at a level (EN release).
+
+    Args:
+        name (str): a key of ``OPERATIONS``.
+        level (float): 0 to 30; 10 is ``MAX_LEVEL``.
+        reach (Reach): pixels at level 10.
+        shape (tuple): of the image: H, W, ...
+        rng (np.random.Generator): draws the sign of a geometric value and the place of a cut-out.
+    Returns:
+        A tuple: what follows the image in the operation's argument list.
+    """
+    strength = level / MAX_LEVEL
+    if name in ('Color', 'Contrast', 'Brightness', 'Sharpness'):
+        return (strength * 1.8 + 0.1,)
+    if name == 'Posterize':
+        # EN release: shifts right and left by 8 - bits. TensorFlow does not shift uint8 by more than 7, and takes a
+        # negative shift (levels from 23 up) for a large one; so both ends of the scale keep one bit.
+        bits = int(strength * 4)
+        return (bits if 1 <= bits <= 8 else 1,)
+    if name == 'Solarize':
+        # EN release: compares in uint8, where 256 is 0. So level 10 inverts all pixels, where PIL would invert none.
+        return (int(strength * 256) % 256,)
+    if name == 'SolarizeAdd':
+        return (int(strength * SOLARIZE_ADD),)
+    if name == 'Cutout':
+        return int(strength * reach.cutout), int(rng.integers(shape[0])), int(rng.integers(shape[1]))
+    if name in ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY'):
+        limit = {'Rotate': ROTATE, 'ShearX': SHEAR, 'ShearY': SHEAR}.get(name, reach.translate)
+        return (strength * limit * (-1 if rng.uniform() < 0.5 else 1),)
+    return ()
+
+
+def auto_contrast(image):
+    """Stretch each channel's values to 0-255; a channel of one value stays as it is."""
+    tables = np.empty((1, 256, 3), np.uint8)
+    for channel in range(3):
+        present = _counts(image, channel).nonzero()[0]
+        low, high = np.float32(present[0]), np.float32(present[-1])
+        scale = 255 / (high - low) if high > low else np.float32(1)
+        offset = -low * scale if high > low else np.float32(0)
+        tables[0, :, channel] = np.clip(_VALUES * scale + offset, 0, 255)
+    return cv2.LUT(image, tables)
+
+
+def equalize(image):
+    """Spread each channel's values evenly over 0-255, as `PIL.ImageOps.equalize`."""
+    tables = np.empty((1, 256, 3), np.uint8)
+    for channel in range(3):
+        counts = _counts(image, channel)
+        step = (counts.sum() - counts[counts.nonzero()[0][-1]]) // 255
+        below = np.cumsum(counts) - counts
+        tables[0, :, channel] = np.clip((below + step // 2) // step, 0, 255) if step else _VALUES
+    return cv2.LUT(image, tables)
+
+
+def invert(image):
+    """255 minus every value."""
+    return cv2.bitwise_not(image)
+
+
+def posterize(image, bits):
+    """Keep the upper ``bits`` bits of every value: 0 (black) to 8 (no change)."""
+    return image & np.uint8(256 - (256 >> bits))
+
+
+def solarize(image, threshold):
+    """Invert the values from ``threshold`` up."""
+    return cv2.LUT(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES).astype(np.uint8))
+
+
+def solarize_add(image, addition):
+    """Add ``addition`` (grey levels) to the values below 128, up to 255."""
+    added = np.minimum(_VALUES + addition, 255)
+    return cv2.LUT(image, np.where(_VALUES < SOLARIZE_ADD_THRESHOLD, added, _VALUES).astype(np.uint8))
+
+
+def color(image, factor):
+    """Scale the distance of every pixel from its grey value by ``factor``."""
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), image, factor)
+
+
+def contrast(image, factor):
+    """Scale the distance of every value from a constant by ``factor``."""
+    # EN release: meant to be the mean grey value, but it sums the histogram's counts without their values, and divides
+    # by 256: the number of pixels over 256, whatever is in the image.
+    constant = min(image.shape[0] * image.shape[1] // 256, 255)
+    return cv2.LUT(image, _blend(constant, _VALUES, factor))
+
+
+def brightness(image, factor):
+    """Multiply every value by ``factor``."""
+    return cv2.LUT(image, _blend(0, _VALUES, factor))
+
+
+def sharpness(image, factor):
+    """Scale the distance of every pixel from the smoothed image by ``factor``; the outermost pixels stay."""
+    smooth = cv2.filter2D(image, cv2.CV_16S, _SMOOTH) // _SMOOTH_SUM
+    inside = slice(1, -1), slice(1, -1)
+    sharpened = image.copy()
+    sharpened[inside] = _blend(smooth[inside], image[inside], factor)
+    return sharpened
+
+
+def rotate(image, degrees):
+    """Turn about the centre, counter-clockwise as seen on a screen for positive ``degrees``."""
+    height, width = image.shape[:2]
+    x, y = (width - 1) / 2, (height - 1) / 2
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return _warp(image, [[cosine, -sine, x - cosine * x + sine * y], [sine, cosine, y - sine * x - cosine * y]])
+
+
+def shear_x(image, level):
+    """Shift row y to the left by ``level * y`` pixels."""
+    return _warp(image, [[1, level, 0], [0, 1, 0]])
+
+
+def shear_y(image, level):
+    """Shift column x up by ``level * x`` pixels."""
+    return _warp(image, [[1, 0, 0], [level, 1, 0]])
+
+
+def translate_x(image, pixels):
+    """Shift to the left by ``pixels``."""
+    return _warp(image, [[1, 0, pixels], [0, 1, 0]])
+
+
+def translate_y(image, pixels):
+    """Shift up by ``pixels``."""
+    return _warp(image, [[1, 0, 0], [0, 1, pixels]])
+
+
+def cutout(image, pad_size, row, column):
+    """Fill the square from ``pad_size`` pixels before (``row``, ``column``) to ``pad_size - 1`` behind it with grey."""
+    result = image.copy()
+    result[max(row - pad_size, 0):row + pad_size, max(column - pad_size, 0):column + pad_size] = FILL
+    return result
+
+
+OPERATIONS = {'AutoContrast': auto_contrast, 'Equalize': equalize, 'Invert': invert, 'Rotate': rotate,
+              'Posterize': posterize, 'Solarize': solarize, 'Color': color, 'Contrast': contrast,
+              'Brightness': brightness, 'Sharpness': sharpness, 'ShearX': shear_x, 'ShearY': shear_y,
+              'TranslateX': translate_x, 'TranslateY': translate_y, 'Cutout': cutout, 'SolarizeAdd': solarize_add}
+# EN release: RandAugment draws from all of them.
+RANDAUGMENT = tuple(OPERATIONS)
+
+_VALUES = np.arange(256, dtype=np.float32)
+# EN release: PIL's smoothing kernel, divided by its sum.
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
+_SMOOTH_SUM = 13
+
+
+def _counts(image, channel):
+    """How often each of the values 0-255 occurs in a channel: int64 [256]."""
+    return cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+
+
+def _blend(degenerate, image, factor):
+    """``degenerate + factor * (image - degenerate)`` in float32, clipped to 0-255 and truncated."""
+    degenerate = np.asarray(degenerate, np.float32)
+    mixed = np.asarray(image, np.float32) - degenerate
+    mixed *= np.float32(factor)
+    mixed += degenerate
+    return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
+
+
+def _warp(image, matrix):
+    """The nearest pixel at ``matrix @ (x, y, 1)`` for each place (x, y) of the result; grey outside the image."""
+    return cv2.warpAffine(image, np.array(matrix, np.float64), image.shape[1::-1], borderValue=(FILL,) * 3,
+                          flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
