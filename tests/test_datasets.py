@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from image_folders import make_folder
-from third_party.imagenet_utils import list_images, open_dataset, read_image, synset_words, synsets
+from third_party.imagenet_utils import (Unreadable, decode_image, list_images, open_dataset, read_image, synset_words,
+                                        synsets)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -79,6 +80,16 @@ def test_flat_validation_takes_labels_from_the_list(tmp_path, place, label):
     validation = open_dataset(data, 'val', 1000)
     assert base_names(validation) == ['a.JPEG', 'b.JPEG'] and validation.labels.tolist() == [0, 207]
     assert validation.classes == synsets()
+
+
+def test_an_image_is_loaded_as_it_is_stored_with_its_label(tmp_path):
+    dataset = open_dataset(make_folder(tmp_path, ['train/ant/1.png', 'train/bee/2.png', 'train/bee/3.png']), 'train', 2)
+    content, label = dataset.load(1)
+    assert content == (tmp_path / 'train' / 'bee' / '2.png').read_bytes() and label == 1
+    assert (decode_image(content) == read_image(dataset.files[1])).all()
+    os.remove(dataset.files[2])
+    with pytest.raises(Unreadable, match='cannot decode image .*3.png$'):
+        dataset.load(2)
 
 
 def test_class_names_of_a_checkpoint_decide_the_labels(tmp_path):

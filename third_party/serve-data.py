@@ -18,6 +18,7 @@ try:
     from third_party.imagedata import handshake, server
     from third_party.imagedata.augment import AUGMENTATIONS, default_augmentation
     from third_party.imagedata.folders import open_dataset
+    from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
     from third_party.imagedata.stream import FakeStream, TrainingStream, available_cores
     from third_party.imagedata.synsets import synsets
     from third_party.utils import OneLineParser
@@ -48,7 +49,14 @@ def get_parser():
     data.add_argument('--input-size', type=positive, default=224, metavar='PIXELS',
                       help='side of the square images (default: %(default)s)')
     data.add_argument('--augmentation', choices=AUGMENTATIONS,
-                      help='(default: none for the digits, cifar for inputs below 64 pixels, else imagenet)')
+                      help='(default: none for the digits, cifar for inputs below 64 pixels, else imagenet; that of '
+                           'EfficientNet is efficientnet)')
+    data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
+                      help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
+    data.add_argument('--randaug-num-layers', type=positive, default=2, metavar='N',
+                      help='operations of randaugment on an image (default: %(default)s)')
+    data.add_argument('--randaug-magnitude', type=int, default=10, metavar='M',
+                      help='strength of randaugment, of 10 (default: %(default)s)')
     data.add_argument('--num-classes', type=positive, metavar='CLASSES',
                       help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
     data.add_argument('--seed', type=int, default=0,
@@ -75,6 +83,7 @@ def make_stream(args):
         ValueError: a flag or the data does not fit.
     """
     augmentation = args.augmentation or default_augmentation(args.data, args.input_size)
+    policy = make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
     if args.fake:
         num_classes = args.num_classes or 1000
         stream = FakeStream(args.batch, args.input_size, num_classes)
@@ -83,12 +92,12 @@ def make_stream(args):
             classes = synsets()
     else:
         dataset = open_dataset(args.data, 'train', args.num_classes)
-        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed)
+        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed, policy)
         classes, num_images, name = dataset.classes, len(dataset.files), dataset.name
     return stream, {
         'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
         'classes': classes, 'dataset': name, 'augmentation': augmentation, 'seed': args.seed, 'fake': args.fake,
-        'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
+        'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops', **describe_policy(policy)}
 
 
 def benchmark(pool, batch, workers):

@@ -9,7 +9,9 @@ import functools
 import cv2
 import numpy as np
 
-AUGMENTATIONS = ('imagenet', 'imagenet-light', 'cifar', 'none')
+from third_party.imagedata.policies import apply_policy
+
+AUGMENTATIONS = ('imagenet', 'imagenet-light', 'efficientnet', 'cifar', 'none')
 
 # FD, released code: random-area crop ("Going Deeper with Convolutions", Sec 6).
 CROP_AREA = (0.08, 1.0)  # fraction of the image's area
@@ -26,23 +28,26 @@ LIGHTING_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                                   [-0.5836, -0.6948, 0.4203]], np.float32)[::-1, ::-1]
 # "Deep Residual Learning", Sec 4.2 (CIFAR-10): 4 zero pixels on every side, random crop, random flip.
 CIFAR_PADDING = 4
+# EN release: its crop is TensorFlow's sample_distorted_bounding_box.
+EN_CROP_ASPECT = (3 / 4, 4 / 3)
 # FD, released code: validation resizes the shortest edge to 256 for an input of 224; SAT keeps the 32 at other sizes.
+# The EN release's crop for an input of S has the share S / (S + 32) of the shorter edge.
 VALIDATION_MARGIN = 32
 
 
-def default_augmentation(data, input_size):
+def default_augmentation(data, input_size, photos='imagenet'):
     """Name of the augmentation used where none is asked for (our choice).
 
     Args:
         data (str or None): root of the data set; None is the embedded digits, whose classes a flip would confuse.
-        input_size (int): pixels per side.
+        input_size (int): pixels per side. photos (str): the network's augmentation for images of ImageNet's kind.
     """
     if data is None:
         return 'none'
-    return 'cifar' if input_size < 64 else 'imagenet'
+    return 'cifar' if input_size < 64 else photos
 
 
-def augment(image, size, augmentation, rng):
+def augment(image, size, augmentation, rng, policy=None):
     """One random training view.
 
     Args:
@@ -50,16 +55,24 @@ def augment(image, size, augmentation, rng):
         size (int): pixels per side of the result.
         augmentation (str): one of ``AUGMENTATIONS``.
         rng (np.random.Generator): source of all random choices.
+        policy (Policy): AutoAugment or RandAugment on the result (where the EN release has it), or None.
     Returns:
         uint8 [size,size,3].
     Raises:
         ValueError: unknown ``augmentation``.
     """
     check_augmentation(augmentation)
+    image = _random_view(image, size, augmentation, rng)
+    return image if policy is None else apply_policy(image, policy, rng)
+
+
+def _random_view(image, size, augmentation, rng):
     if augmentation == 'none':
         return resize_plain(image, size)
     if augmentation == 'cifar':
         return random_flip(padded_crop(resize_plain(image, size), rng), rng)
+    if augmentation == 'efficientnet':
+        return random_flip(distorted_crop(image, size, rng), rng)
     image = random_area_crop(image, size, rng)
     if augmentation == 'imagenet':
         image = random_color(image, rng)
@@ -69,14 +82,17 @@ def augment(image, size, augmentation, rng):
 def validation_transform(image, size, augmentation):
     """The deterministic view of evaluation (FD: shortest edge 256, centre 224; SAT: ``size + 32``, centre ``size``).
 
-    Sets trained with 'cifar' or 'none' are only resized to ``size``.
+    Sets trained with 'cifar' or 'none' are only resized to ``size``. The view of 'efficientnet' is not here but in
+    ``efficientnet/preprocessing.py``, as its resizing is TensorFlow's.
 
     Returns:
         uint8 [size,size,3].
     Raises:
-        ValueError: unknown ``augmentation``.
+        ValueError: unknown ``augmentation``, or 'efficientnet'.
     """
     check_augmentation(augmentation)
+    if augmentation == 'efficientnet':
+        raise ValueError("the validation view of --augmentation efficientnet is made by TensorFlow")
     if augmentation in ('cifar', 'none'):
         return resize_plain(image, size)
     return center_crop(resize_shortest_edge(image, size + VALIDATION_MARGIN), size)
@@ -140,6 +156,37 @@ def random_area_crop(image, size, rng):
     box = area_crop_box(image.shape[0], image.shape[1], rng)
     if box is None:
         return center_crop(resize_shortest_edge(image, size), size)
+    top, left, height, width = box
+    return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def distorted_box(height, width, rng):
+    """Draw a crop as TensorFlow's sample_distorted_bounding_box does for the whole image as its object (EN release).
+
+    Returns:
+        (top, left, height, width) in pixels, or None if no attempt fitted into the image.
+    """
+    least, most = (share * height * width for share in CROP_AREA)
+    for _ in range(CROP_ATTEMPTS):
+        aspect = rng.uniform(*EN_CROP_ASPECT)
+        lowest, highest = (int(round((area / aspect) ** 0.5)) for area in (least, most))
+        highest = min(highest, height, int((width + 0.5) / aspect))
+        box_height = int(rng.integers(min(lowest, highest), highest + 1))
+        box_width = int(round(box_height * aspect))
+        if least <= box_height * box_width <= most and 0 < box_width <= width:
+            top = int(rng.integers(0, max(1, height - box_height)))
+            left = int(rng.integers(0, max(1, width - box_width)))
+            return top, left, box_height, box_width
+    return None
+
+
+def distorted_crop(image, size, rng):
+    """The EN release's random crop, resized (cubic) to [size,size,3]; its central one where the whole image is drawn."""
+    height, width = image.shape[:2]
+    box = distorted_box(height, width, rng)
+    if box is None or box[2:] == (height, width):
+        side = int(size / (size + VALIDATION_MARGIN) * min(height, width))
+        box = (height - side + 1) // 2, (width - side + 1) // 2, side, side
     top, left, height, width = box
     return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)
 

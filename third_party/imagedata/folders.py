@@ -1,14 +1,15 @@
-"""Image folders: which files, which labels, which class names. Files are listed, never opened."""
+"""Image folders: which files, which labels, which class names. Files are listed, and opened only when one is loaded."""
 import os
 from typing import NamedTuple
 
 import numpy as np
 
 from third_party.imagedata.digits import NAME as DIGITS, digits_folder
+from third_party.imagedata.images import IMAGE_SUFFIXES, read_content
+from third_party.imagedata.records import list_shards, open_records
 from third_party.imagedata.synsets import synsets
 
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
-IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])
 
 
 class ImageSet(NamedTuple):
@@ -18,9 +19,19 @@ class ImageSet(NamedTuple):
     classes: list  # class names; the index is the label
     name: str  # identity of the data: real path of its root, or 'digits'
 
+    def load(self, index):
+        """One image as it is stored, and its label.
+
+        Returns:
+            content (bytes), label (int).
+        Raises:
+            Unreadable: the file is missing or cannot be read.
+        """
+        return read_content(self.files[index]), int(self.labels[index])
+
 
 def open_dataset(data, split, num_classes=None, classes=None):
-    """List the images of one split.
+    """List the images of one split: of a folder of images, or of TFRecord shards.
 
     Accepted: the ILSVRC 2012 structure (FD and SAT: ``train/<wnid>/``, ``val/<wnid>/`` or a flat ``val/`` with a list
     ``val.txt`` beside or inside it), and any folder with one sub-folder per class: ``train/<class>/`` and
@@ -29,23 +40,32 @@ def open_dataset(data, split, num_classes=None, classes=None):
     A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
     ``val/``.
 
+    A folder with files ``train-*`` or ``validation-*``, which are no images, and without sub-folders holds shards:
+    records as the EfficientNet release reads them, with labels from 1. Their class names are those of ``classes.txt``
+    beside the shards, else ImageNet's. For a network of 1001 outputs the labels are taken as they are and class 0 is
+    'background'. Records that are damaged or whose labels the network lacks are left out when they are loaded.
+
     Args:
         data (str or None): root of the data set; None is the embedded digits.
         split (str): ``'train'`` or ``'val'``.
         num_classes (int or None): classes of the network; None accepts any.
         classes (list of str or None): class names in label order that a checkpoint was trained with.
     Returns:
-        ImageSet.
+        ImageSet or RecordSet.
     Raises:
-        ValueError: the folder is missing, holds no images, or has labels the network has no output for.
+        ValueError: the folder is missing, holds no images, or has labels the network has no output for; a shard is
+            missing or damaged; the classes of the shards are not among ``classes``.
     """
     if split not in SPLIT_FOLDERS:
         raise ValueError("split {!r}: choose from {}".format(split, sorted(SPLIT_FOLDERS)))
     root = digits_folder() if data is None else data
     if not os.path.isdir(root):
         raise ValueError("--data {!r}: no such directory; name the folder that contains train/ and val/".format(data))
+    shards = {} if class_folders(root) else list_shards(root)
+    if shards:
+        return open_records(root, shards, split, num_classes, classes)
     folder = _split_folder(root, split)
-    present = _class_folders(folder)
+    present = class_folders(folder)
     names = list(classes) if classes else _class_names(root, present)
     files, labels = _by_folder(folder, present, names) if present else _by_list(root, folder, split, names)
     if not files:
@@ -79,7 +99,12 @@ def _is_image(entry):
     return (name[0] != '.' and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir())
 
 
-def _class_folders(folder):
+def class_folders(folder):
+    """Sorted names of the folders directly in ``folder``, hidden ones left out.
+
+    Raises:
+        ValueError: ``folder`` cannot be listed.
+    """
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.name[0] != '.' and entry.is_dir())
@@ -105,7 +130,7 @@ def _split_folder(root, split):
 def _class_names(root, present):
     """Class names in label order. train/ decides where it exists, so that both splits agree on the labels."""
     train = _existing(root, SPLIT_FOLDERS['train'])
-    found = _class_folders(train[0]) if train else present
+    found = class_folders(train[0]) if train else present
     imagenet = synsets()
     # A flat val/ without train/ has no class folders at all: that is how ILSVRC 2012 is distributed.
     return imagenet if set(found) <= set(imagenet) else found
@@ -130,8 +155,8 @@ def _by_list(root, folder, split, names):
     """Files and labels of a flat folder, from its list."""
     images = {os.path.basename(path): path for path in list_images(folder)}
     if not images or split == 'train':
-        raise ValueError("no class folders{} in {}; expected one sub-folder of images per class".format(
-            '' if images else ' and no images', folder))
+        raise ValueError("no class folders{} in {}; expected one sub-folder of images per class, or TFRecord shards"
+                         .format('' if images else ' and no images', folder))
     candidates = [os.path.join(place, 'val.txt') for place in dict.fromkeys([root, folder])]
     found = [path for path in candidates if os.path.isfile(path)]
     if not found:

@@ -50,9 +50,9 @@ def server_command(expected, address):
         words.append('--fake')
     elif dataset != 'digits':
         words += ['--data', dataset]
-    for field, flag in (('batch', '--batch'), ('input_size', '--input-size'), ('augmentation', '--augmentation')):
-        if field in expected:
-            words += [flag, str(expected[field])]
+    for field in ('batch', 'input_size', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'):
+        if expected.get(field) is not None:
+            words += ['--' + field.replace('_', '-'), str(expected[field])]
     if expected.get('format') == 'tensorpack':
         words.append('--no-zmq-ops')
     if address != default_data_address(expected.get('batch')):
@@ -156,8 +156,8 @@ def connect(address, expected, job, timeout=60.0):
         timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
     Returns:
         description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images, classes (list of
-        str), dataset (see ``ImageSet.name``; 'fake' for constant data), augmentation, format ('zmq_ops' or 'tensorpack'),
-        seed, fake (bool).
+        str), dataset (see ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of
+        ``describe_policy``, format ('zmq_ops' or 'tensorpack'), seed, fake (bool).
     Raises:
         ValueError: no answer, another job holds the server, or a field differs.
     """

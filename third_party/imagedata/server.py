@@ -94,7 +94,7 @@ class WorkerPool:
         self.window = 2 * workers + 2  # batches being built, on the way or waiting for their turn
         self._stream, self._encode, self._workers = stream, encoder(wire_format), workers
         self._processes, self._arrived, self._next = [], {}, 0
-        self.unreadable = set()  # files that a worker could not decode
+        self.unreadable = set()  # names of the images that a worker could not have
 
     def __enter__(self):
         # One 8-byte write is one 8-byte read on a pipe; all of a window fits into its buffer.
@@ -160,16 +160,17 @@ class WorkerPool:
             number, batch, *unreadable = self._socket.recv_multipart(copy=False)
             if number.bytes == _FAILED:
                 raise WorkerDied(batch.bytes.decode())
-            self._report(os.fsdecode(name.bytes) for name in unreadable)
+            texts = [os.fsdecode(text.bytes) for text in unreadable]
+            self._report(zip(texts[::2], texts[1::2]))
             self._arrived[_NUMBER.unpack(number.bytes)[0]] = batch
         if ended:
             raise WorkerDied("worker process {} ended with exit code {}".format(ended.pid, ended.exitcode))
 
     def _report(self, unreadable):
-        for name in unreadable:
+        for name, problem in unreadable:
             if name not in self.unreadable:
                 self.unreadable.add(name)
-                logger.warning("cannot decode image %s; it is left out", name)
+                logger.warning("%s; it is left out", problem)
 
     def wait_for_first(self):
         """Block until the first batch is there. Raises: WorkerDied."""
@@ -192,7 +193,7 @@ def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
     os.close(numbers_end)
     cv2.setNumThreads(0)
     logging.disable(logging.WARNING)  # the parent warns, once for all workers
-    told = frozenset()
+    told = ()
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
         push.sndhwm = 1
         push.connect(endpoint)
@@ -203,8 +204,9 @@ def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
                     return
                 image, label = stream.batch(_NUMBER.unpack(number)[0])
                 unreadable = stream.unreadable
-                names = [os.fsencode(name) for name in unreadable - told]
-                push.send_multipart([number, encode([image, label])] + names, copy=False)
+                new = [name for name in unreadable if name not in told]
+                texts = [os.fsencode(text) for name in new for text in (name, unreadable[name])]
+                push.send_multipart([number, encode([image, label])] + texts, copy=False)
                 told = unreadable
         except ValueError as error:
             push.send_multipart([_FAILED, str(error).encode()])

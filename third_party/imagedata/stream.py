@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from third_party.imagedata.augment import augment, check_augmentation, validation_transform
-from third_party.imagedata.images import read_image
+from third_party.imagedata.images import Unreadable, decode_image
 
 logger = logging.getLogger(__name__)
 
@@ -31,29 +31,31 @@ class TrainingStream:
     samples ``b*batch`` to ``(b+1)*batch - 1``, so a batch may span passes and the set may be smaller than a batch.
     The augmentation of sample i draws from (seed, i). (FD serves shuffled passes without such an order.)
 
-    An unreadable image is replaced by the next readable one of its pass, with one warning per file.
+    An unreadable image is replaced by the next readable one of its pass, with one warning per image.
 
     Attributes:
-        unreadable (set of str): files that could not be decoded so far.
+        unreadable (dict of str to str): names of the images that could not be had so far, each with what is wrong.
 
+    Args:
+        augmentation (str), policy (Policy or None): see ``augment``.
     Raises:
         ValueError: ``batch``, ``seed`` or ``augmentation`` is out of range.
     """
 
-    def __init__(self, dataset, batch, input_size, augmentation, seed):
+    def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None):
         _check_positive('--batch', batch)
         _check_positive('--input-size', input_size)
         check_augmentation(augmentation)
         if seed < 0:
             raise ValueError("--seed {}: must not be negative".format(seed))
-        self._dataset, self._batch, self._size, self._augmentation, self._seed = (
-            dataset, batch, input_size, augmentation, seed)
-        self._reader = _Reader(dataset.files)
+        self._dataset, self._batch, self._size, self._augmentation, self._seed, self._policy = (
+            dataset, batch, input_size, augmentation, seed, policy)
+        self._reader = _Reader(dataset)
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     @property
     def unreadable(self):
-        return set(self._reader.unreadable)
+        return dict(self._reader.unreadable)
 
     def batch(self, number):
         """Batch ``number`` (from 0).
@@ -73,12 +75,13 @@ class TrainingStream:
         passes, offset = divmod(position, len(self._dataset.files))
         order = self._order(passes)
         for index in itertools.chain(order[offset:], order[:offset]):
-            image = self._reader.read(index)
-            if image is not None:
+            found = self._reader.read(index)
+            if found is not None:
+                image, label = found
                 rng = np.random.default_rng([self._seed, _SAMPLE, position])
-                return augment(image, self._size, self._augmentation, rng), self._dataset.labels[index]
-        raise ValueError("none of the {} images of {} can be decoded, first {}".format(
-            len(order), self._dataset.name, self._dataset.files[0]))
+                return augment(image, self._size, self._augmentation, rng, self._policy), label
+        raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
+            len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[0]]))
 
     def _draw_order(self, passes):
         return np.random.default_rng([self._seed, _ORDER, passes]).permutation(len(self._dataset.files))
@@ -87,7 +90,7 @@ class TrainingStream:
 class FakeStream:
     """The same batch for ever (``--fake``): pixel noise, labels 0, 1, 2, ... For speed tests and dry runs."""
 
-    unreadable = frozenset()
+    unreadable = {}
 
     def __init__(self, batch, input_size, num_classes):
         _check_positive('--batch', batch)
@@ -109,7 +112,7 @@ class ValidationBatches:
     ``N // R`` images and never evaluates the remainder.)
 
     Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the list).
-    Rows without an image, at the end of the set or because a file cannot be decoded, have index -1, label 0, zero pixels.
+    Rows without an image, at the end of the set or because one is unreadable, have index -1, label 0, zero pixels.
 
     Raises:
         ValueError: an argument is out of range.
@@ -124,30 +127,37 @@ class ValidationBatches:
         self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
         self._numbers = range(rank, -(-len(dataset.files) // batch), size)
         self._threads = available_cores() if threads is None else threads
-        self._reader = _Reader(dataset.files)
+        self._reader = _Reader(dataset)
 
     @property
     def unreadable(self):
-        """Files (sorted list of str) that could not be decoded so far."""
+        """Names (sorted list of str) of the images that could not be had so far."""
         return sorted(self._reader.unreadable)
 
     def __len__(self):
         return len(self._numbers)
 
     def __iter__(self):
-        return _in_order(self._build, self._numbers, self._threads)
+        return in_order(self._build, self._numbers, self._threads)
 
     def _build(self, number):
-        image = np.zeros((self._batch, self._size, self._size, 3), np.uint8)
-        label = np.zeros(self._batch, np.int32)
-        index = np.full(self._batch, -1, np.int32)
-        begin = number * self._batch
-        for row, position in enumerate(range(begin, min(begin + self._batch, len(self._dataset.files)))):
-            picture = self._reader.read(position)
-            if picture is not None:
-                image[row] = validation_transform(picture, self._size, self._augmentation)
-                label[row], index[row] = self._dataset.labels[position], position
+        image, label, index = self._empty(np.uint8)
+        for row, position in enumerate(self._positions(number)):
+            found = self._reader.read(position)
+            if found is not None:
+                picture, label[row] = found
+                image[row], index[row] = validation_transform(picture, self._size, self._augmentation), position
         return image, label, index
+
+    def _positions(self, number):
+        """Where in the list the images of a batch are."""
+        begin = number * self._batch
+        return range(begin, min(begin + self._batch, len(self._dataset.files)))
+
+    def _empty(self, dtype):
+        """Arrays of a batch whose rows are all without an image."""
+        return (np.zeros((self._batch, self._size, self._size, 3), dtype), np.zeros(self._batch, np.int32),
+                np.full(self._batch, -1, np.int32))
 
 
 def iterate(stream, start=0, stride=1, threads=None):
@@ -161,10 +171,15 @@ def iterate(stream, start=0, stride=1, threads=None):
         ValueError: ``threads`` or ``stride`` is not positive.
     """
     _check_positive('stride', stride)
-    return _in_order(stream.batch, itertools.count(start, stride), available_cores() if threads is None else threads)
+    return in_order(stream.batch, itertools.count(start, stride), available_cores() if threads is None else threads)
 
 
-def _in_order(build, numbers, threads):
+def in_order(build, numbers, threads):
+    """Yield ``build(number)`` for each of ``numbers``, in this order; ``threads + 1`` at most are prepared ahead.
+
+    Raises:
+        ValueError: ``threads`` is not positive.
+    """
     _check_positive('threads', threads)
     return _prefetch(build, iter(numbers), threads)
 
@@ -183,22 +198,35 @@ def _prefetch(build, numbers, threads):
 
 
 class _Reader:
-    """Decodes files by index; remembers those that fail and warns of each once. Safe to share between threads."""
+    """Decodes images by index; remembers those that fail and warns of each once. Safe to share between threads."""
 
-    def __init__(self, files):
-        self._files = files
+    def __init__(self, dataset):
+        self._dataset = dataset
         self._lock = threading.Lock()
-        self.unreadable = set()
+        self.unreadable = {}  # name to what is wrong
 
-    def read(self, index):
-        path = self._files[index]
-        image = None if path in self.unreadable else read_image(path)
-        if image is None:
-            with self._lock:
-                if path not in self.unreadable:
-                    self.unreadable.add(path)
-                    logger.warning("cannot decode image %s; it is left out", path)
-        return image
+    def read(self, index, decode=decode_image):
+        """``decode``'s image of the content (uint8 [H,W,3], BGR) and the label (int), or None."""
+        name = self._dataset.files[index]
+        if name in self.unreadable:
+            return None
+        try:
+            content, label = self._dataset.load(index)
+            image = decode(content)
+            if image is not None:
+                return image, label
+            self.leave_out(index)
+        except Unreadable as error:
+            self.leave_out(index, error)
+        return None
+
+    def leave_out(self, index, error=None):
+        """Remember that the image cannot be had; ``error``: why, if it is not that it cannot be decoded."""
+        name = self._dataset.files[index]
+        with self._lock:
+            if name not in self.unreadable:
+                self.unreadable[name] = str(error or Unreadable(name))
+                logger.warning("%s; it is left out", self.unreadable[name])
 
 
 def _check_positive(name, value):
