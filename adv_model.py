@@ -14,6 +14,7 @@ from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import get_current_tower_context
 from tensorpack.utils import logger
 
+from accumulation import mean_over_parts
 from smooth_activations import backward_slope
 
 # Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
@@ -27,7 +28,10 @@ NO_TARGET = -1  # target label of an image that no targeted attack was made on
 # SAT and FD releases.
 MOMENTUM = 0.9
 INITIAL_LEARNING_RATE = 0.1
-WEIGHT_DECAY_VARIABLES = '.*/W'
+# SAT's EfficientNet release.
+RMSPROP_DECAY = 0.9
+RMSPROP_EPSILON = 1e-3
+OPTIMIZERS = ('momentum', 'rmsprop')
 
 # Tensors that callbacks and other programs look up.
 WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
@@ -150,7 +154,8 @@ class PGDAttacker:
             label = tf.cast(label, tf.int32)
             target = self._draw_target(label, seeds) if self.targeted else tf.fill(tf.shape(label), NO_TARGET)
             reach = self.epsilon * PIXEL
-            lower, upper = tf.maximum(image - reach, -1.0), tf.minimum(image + reach, 1.0)
+            # Both ends are valid pixels, also around a value outside of [-1, 1], which EfficientNet's resizing makes.
+            lower, upper = (tf.clip_by_value(image + end, -1.0, 1.0) for end in (-reach, reach))
             start = self._start(image, lower, upper, reach, seeds)
             step = self.step_size * PIXEL * (-1 if self.targeted else 1)
             attacked_label = target if self.targeted else label
@@ -186,8 +191,16 @@ class PGDAttacker:
         return start
 
 
-def image_preprocess(image, data_format):
-    """uint8 [N,H,W,3], 0-255, to float32 in [-1, 1] in the layout ``data_format`` (A, FD and SAT releases)."""
+def image_preprocess(image, data_format, channels='BGR'):
+    """Images of the data path, as a network takes them (FD and SAT releases).
+
+    Args:
+        image (tf.Tensor): uint8 or float32 [N,H,W,3], BGR, 0-255. channels (str): 'BGR' or 'RGB', what is wanted.
+    Returns:
+        tf.Tensor: float32, 0-255 become [-1, 1], in the layout ``data_format``.
+    """
+    if channels == 'RGB':
+        image = tf.reverse(image, [3])
     image = tf.cast(image, tf.float32) * PIXEL - 1.0
     return image if data_format == 'NHWC' else tf.transpose(image, [0, 3, 1, 2])
 
@@ -196,8 +209,7 @@ def smoothed_cross_entropy(logits, label, label_smoothing):
     """Mean over the batch of the cross entropy with targets onehot * (1 - s) + s / classes (1H Sec 5.1, s = 0.1)."""
     target = tf.one_hot(label, logits.shape[1], on_value=1.0, off_value=0.0)
     target = target * (1 - label_smoothing) + label_smoothing / int(logits.shape[1])
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits),
-                          name='xentropy-loss')
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits))
 
 
 def add_metrics(logits, label, target):
@@ -225,7 +237,11 @@ class AdvImageNetModel(ModelDesc):
 
     Attributes, all set before a graph is built:
         image_shape (int): side of the square input. num_classes (int). data_format (str): 'NHWC' or 'NCHW'.
-        attacker: the training attacker. label_smoothing, weight_decay (float).
+        channels (str): 'BGR' or 'RGB', what ``network`` takes; images come as BGR.
+        attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
+            expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``.
+        accumulate (int): parts of a batch that a training step takes one after another.
+        noise_seed (tf.Tensor): int64 [2], for dropout and the like; there while a training pass is built.
         attack_gradient, update_gradient (str): activation whose derivative the attacker's gradient and the update's
             take in every activation of the network (SAT Sec 3); None is the activation's own.
         seed (int), rank (int): where the training attacker's random numbers come from, with the global step.
@@ -233,9 +249,14 @@ class AdvImageNetModel(ModelDesc):
     image_shape = 224
     num_classes = 1000
     data_format = 'NHWC'
+    channels = 'BGR'
     attacker = NoOpAttacker()
     label_smoothing = 0.1  # FD and SAT releases, as 1H Sec 5.1
     weight_decay = 1e-4  # likewise
+    weight_decay_variables = '.*/W'  # likewise
+    optimizer_name = 'momentum'
+    accumulate = 1
+    noise_seed = None
     attack_gradient = None
     update_gradient = None
     seed = 0
@@ -244,7 +265,7 @@ class AdvImageNetModel(ModelDesc):
     _frozen = False
 
     def get_logits(self, image):
-        """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format``.
+        """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format`` and order ``channels``.
 
         May be called any number of times in a graph: all calls share the network's variables.
         """
@@ -299,23 +320,39 @@ class AdvImageNetModel(ModelDesc):
         Returns:
             tf.Tensor: scalar cost in training, else None (tensors are found by their names).
         """
-        image = image_preprocess(image, self.data_format)
-        adv, target = self.attack(self.attacker, image, label, self._training_seeds(label), self.attack_gradient)
-        with backward_slope(self.update_gradient):
-            logits = self.get_logits(adv)
-        loss = smoothed_cross_entropy(logits, label, self.label_smoothing)
-        metrics = add_metrics(logits, label, target)
+        inputs = [image, label, self._training_seeds(label)]
         if not self.trains_now:
+            self._judge(*inputs)
             return None
-        shown = [tf.reduce_mean(metrics[WRONG_TOP1], name='train-error-top1'),
-                 tf.reduce_mean(metrics[WRONG_TOP5], name='train-error-top5')]
-        if self.attacker.num_iter > 0:
-            shown.append(tf.reduce_mean(metrics[ATTACK_SUCCESS], name='attack_success_rate'))
-        decay = regularize_cost(WEIGHT_DECAY_VARIABLES, lambda weights: self.weight_decay * tf.nn.l2_loss(weights),
+        if self.accumulate > 1:
+            loss, *shown = mean_over_parts(self._judge, inputs, self.accumulate)
+        else:
+            loss, *shown = self._judge(*inputs)
+        loss = tf.identity(loss, name='xentropy-loss')
+        shown = [tf.identity(value, name=name) for value, name in zip(
+            shown, ('train-error-top1', 'train-error-top5', 'attack_success_rate'))]
+        decay = regularize_cost(self.weight_decay_variables, lambda weights: self.weight_decay * tf.nn.l2_loss(weights),
                                 name='l2_regularize_loss')
         cost = tf.add(loss, decay, name='cost')
         add_moving_summary(loss, decay, cost, *shown)
         return cost
+
+    def _judge(self, image, label, seeds):
+        """Attack, and classify what comes out.
+
+        Returns:
+            list of scalars: the loss, the top-1 and top-5 errors and, with an attack, its success rate.
+        """
+        image = image_preprocess(image, self.data_format, self.channels)
+        adv, target = self.attack(self.attacker, image, label, seeds, self.attack_gradient)
+        self.noise_seed = seeds[0]
+        with backward_slope(self.update_gradient):
+            logits = self.get_logits(adv)
+        self.noise_seed = None
+        metrics = add_metrics(logits, label, target)
+        shown = [WRONG_TOP1, WRONG_TOP5] + ([ATTACK_SUCCESS] if self.attacker.num_iter > 0 else [])
+        return [smoothed_cross_entropy(logits, label, self.label_smoothing)] + [
+            tf.reduce_mean(metrics[name]) for name in shown]
 
     def get_inference_func(self, attacker, attack_gradient=None):
         """The tower function that judges the network under ``attacker``.
@@ -323,14 +360,14 @@ class AdvImageNetModel(ModelDesc):
         ``attack_gradient``: as the attribute of that name, which is of training alone.
 
         Returns:
-            function (image uint8 [N,S,S,3], label int32 [N], index int32 [N] or None) -> dict of the tensors of
-            ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed`` and
+            function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
+            the tensors of ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed`` and
             ``index``, the image's place in the evaluated set; without it, from its place in the batch.
         """
         def tower_func(image, label, index=None):
             if self.trains_now:
                 raise ValueError('an evaluation tower must be built with is_training=False')
-            image = image_preprocess(image, self.data_format)
+            image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
             adv, target = self.attack(attacker, image, label, seeds, attack_gradient)
@@ -339,7 +376,12 @@ class AdvImageNetModel(ModelDesc):
         return tower_func
 
     def optimizer(self):
-        """Nesterov momentum 0.9 (1H Sec 5.1) on the variable `learning_rate`, which the schedule sets."""
+        """The optimizer on the variable `learning_rate`, which the schedule sets.
+
+        'momentum' is Nesterov's with 0.9 (1H Sec 5.1); 'rmsprop' the EN release's.
+        """
         learning_rate = tf.get_variable('learning_rate', initializer=INITIAL_LEARNING_RATE, trainable=False)
         tf.summary.scalar('learning_rate-summary', learning_rate)
+        if self.optimizer_name == 'rmsprop':
+            return tf.train.RMSPropOptimizer(learning_rate, RMSPROP_DECAY, MOMENTUM, RMSPROP_EPSILON)
         return tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)

@@ -16,8 +16,11 @@ BEST_FILE = 'best.json'
 _UNFINISHED = '.writing'
 _PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
+# Moving average of a variable in the released EfficientNet checkpoints.
+AVERAGE = '/ExponentialMovingAverage'
 # What a training checkpoint holds beside the network; a checkpoint without them is still a network.
-_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|/Momentum)$')
+_SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
+_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(_SLOT, AVERAGE))
 _STEPS = re.compile(r'model-(\d+)\.index$')
 _SHOWN = 3  # names in an error message
 
@@ -73,33 +76,53 @@ def read(path):
     return {re.sub(r':0$', '', name): value for name, value in values.items()}
 
 
-def match(variables, values, path):
+def network_variables(variables):
+    """Those of ``variables`` that make up the network: all but the optimizer's and such."""
+    return [v for v in variables if not _TRAINING_ONLY.search(v.op.name)]
+
+
+def match(variables, values, path, averages=False):
     """Pair the network's variables with a checkpoint's values.
 
     Args:
         variables (list of tf.Variable): all must be in the checkpoint; those of training alone are not looked at.
         values (dict): from ``read``. path (str): for messages.
+        averages (bool): take the moving averages of the values instead of the values.
     Returns:
         list of (variable, array).
     Raises:
         ValueError: variables that the checkpoint lacks, or has in another shape; names some of them.
     """
-    variables = [v for v in variables if not _TRAINING_ONLY.search(v.op.name)]
-    missing = [v.op.name for v in variables if v.op.name not in values]
+    variables = network_variables(variables)
+    names = [v.op.name + (AVERAGE if averages else '') for v in variables]
+    missing = [name for name in names if name not in values]
     if missing:
-        raise ValueError("checkpoint '{}' lacks {} of the network's {} variables: {}; check --arch, --depth and the "
-                         "other architecture flags".format(path, len(missing), len(variables), _some(missing)))
-    return [(v, values[v.op.name]) for v in _same_shapes(variables, values, path)]
+        others = [v.op.name + ('' if averages else AVERAGE) for v in variables]
+        advice = 'check --arch, --depth, --model-name and the other architecture flags'
+        if all(name in values for name in others):
+            advice = ('it has the plain weights alone: give --moving-average-decay 0' if averages else
+                      'it has their moving averages alone: give --moving-average-decay 0.9999')
+        raise ValueError("checkpoint '{}' lacks {} of the network's {} variables: {}; {}".format(
+            path, len(missing), len(variables), _some(missing), advice))
+    return _pair(variables, [values[name] for name in names], path)
 
 
-def _same_shapes(variables, values, path):
-    wrong = ['{} is {} in the network and {} in the checkpoint'.format(
-        v.op.name, v.shape.as_list(), list(np.shape(values[v.op.name])))
-        for v in variables if v.shape.as_list() != list(np.shape(values[v.op.name]))]
+def _pair(variables, values, path):
+    """Variables with their values, in the variables' shapes.
+
+    The release's evaluation graphs store batch norm's vectors as [1, 1, 1, 1, C], its training graphs as [C].
+    """
+    pairs, wrong = [], []
+    for v, value in zip(variables, values):
+        shape, stored = v.shape.as_list(), list(np.shape(value))
+        if stored == [1] * (len(stored) - len(shape)) + shape:
+            pairs.append((v, np.reshape(value, shape)))
+        else:
+            wrong.append('{} is {} in the network and {} in the checkpoint'.format(v.op.name, shape, stored))
     if wrong:
         raise ValueError("checkpoint '{}' has other shapes: {}; check --num-classes, --group, --res2-bottleneck and "
                          "the other architecture flags".format(path, _some(wrong)))
-    return variables
+    return pairs
 
 
 def _some(items):
@@ -130,12 +153,16 @@ class LoadWeights(SessionInit):
             absent = [v.op.name for v in variables if v.op.name not in self.values]
             if absent:
                 raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, _some(absent)))
-            self.pairs = [(v, self.values[v.op.name]) for v in _same_shapes(variables, self.values, self.path)]
+            self.pairs = _pair(variables, [self.values[v.op.name] for v in variables], self.path)
             return
         self.pairs = match(variables, self.values, self.path)
+        # Moving averages go on from the checkpoint's, or start from its weights.
+        averages = [v for v in variables if v.op.name.endswith(AVERAGE)]
+        self.pairs += _pair(averages, [self.values.get(v.op.name, self.values[v.op.name[:-len(AVERAGE)]])
+                                       for v in averages], self.path)
         if self.global_step is not None:
-            slots = [v for v in variables if v.op.name.endswith('/Momentum') and v.op.name in self.values]
-            self.pairs += [(v, self.values[v.op.name]) for v in slots]
+            slots = [v for v in variables if re.search(_SLOT + '$', v.op.name) and v.op.name in self.values]
+            self.pairs += _pair(slots, [self.values[v.op.name] for v in slots], self.path)
             self.pairs.append((tf.train.get_global_step(), self.global_step))
 
     def _run_init(self, sess):

@@ -7,10 +7,8 @@ import os
 import time
 from typing import Callable, List, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils import logger
 
 import checkpoints
@@ -18,9 +16,11 @@ import evaluation
 import nets
 import recipes
 import training
-from adv_model import PREDICTION, NoOpAttacker, PGDAttacker
-from third_party.imagenet_utils import (FakeStream, TrainingStream, ValidationBatches, connect, default_data_address,
-                                        goodbye, list_images, open_dataset, read_image, resize_plain)
+from adv_model import NoOpAttacker, PGDAttacker
+from efficientnet.preprocessing import ReleasedValidationBatches
+from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, connect,
+                                        default_data_address, describe_policy, goodbye, list_images, make_policy,
+                                        open_dataset)
 from third_party.utils import fail, gather_texts, library_versions, session_config, start_ranks, threads_for, together
 
 
@@ -46,6 +46,7 @@ def _make_training_model(args, rank):
                                    args.prob_start_from_clean)
     model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
     model.label_smoothing, model.weight_decay, model.rank = args.label_smoothing, args.weight_decay, rank
+    model.optimizer_name, model.accumulate = args.optimizer, args.accumulate
     return model
 
 
@@ -69,18 +70,21 @@ def _start():
     return ranks
 
 
-def _validation_batches(args, dataset, ranks):
-    return ValidationBatches(dataset, args.batch, args.input_size, args.augmentation, ranks.rank, ranks.size,
-                             threads=threads_for(ranks))
+def _validation_batches(args, dataset, ranks, augmentation):
+    """This rank's images, seen as a network wants them that was trained with ``augmentation``."""
+    share = ranks.rank, ranks.size, threads_for(ranks)
+    if augmentation == 'efficientnet':
+        return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
+    return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
 
 
-def _session(ranks, path, values):
-    """A session on the current graph with the checkpoint's weights in it.
+def _session(ranks, args, values):
+    """A session on the current graph with the checkpoint's weights, or their averages, in it.
 
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    pairs = checkpoints.match(tf.global_variables(), values, path)
+    pairs = checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
     session = tf.Session(config=session_config(ranks))
     checkpoints.load_into(session, pairs)
     return session
@@ -93,17 +97,17 @@ def evaluate(args):
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
     _print_recipe(args)
-    logger.info('{} images of {} in {}'.format(len(dataset.files), len(set(dataset.labels)), dataset.name))
+    logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
 
     model = make_model(args)
     attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size)
     attackers = [attacker] if attacker.num_iter else []
     tower = evaluation.EvaluationTower(model, attacker, ranks, args.attack_gradient)
-    batches = _validation_batches(args, dataset, ranks)
-    folder = args.results_dir or os.path.join('results', '{}{}-{}-{}'.format(
-        args.arch, args.depth, os.path.basename(checkpoints.find(args.load)), attacker.name))
+    batches = _validation_batches(args, dataset, ranks, args.augmentation)
+    folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
+        nets.network_name(args), os.path.basename(checkpoints.find(args.load)), attacker.name))
     together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
-    with together(ranks, lambda: _session(ranks, args.load, values)) as session:
+    with together(ranks, lambda: _session(ranks, args, values)) as session:
         verdicts = tower.run(session, batches, attackers, ranks.is_chief)
     if not ranks.is_chief:
         return
@@ -125,33 +129,21 @@ def classify_directory(args):
     ranks = _start()
     values = together(ranks, lambda: checkpoints.read(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
-    model = make_model(args)
-    with TowerContext('', is_training=False):
-        image = tf.placeholder(tf.uint8, [None, args.input_size, args.input_size, 3], name='input')
-        label = tf.zeros([tf.shape(image)[0]], tf.int32)
-        prediction = model.get_inference_func(NoOpAttacker())(image, label)[PREDICTION]
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
-    lines, unreadable = [], 0
-    with together(ranks, lambda: _session(ranks, args.load, values)) as session:
-        for start in range(0, len(files), args.batch):
-            names, pixels = [], []
-            for name in files[start:start + args.batch]:
-                picture = read_image(name)
-                if picture is None:
-                    unreadable += 1
-                    logger.warning('{} is not a readable image and is left out'.format(name))
-                    continue
-                names.append(name)
-                # The releases' way for folders: cubic, ignoring the aspect ratio.
-                pixels.append(resize_plain(picture, args.input_size, cv2.INTER_CUBIC))
-            if names:
-                found = session.run(prediction, {image: np.stack(pixels)})
-                lines += ['{},{}\n'.format(n, p) for n, p in zip(names, found)]
+    model = make_model(args)
+    tower = evaluation.EvaluationTower(model, NoOpAttacker(), ranks)
+    dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
+    # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
+    batches = _validation_batches(args, dataset, ranks,
+                                  'efficientnet' if args.augmentation == 'efficientnet' else 'none')
+    with together(ranks, lambda: _session(ranks, args, values)) as session:
+        verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
+    lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:
         checkpoints.write_text(args.prediction_file, ''.join(lines))
         logger.info('{} predictions are in {}; {} files could not be read'.format(
-            len(lines), args.prediction_file, unreadable))
+            len(lines), args.prediction_file, len(files) - len(lines)))
 
 
 def train(args):
@@ -170,7 +162,8 @@ def train(args):
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
         _make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
-        validation and ((lambda: _validation_batches(args, validation, ranks)), len(validation.files)),
+        validation and ((lambda: _validation_batches(args, validation, ranks, args.augmentation)),
+                        len(validation.files)),
         functools.lru_cache(None)(
             lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),
         data.classes, folder, start, session_init)
@@ -198,10 +191,14 @@ def _open_training_data(args, ranks):
                              lambda step: training.local_input(stream, step))
     if ranks.size == 1 and not args.serve_address:
         dataset = open_dataset(args.data, 'train', args.num_classes)
-        stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed)
+        stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
                              lambda: stream.unreadable)
     return _served_data(args, ranks)
+
+
+def _policy(args):
+    return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
 def _served_data(args, ranks):
@@ -214,7 +211,7 @@ def _served_data(args, ranks):
         expected['dataset'] = 'fake'
     else:
         expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
-        expected['augmentation'] = args.augmentation
+        expected.update(augmentation=args.augmentation, **describe_policy(_policy(args)))
     served = connect(address, expected, job, args.serve_timeout)
     atexit.register(goodbye, address, job)
     if len(served['classes']) > args.num_classes:

@@ -37,7 +37,8 @@ class EvaluationTower:
     def __init__(self, model, attacker, ranks, attack_gradient=None):
         side = model.image_shape
         with TowerContext('evaluation', is_training=False):
-            self._image = tf.placeholder(tf.uint8, [None, side, side, 3], name='image')
+            # Bytes of most data sets, but EfficientNet's resizing leaves fractions.
+            self._image = tf.placeholder(tf.float32, [None, side, side, 3], name='image')
             self._label = tf.placeholder(tf.int32, [None], name='label')
             self._index = tf.placeholder(tf.int32, [None], name='index')
             self._num_iter = tf.placeholder(tf.int32, [], name='num_iter')
@@ -200,18 +201,20 @@ class EvaluateRobustness(Callback):
     """Judges the network during training, over all ranks; every rank runs it, the first one reports.
 
     Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
-    ``eval-<k>step-attack-success-rate``.
+    ``eval-<k>step-attack-success-rate``; with ``averages`` all of these for the averaged weights too, as ``eval-ema-...``.
 
     Args:
         model, attacker, ranks: see ``EvaluationTower``.
         make_batches: () -> ValidationBatches of this rank. num_images (int): of the whole set.
         attackers_after: (epoch) -> list of PGDAttacker to judge with after that epoch; empty for none.
+        averages (AverageWeights): set up before this callback, or None.
     """
     _chief_only = False
 
-    def __init__(self, model, attacker, ranks, make_batches, num_images, attackers_after):
+    def __init__(self, model, attacker, ranks, make_batches, num_images, attackers_after, averages=None):
         self.model, self.attacker, self.ranks = model, attacker, ranks
         self.make_batches, self.num_images, self.attackers_after = make_batches, num_images, attackers_after
+        self.averages = averages
 
     def _setup_graph(self):
         self.tower = EvaluationTower(self.model, self.attacker, self.ranks)
@@ -220,6 +223,12 @@ class EvaluateRobustness(Callback):
         attackers = self.attackers_after(self.epoch_num)
         if not attackers:
             return
+        self._judge(attackers, averaged=False)
+        if self.averages:
+            with self.averages.in_place():
+                self._judge(attackers, averaged=True)
+
+    def _judge(self, attackers, averaged):
         begin = time.time()
         verdicts = self.tower.run(self.trainer.sess, self.make_batches(), attackers, self.ranks.is_chief)
         if not self.ranks.is_chief:
@@ -228,8 +237,8 @@ class EvaluateRobustness(Callback):
         if not judged:
             logger.error('none of the {} validation images could be read: no evaluation'.format(self.num_images))
             return
-        names = {CLEAN: 'eval-clean'}
-        names.update((a.name, monitored_name(a.num_iter)) for a in attackers)
+        names = {CLEAN: monitored_name(CLEAN, averaged)}
+        names.update((a.name, monitored_name(a.num_iter, averaged)) for a in attackers)
         for key, verdict in verdicts.items():
             summary = verdict.summary()
             self.trainer.monitors.put_scalar(names[key] + '-top1-error', summary['top1_error'])
@@ -237,11 +246,13 @@ class EvaluateRobustness(Callback):
             if key != CLEAN:
                 success, trials = attack_success(verdicts[CLEAN], verdict)
                 self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
-        logger.info('Epoch {}: accuracy {} ({} images, {} unreadable, {:.0f} s)'.format(
-            self.epoch_num, ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),
+        logger.info('Epoch {}: accuracy {}{} ({} images, {} unreadable, {:.0f} s)'.format(
+            self.epoch_num, 'of the averaged weights ' if averaged else '',
+            ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),
             judged, self.num_images - judged, time.time() - begin))
 
 
-def monitored_name(num_iter):
-    """Prefix of the scalars of a ``num_iter``-step evaluation during training, as in the releases."""
-    return 'eval-{}step'.format(num_iter)
+def monitored_name(attack, averaged=False):
+    """Prefix of the scalars of an evaluation during training, as in the releases: of 'clean' images, or of an attack of
+    so many steps; ``averaged`` weights have their own."""
+    return 'eval-{}{}'.format('ema-' if averaged else '', attack if attack == CLEAN else '{}step'.format(attack))

@@ -13,9 +13,11 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 try:
     import recipes
     import smooth_activations
-    from nets import ARCHITECTURES
+    from adv_model import OPTIMIZERS
+    from efficientnet.scaling import SIZES
+    from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
     from resnet_model import PADDINGS
-    from third_party.imagenet_utils import AUGMENTATIONS, default_augmentation
+    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation
     from third_party.utils import OneLineParser
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
@@ -62,6 +64,24 @@ def _probability(text):
     return value
 
 
+def _below_one(text):
+    value = _probability(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError('{} is not below 1'.format(text))
+    return value
+
+
+def _positive(text):
+    value = _at_least(0.0, float)(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError('{} is not above 0'.format(text))
+    return value
+
+
+def _positive_probability(text):
+    return _positive(str(_probability(text)))
+
+
 def _seed(text):
     value = _at_least(0)(text)
     if value >= 2 ** 31:
@@ -77,6 +97,20 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
                             '(default: {})'.format(depth or '50; CifarResNet 20'))
     group.add_argument('--arch', choices=list(ARCHITECTURES), default=arch,
                        help='network (default: %(default)s)')
+    group.add_argument('--model-name', choices=list(SIZES), metavar='NAME',
+                       help="EfficientNet's size: {} (default: {})".format(', '.join(SIZES), DEFAULT_MODEL_NAME))
+    group.add_argument('--width-coefficient', type=_positive, metavar='FACTOR',
+                       help="of EfficientNet's channels (default: the size's)")
+    group.add_argument('--depth-coefficient', type=_positive, metavar='FACTOR',
+                       help="of EfficientNet's repeats of a block (default: the size's)")
+    group.add_argument('--dropout-rate', type=_below_one, metavar='P',
+                       help="before EfficientNet's classifier, in training (default: the size's)")
+    group.add_argument('--survival-prob', type=_positive_probability, metavar='P',
+                       help="probability that EfficientNet's last block is kept for an image, in training (default: "
+                            '0.8)')
+    group.add_argument('--input-scaling', choices=INPUT_SCALINGS,
+                       help="what EfficientNet takes: 'sat' is [-1, 1]; 'mean-std' standardised channels, for networks "
+                            'trained without an attack (default: sat)')
     group.add_argument('--res2-bottleneck', type=_at_least(1), metavar='CHANNELS',
                        help="channels for each group in the first stage's 3x3 convolutions (default: 64; "
                             'ResNeXtDenoiseAll 8)')
@@ -86,16 +120,23 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
                        help='one of {}; NAME:ALPHA sets the alpha of parametric_softplus or celu (default: the '
                             "recipe's)".format(', '.join(smooth_activations.NAMES)))
     group.add_argument('--input-size', type=_at_least(8), metavar='PIXELS',
-                       help='side of the square input (default: 224; CifarResNet 32)')
+                       help="side of the square input (default: 224; CifarResNet 32; EfficientNet the size's)")
     group.add_argument('--num-classes', type=_at_least(2), metavar='N', help='(default: 1000; CifarResNet 10)')
     group.add_argument('--padding', choices=PADDINGS,
                        help="of strided convolutions: 'explicit' as the SAT release, 'same' as the Feature Denoising "
                             "release (default: the recipe's)")
+    group.add_argument('--batch-norm-momentum', type=_below_one, metavar='M',
+                       help="weight of batch norm's moving averages in their update (default: the recipe's, 0.9)")
+    group.add_argument('--batch-norm-epsilon', type=_positive, metavar='EPSILON',
+                       help="added to batch norm's variance (default: the recipe's, 1e-5)")
+    group.add_argument('--recompute', action='store_true',
+                       help="keep only the blocks' inputs for backward passes, and compute the blocks again there: "
+                            'less memory, about a third more time')
     group.add_argument('--data-format', choices=('NHWC', 'NCHW'),
                        help='layout of the graph (default: NCHW on a GPU, NHWC on a CPU)')
     group.add_argument('--recipe', choices=list(recipes.RECIPES),
                        help='which paper the defaults follow (default: sat; feature-denoising for the architectures '
-                            'that only it has)')
+                            'that only it has; sat-efficientnet for EfficientNet)')
     return group
 
 
@@ -117,7 +158,10 @@ def get_parser():
     run.add_argument('--starting-epoch', type=_at_least(1), default=1, metavar='EPOCH',
                      help='first epoch, with --load (default: %(default)s)')
     run.add_argument('--seed', type=_seed, default=0, help='of all randomness (default: %(default)s)')
-    run.add_argument('--epochs', type=_at_least(1), help="(default: the recipe's, 100 or 110)")
+    run.add_argument('--moving-average-decay', type=_below_one, metavar='D',
+                     help='training: also keep, judge and save moving averages of the weights, 0 for none; --eval and '
+                          "--eval-directory: judge them, 0 for the plain weights (default: the recipe's, 0 or 0.9999)")
+    run.add_argument('--epochs', type=_at_least(1), help="(default: the recipe's, 100, 110 or 350)")
     run.add_argument('--steps-per-epoch', type=_at_least(1), metavar='STEPS',
                      help='(default: images of the training set / images in a step over all ranks)')
     run.add_argument('--eval-every', type=_at_least(1), default=1, metavar='EPOCHS',
@@ -127,14 +171,20 @@ def get_parser():
 
     data = parser.add_argument_group('data')
     data.add_argument('--data', metavar='DIR',
-                      help='ImageNet in its standard structure, or a folder with one sub-folder for each class; '
-                           "without it, scikit-learn's handwritten digits")
+                      help='ImageNet in its standard structure or as TFRecord shards, or a folder with one sub-folder '
+                           "for each class; without it, scikit-learn's handwritten digits")
     data.add_argument('--fake', action='store_true', help='constant fake data, 50 steps an epoch, no evaluation')
     data.add_argument('--batch', type=_at_least(1), default=32, metavar='N',
                       help='images in a step, for each rank (default: %(default)s)')
     data.add_argument('--augmentation', choices=AUGMENTATIONS,
-                      help="training augmentation (default: imagenet; cifar for inputs below 64 pixels; none for the "
-                           'digits)')
+                      help="training augmentation, which also says how images are cropped for evaluation (default: "
+                           'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the digits)')
+    data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
+                      help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
+    data.add_argument('--randaug-num-layers', type=_at_least(1), default=2, metavar='N',
+                      help='operations of randaugment on an image (default: %(default)s)')
+    data.add_argument('--randaug-magnitude', type=_at_least(0), default=10, metavar='M',
+                      help='strength of randaugment, of 10 (default: %(default)s)')
     data.add_argument('--serve-address', metavar='ADDRESS',
                       help='ZMQ address of the data server (default: ipc://@imagenet-train-b<batch> under mpirun; '
                            'a single process reads the images itself)')
@@ -172,17 +222,30 @@ def get_parser():
     update.add_argument('--update-gradient', type=_slope_name, metavar='NAME',
                         help="activation whose derivative the update's gradient takes (default: the network's own)")
     update.add_argument('--label-smoothing', type=_probability, metavar='S', help="(default: the recipe's, 0.1)")
-    update.add_argument('--weight-decay', type=_at_least(0.0, float), default=1e-4, metavar='W',
-                        help='factor of half the sum of the squared weights (default: %(default)s)')
-    update.add_argument('--base-lr', type=_at_least(0.0, float), default=recipes.BASE_LEARNING_RATE, metavar='RATE',
-                        help='learning rate for 256 images in a step; grows linearly with them (default: %(default)s)')
-    update.add_argument('--warmup-epochs', type=_at_least(0.0, float), default=recipes.WARMUP_EPOCHS, metavar='EPOCHS',
-                        help='linear warm-up from 0.1 to rates above it (default: %(default)s)')
+    update.add_argument('--optimizer', choices=OPTIMIZERS, help="(default: the recipe's)")
+    update.add_argument('--accumulate', type=_at_least(1), default=1, metavar='K',
+                        help="compute a step's gradient in K parts of batch / K images, one after another: the memory of "
+                             "one part; each has its own batch statistics (default: %(default)s)")
+    update.add_argument('--weight-decay', type=_at_least(0.0, float), metavar='W',
+                        help="factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)")
+    update.add_argument('--base-lr', type=_at_least(0.0, float), metavar='RATE',
+                        help='learning rate for 256 images in a step; grows linearly with them (default: the '
+                             "recipe's, 0.1 or 0.016)")
+    update.add_argument('--warmup-epochs', type=_at_least(0.0, float), metavar='EPOCHS',
+                        help="linear warm-up, with momentum from 0.1 to rates above it, with rmsprop from 0 (default: "
+                             "the recipe's, 5)")
     update.add_argument('--lr-drop-epochs', type=_epoch_list, metavar='E,E,...',
                         help="the rate is divided by 10 after these epochs (default: the recipe's)")
+    update.add_argument('--lr-decay-epochs', type=_positive, metavar='EPOCHS',
+                        help="the rate is multiplied by 0.97 after every so many epochs (default: the recipe's, never "
+                             'or 2.4)')
 
     add_architecture_flags(parser)
     return parser
+
+
+# Flags that only some architectures have.
+_ARCHITECTURE_FLAGS = sorted({name for arch in ARCHITECTURES for name in architecture_defaults(arch)})
 
 
 def resolve_architecture(args, parser):
@@ -190,18 +253,20 @@ def resolve_architecture(args, parser):
     architecture = ARCHITECTURES[args.arch]
     if args.recipe is None:
         args.recipe = architecture.recipe
-    for name in ('input_size', 'num_classes', 'res2_bottleneck', 'group'):
-        if getattr(args, name) is None:
-            setattr(args, name, getattr(architecture, name))
-    if args.depth is None:
-        args.depth = architecture.default_depth
-    if args.depth not in architecture.depths:
+    defaults = architecture_defaults(args.arch, args.model_name)
+    for name in _ARCHITECTURE_FLAGS:
+        if name in defaults:
+            _default(args, name, defaults[name])
+        elif getattr(args, name) is not None:
+            parser.error('--{}: --arch {} has none'.format(name.replace('_', '-'), args.arch))
+    if 'depth' in defaults and args.depth not in architecture.depths:
         parser.error('--depth {}: choose from {} for --arch {}'.format(
             args.depth, ', '.join(map(str, sorted(architecture.depths))), args.arch))
-    if args.res2_bottleneck * args.group % 64:
+    if 'group' in defaults and args.res2_bottleneck * args.group % 64:
         parser.error('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
             args.res2_bottleneck, args.group))
-    _take_recipe(args, ('activation_name', 'padding'))
+    _take_recipe(args, ('activation_name', 'batch_norm_momentum', 'batch_norm_epsilon') +
+                 (('padding',) if 'padding' in defaults else ()))
 
 
 def _take_recipe(args, names):
@@ -224,7 +289,7 @@ def parse_args(argv=None):
     resolve_architecture(args, parser)
     recipe = recipes.RECIPES[args.recipe]
     if args.augmentation is None:
-        args.augmentation = default_augmentation(args.data, args.input_size)
+        args.augmentation = default_augmentation(args.data, args.input_size, ARCHITECTURES[args.arch].augmentation)
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
@@ -234,7 +299,9 @@ def parse_args(argv=None):
         # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
         _default(args, 'attack_step_size', recipe.eval_attack_step_size)
     _take_recipe(args, ('targeted', 'attack_epsilon', 'attack_iter', 'attack_step_size', 'prob_start_from_clean',
-                        'label_smoothing', 'epochs', 'lr_drop_epochs', 'eval_attack_iter', 'eval_attack_step_size'))
+                        'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'epochs', 'base_lr',
+                        'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'eval_attack_iter',
+                        'eval_attack_step_size'))
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
@@ -261,6 +328,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
             args.starting_epoch))
     if args.starting_epoch > args.epochs:
         parser.error('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
+    if args.batch % args.accumulate:
+        parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
     if args.load:
         from checkpoints import find
         try:

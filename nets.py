@@ -5,6 +5,8 @@ import tensorflow.compat.v1 as tf
 
 import resnet_model
 from adv_model import AdvImageNetModel
+from efficientnet import network as efficientnet
+from efficientnet.scaling import PREFIX, SIZES
 
 
 def resolve_data_format(data_format):
@@ -14,25 +16,35 @@ def resolve_data_format(data_format):
     return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
 
 
-class _ResidualModel(AdvImageNetModel):
-    """What the residual networks take from the resolved flags.
+class _ConfiguredModel(AdvImageNetModel):
+    """What all networks take from the resolved flags.
 
     Args:
-        args: ``depth``, ``num_classes``, ``input_size``, ``activation_name``, ``padding``, ``data_format``, and for
-            the ImageNet networks ``res2_bottleneck`` and ``group``.
+        args: ``num_classes``, ``input_size``, ``activation_name``, ``batch_norm_momentum``, ``batch_norm_epsilon``,
+            ``recompute`` and ``data_format``.
     """
 
     def __init__(self, args):
-        self.depth = args.depth
         self.num_classes = args.num_classes
         self.image_shape = args.input_size
-        self.activation_name = args.activation_name
-        self.padding = args.padding
         self.data_format = resolve_data_format(args.data_format)
+        self._style = dict(data_format=self.data_format, activation=args.activation_name,
+                           bn_momentum=args.batch_norm_momentum, bn_epsilon=args.batch_norm_epsilon,
+                           recompute=args.recompute)
+
+
+class _ResidualModel(_ConfiguredModel):
+    """The residual networks; ``args`` also has ``depth``, ``padding``, and for the ImageNet networks
+    ``res2_bottleneck`` and ``group``."""
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.depth = args.depth
+        self._style['padding'] = args.padding
 
     @property
     def style(self):
-        return resnet_model.Style(self.data_format, self.trains_now, self.activation_name, self.padding)
+        return resnet_model.Style(training=self.trains_now, **self._style)
 
 
 class ResNetModel(_ResidualModel):
@@ -66,21 +78,80 @@ class CifarResNetModel(_ResidualModel):
         return resnet_model.cifar_resnet(image, self.depth, self.num_classes, self.style)
 
 
+# EN release, for its checkpoints without adversarial training: RGB means and standard deviations, 0-255.
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+INPUT_SCALINGS = ('sat', 'mean-std')
+
+
+class EfficientNetModel(_ConfiguredModel):
+    """EfficientNet of any size; ``args`` also has ``model_name``, ``width_coefficient``, ``depth_coefficient``,
+    ``dropout_rate``, ``survival_prob`` and ``input_scaling``: 'sat' is [-1, 1], 'mean-std' the EN release's."""
+    channels = 'RGB'
+    # EN release: all but batch norm, biases included. A learnt shape of an activation is no weight either.
+    weight_decay_variables = r'^(?!.*(batch_normalization|smoothrelu_beta))'
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.model_name = args.model_name
+        self.width, self.depth = args.width_coefficient, args.depth_coefficient
+        self.input_scaling = args.input_scaling
+        self._style.update(dropout_rate=args.dropout_rate, survival_prob=args.survival_prob)
+
+    @property
+    def style(self):
+        return efficientnet.Style(training=self.trains_now, noise_seed=self.noise_seed, **self._style)
+
+    def network(self, image):
+        style = self.style
+        if self.input_scaling == 'mean-std':
+            # From the [-1, 1] in which attackers work.
+            mean, std = (tf.reshape(tf.constant(values), style.per_axis(1, 1, 3))
+                         for values in (IMAGENET_MEAN, IMAGENET_STD))
+            image = ((image + 1) * (255 / 2) - mean) / std
+        return efficientnet.efficientnet(image, self.model_name, self.width, self.depth, self.num_classes, style)
+
+
 class Architecture(NamedTuple):
-    """What the command line must know of a network before it is built: the choices, and what holds unless given."""
-    depths: Tuple[int, ...]
-    default_depth: int
-    input_size: int
-    num_classes: int
-    recipe: str  # of the release that published it
-    res2_bottleneck: int = 64
-    group: int = 1
+    """What the command line must know of a network before it is built.
+
+    recipe: of the release that published it. defaults: flags that say which network to build, and their values where
+    not given, None for the recipe's; flags that are not here mean nothing to it. depths: choices of --depth.
+    augmentation: of training on images of ImageNet's kind.
+    """
+    recipe: str
+    defaults: dict
+    depths: Tuple[int, ...] = ()
+    augmentation: str = 'imagenet'
 
 
-_IMAGENET = Architecture(tuple(resnet_model.IMAGENET_BLOCKS), 50, 224, 1000, 'sat')
+_RESNET = {'depth': 50, 'input_size': 224, 'num_classes': 1000, 'res2_bottleneck': 64, 'group': 1, 'padding': None}
+_IMAGENET_DEPTHS = tuple(resnet_model.IMAGENET_BLOCKS)
 ARCHITECTURES = {
-    'ResNet': _IMAGENET,
-    'ResNetDenoise': _IMAGENET._replace(recipe='feature-denoising'),
-    'ResNeXtDenoiseAll': _IMAGENET._replace(recipe='feature-denoising', res2_bottleneck=8, group=32),
-    'CifarResNet': Architecture(tuple(resnet_model.CIFAR_BLOCKS) + (resnet_model.CIFAR_WIDE_DEPTH,), 20, 32, 10, 'sat'),
+    'ResNet': Architecture('sat', _RESNET, _IMAGENET_DEPTHS),
+    'ResNetDenoise': Architecture('feature-denoising', _RESNET, _IMAGENET_DEPTHS),
+    'ResNeXtDenoiseAll': Architecture('feature-denoising', dict(_RESNET, res2_bottleneck=8, group=32),
+                                      _IMAGENET_DEPTHS),
+    'CifarResNet': Architecture('sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, 'padding': None},
+                                tuple(resnet_model.CIFAR_BLOCKS) + (resnet_model.CIFAR_WIDE_DEPTH,)),
+    'EfficientNet': Architecture('sat-efficientnet', {
+        'num_classes': 1000, 'survival_prob': efficientnet.Style.survival_prob, 'input_scaling': 'sat'},
+        augmentation='efficientnet'),
 }
+DEFAULT_MODEL_NAME = PREFIX + 'b0'
+
+
+def architecture_defaults(arch, model_name=None):
+    """Flags of architecture ``arch`` and their values where not given; ``model_name`` is EfficientNet's size."""
+    defaults = ARCHITECTURES[arch].defaults
+    if arch != 'EfficientNet':
+        return defaults
+    model_name = model_name or DEFAULT_MODEL_NAME
+    size = SIZES[model_name]
+    return dict(defaults, model_name=model_name, input_size=size.resolution, width_coefficient=size.width,
+                depth_coefficient=size.depth, dropout_rate=size.dropout_rate)
+
+
+def network_name(args):
+    """What the network of resolved flags is called in names of directories: 'ResNet50', 'efficientnet-b0'."""
+    return args.model_name or '{}{}'.format(args.arch, args.depth)

@@ -4,15 +4,14 @@ Functions of tensors; flags, labels and attackers are unknown here. Variables ha
 released checkpoints in either layout.
 Papers: He et al. 2015 (ResNet), Xie et al. 2017 (ResNeXt), FD Sec 4 (denoising), 1H Sec 5.1 (initial values).
 """
-from typing import NamedTuple
+import dataclasses
+import functools
 
 import tensorflow.compat.v1 as tf
 
+import layers
+from layers import batch_norm, channels_of, max_pool
 from smooth_activations import activate
-
-# FD and SAT releases, as 1H Sec 5.1.
-BN_MOMENTUM = 0.9
-BN_EPSILON = 1e-5
 
 # He et al. 2015, Table 1: residual blocks in the four groups.
 IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -24,34 +23,14 @@ CIFAR_WIDE_DEPTH = 18
 PADDINGS = ('explicit', 'same')
 
 
-class Style(NamedTuple):
-    """What all layers of one network have in common.
+@dataclasses.dataclass(frozen=True)
+class Style(layers.Style):
+    """What all layers of one residual network have in common.
 
-    data_format: 'NHWC' or 'NCHW'. training: batch norm uses (and updates the averages by) the batch's statistics.
-    activation: a name of ``smooth_activations``. padding of strided convolutions: 'explicit' pads k//2 on all sides
-    (SAT release), 'same' is TensorFlow's, which pads more at the bottom and right (FD release).
+    padding of strided convolutions: 'explicit' pads k//2 on all sides (SAT release), 'same' is TensorFlow's, which pads
+    more at the bottom and right (FD release).
     """
-    data_format: str
-    training: bool
-    activation: str
-    padding: str
-
-    @property
-    def channel_axis(self):
-        return 3 if self.data_format == 'NHWC' else 1
-
-    @property
-    def spatial_axes(self):
-        return (1, 2) if self.data_format == 'NHWC' else (2, 3)
-
-    def per_axis(self, batch, spatial, channel):
-        """Order a value for the batch, the two spatial and the channel axis as the layout has them."""
-        return [batch, spatial, spatial, channel] if self.data_format == 'NHWC' else [batch, channel, spatial, spatial]
-
-
-def channels_of(x, style):
-    """Number of channels of ``x``, a Python int."""
-    return int(x.shape[style.channel_axis])
+    padding: str = 'explicit'
 
 
 def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None):
@@ -69,43 +48,12 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
         return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
 
 
-def batch_norm(x, name, style, initial_gamma=1.0):
-    """Batch norm with variables ``name/{gamma,beta,mean/EMA,variance/EMA}``.
-
-    In training the new moving averages are in the UPDATE_OPS collection.
-    """
-    channels = [channels_of(x, style)]
-    with tf.variable_scope(name):
-        gamma = tf.get_variable('gamma', channels, initializer=tf.constant_initializer(initial_gamma))
-        beta = tf.get_variable('beta', channels, initializer=tf.zeros_initializer())
-        mean = tf.get_variable('mean/EMA', channels, initializer=tf.zeros_initializer(), trainable=False)
-        variance = tf.get_variable('variance/EMA', channels, initializer=tf.ones_initializer(), trainable=False)
-        if not style.training:
-            return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=BN_EPSILON,
-                                          data_format=style.data_format, is_training=False)[0]
-        y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=BN_EPSILON,
-                                                               data_format=style.data_format, is_training=True)
-        for average, new in ((mean, batch_mean), (variance, batch_variance)):
-            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, average.assign_sub((average - new) * (1 - BN_MOMENTUM)))
-        return y
-
-
 def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):
     """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``."""
     x = conv2d(x, name, channels, kernel, style, stride=stride, group=group)
     with tf.variable_scope(name):
         x = batch_norm(x, 'bn', style, initial_gamma)
         return activate(x, style.activation) if act else x
-
-
-def max_pool(x, kernel, stride, style):
-    """Max-pooling with SAME padding."""
-    if style.data_format == 'NCHW' and not tf.config.list_physical_devices('GPU'):
-        # TensorFlow has no gradient of max-pooling in NCHW on a CPU.
-        x = max_pool(tf.transpose(x, [0, 2, 3, 1]), kernel, stride, style._replace(data_format='NHWC'))
-        return tf.transpose(x, [0, 3, 1, 2])
-    return tf.nn.max_pool2d(x, style.per_axis(1, kernel, 1), style.per_axis(1, stride, 1), 'SAME',
-                            data_format=style.data_format)
 
 
 def classifier(x, num_classes, style):
@@ -203,7 +151,9 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
         with tf.variable_scope('group{}'.format(g)):
             for b in range(blocks):
                 with tf.variable_scope('block{}'.format(b)):
-                    x = bottleneck(x, width, 2 if b == 0 and g > 0 else 1, style, inner_width, group)
+                    x = layers.block(functools.partial(
+                        bottleneck, width=width, stride=2 if b == 0 and g > 0 else 1, style=style,
+                        inner_width=inner_width, group=group), x, style)
                     if denoise == 'blocks':
                         x = denoising(x, 'non_local', style, embed=False, softmax=False)
         if denoise == 'groups':
@@ -246,5 +196,6 @@ def cifar_resnet(image, depth, num_classes, style):
     for g, (blocks, width) in enumerate(groups):
         for b in range(blocks):
             with tf.variable_scope('group{}/block{}'.format(g, b)):
-                x = basic_block(x, width, 2 if b == 0 and g > 0 else 1, style, projection=wide)
+                x = layers.block(functools.partial(
+                    basic_block, width=width, stride=2 if b == 0 and g > 0 else 1, style=style, projection=wide), x, style)
     return classifier(x, num_classes, style)

@@ -150,6 +150,11 @@ def backward_slope(name):
         _slope_override = before
 
 
+def current_slope():
+    """What the surrounding ``backward_slope`` was given; None outside of one."""
+    return _slope_override
+
+
 def activate(x, name):
     """Apply the activation ``name`` (``NAME`` or ``NAME:ALPHA``) elementwise.
 

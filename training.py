@@ -21,7 +21,9 @@ from tensorpack.utils.serialize import loads
 import checkpoints
 import recipes
 from adv_model import TRAINING_STEP
+from averaging import AverageWeights
 from evaluation import EvaluateRobustness, monitored_name
+from nets import network_name
 from third_party.imagenet_utils import iterate
 from third_party.utils import library_versions, session_config, together
 
@@ -33,10 +35,13 @@ QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 
 RUN_FILE = 'run.json'
 # Flags that a resumed run must share with the run it continues.
-_FIXED = ('arch', 'depth', 'num_classes', 'input_size', 'activation_name', 'padding', 'res2_bottleneck', 'group',
-          'fake', 'batch', 'ranks', 'steps_per_epoch', 'seed', 'augmentation', 'attack_iter', 'attack_epsilon',
-          'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient', 'update_gradient',
-          'label_smoothing', 'weight_decay', 'lr_drop_epochs', 'base_lr', 'warmup_epochs')
+_FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
+          'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
+          'batch_norm_epsilon', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
+          'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
+          'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
+          'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'base_lr',
+          'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs')
 
 
 class FixedHorovodTrainer(HorovodTrainer):
@@ -141,8 +146,8 @@ def log_directory(args, size):
     """Name of a training run's directory, as the releases build it; a --logdir with a slash is taken as it is."""
     if args.logdir and os.sep in args.logdir:
         return args.logdir.rstrip(os.sep)
-    name = 'train_log/PGD-{}{}-Batch{}-{}GPUs-iter{}-epsilon{}-step{}'.format(
-        args.arch, args.depth, args.batch, size, args.attack_iter, args.attack_epsilon, args.attack_step_size)
+    name = 'train_log/PGD-{}-Batch{}-{}GPUs-iter{}-epsilon{}-step{}'.format(
+        network_name(args), args.batch, size, args.attack_iter, args.attack_epsilon, args.attack_step_size)
     return name + ('-' + args.logdir if args.logdir else '')
 
 
@@ -225,19 +230,22 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         start (Start): where to begin. session_init (SessionInit): what the first rank loads.
     """
     callbacks = [LearningRate(lambda step: recipes.learning_rate(
-        step, args.steps_per_epoch, args.batch * ranks.size, args.lr_drop_epochs, args.base_lr, args.warmup_epochs)),
-        FeedTrainingStep()]
+        step, args.steps_per_epoch, args.batch * ranks.size, args)), FeedTrainingStep()]
+    averages = AverageWeights(args.moving_average_decay) if args.moving_average_decay else None
+    if averages:
+        callbacks.append(averages)
     if validation:
         callbacks.append(EvaluateRobustness(
             model, make_attacker(args.eval_attack_iter), ranks, *validation,
-            lambda epoch: _attackers_after(args, make_attacker, epoch)))
+            lambda epoch: _attackers_after(args, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     monitors = []
     if ranks.is_chief:
         statistics = JSONWriter()
         callbacks += [ProgressBar(), EstimatedTimeLeft(),
                       checkpoints.CheckpointSaver(folder, args.keep_checkpoints,
-                                                  monitored_name(args.eval_attack_iter) + '-top1-error', statistics)]
+                                                  monitored_name(args.eval_attack_iter, bool(averages)) + '-top1-error',
+                                                  statistics)]
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),

@@ -3,7 +3,6 @@ import gzip
 import json
 import os
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -79,19 +78,20 @@ def load_rule_weights(weights_rule):
 
 @pytest.fixture(scope='session')
 def released_model():
-    """function(release, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or
-    'sat_ResNeXt-50-32x4d-silu': whose release, architecture, depth, for ResNeXt the groups, for SAT the activation."""
+    """function(row, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or 'sat_ResNeXt-50-32x4d-silu':
+    whose release, architecture, depth, for ResNeXt the groups, for SAT the activation; or as 'efficientnet-b0'."""
     def make(row, data_format, input_size=224):
-        import nets
+        from networks import make_network
+        layout = ['--data-format', data_format, '--input-size', str(input_size)]
+        if row.startswith('efficientnet'):
+            return make_network('--arch', 'EfficientNet', '--model-name', row, *layout)
         release, name = row.split('_', 1)
         arch, depth, *rest = name.split('-')
-        args = SimpleNamespace(depth=int(depth), num_classes=1000, input_size=input_size, data_format=data_format,
-                               activation_name=rest[-1] if rest else 'relu',
-                               padding='same' if release == 'fair' else 'explicit', res2_bottleneck=64, group=1)
+        flags = ['--depth', depth, '--recipe', 'feature-denoising' if release == 'fair' else 'sat']
+        if release == 'sat':
+            flags += ['--activation-name', rest[-1]]
         if arch == 'ResNeXt':
             group, width = rest[0].rstrip('d').split('x')
-            arch, args.group, args.res2_bottleneck = 'ResNet', int(group), int(width)
-        elif arch == 'ResNeXtDenoiseAll':
-            args.group, args.res2_bottleneck = 32, 8
-        return getattr(nets, arch + 'Model')(args)
+            arch, flags = 'ResNet', flags + ['--group', group, '--res2-bottleneck', width]
+        return make_network('--arch', arch, *flags, *layout)
     return make

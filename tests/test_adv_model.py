@@ -265,7 +265,7 @@ class SmallModel(AdvImageNetModel):
     data_format = 'NCHW'
 
     def network(self, image):
-        x = resnet_model.batch_norm(image, 'bn', resnet_model.Style(self.data_format, self.trains_now, 'relu', 'same'))
+        x = resnet_model.batch_norm(image, 'bn', resnet_model.Style(self.data_format, self.trains_now, 'relu'))
         with tf.variable_scope('hidden'):
             weights, bias = tf.get_variable('W', [192, 20]), tf.get_variable('b', [20])
         x = activate(tf.matmul(tf.reshape(x, [-1, 192]), weights) + bias, 'relu')

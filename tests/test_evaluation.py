@@ -3,7 +3,6 @@ import csv
 import json
 import os
 import re
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import evaluation
 import main
 import nets
 from adv_model import NO_TARGET, PGDAttacker
+from networks import make_network
 
 SIDE, CLASSES = 16, 10
 NUM_IMAGES = 13
@@ -67,12 +67,12 @@ class Network:
     """A CifarResNet-8 with random weights, as a checkpoint and as a function of a batch of uint8 images."""
 
     def __init__(self, path):
-        args = SimpleNamespace(depth=8, num_classes=CLASSES, input_size=SIDE, activation_name='silu',
-                               padding='explicit', data_format='NHWC')
         self.graph, random = tf.Graph(), np.random.default_rng(0)
         with self.graph.as_default(), TowerContext('', is_training=False):
             self.image = tf.placeholder(tf.float32, [None, SIDE, SIDE, 3])
-            self.logits = nets.CifarResNetModel(args).get_logits(self.image)
+            self.logits = make_network(
+                '--arch', 'CifarResNet', '-d', '8', '--num-classes', str(CLASSES), '--input-size', str(SIDE),
+                '--data-format', 'NHWC').get_logits(self.image)
             self.session = tf.Session()
             values = {v.op.name: random.normal(v.op.name.endswith('gamma'), 0.3, v.shape).astype(np.float32)
                       for v in tf.global_variables()}

@@ -5,57 +5,77 @@ import pytest
 
 import recipes
 
-FD_DROPS, SAT_DROPS = (35, 70, 95), (30, 60, 90)
+FD, SAT, EFFICIENTNET = (recipes.RECIPES[name] for name in ('feature-denoising', 'sat', 'sat-efficientnet'))
 
 
-def rate(epochs_done, total_batch, drops, steps_per_epoch=100):
+def rate(epochs_done, total_batch, recipe, steps_per_epoch=100):
     """Learning rate of the step that starts when ``epochs_done`` epochs are complete."""
-    return recipes.learning_rate(round(epochs_done * steps_per_epoch), steps_per_epoch, total_batch, drops)
+    return recipes.learning_rate(round(epochs_done * steps_per_epoch), steps_per_epoch, total_batch, recipe)
 
 
 @pytest.mark.parametrize('epochs_done, expected', [
     (0, 0.1), (0.01, 0.103), (1, 0.4), (2.5, 0.85), (4.99, 1.597), (5, 1.6), (34.99, 1.6), (35, 0.16), (69.99, 0.16),
     (70, 0.016), (94.99, 0.016), (95, 0.0016), (109.99, 0.0016)])
 def test_feature_denoising_on_128_gpus_warms_up_to_1_6_and_drops_after_35_70_95(epochs_done, expected):
-    assert rate(epochs_done, 4096, FD_DROPS) == pytest.approx(expected, rel=1e-12)
+    assert rate(epochs_done, 4096, FD) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize('epochs_done, expected', [
     (0, 0.1), (1, 0.12), (4, 0.18), (5, 0.2), (29.99, 0.2), (30, 0.02), (59.99, 0.02), (60, 0.002), (89.99, 0.002),
     (90, 0.0002), (99.99, 0.0002)])
 def test_sat_on_16_gpus_warms_up_to_0_2_and_drops_after_30_60_90(epochs_done, expected):
-    assert rate(epochs_done, 512, SAT_DROPS) == pytest.approx(expected, rel=1e-12)
+    assert rate(epochs_done, 512, SAT) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize('total_batch, expected', [(1, 0.1 / 256), (64, 0.025), (128, 0.05), (256, 0.1)])
 def test_small_batches_start_at_their_own_rate_without_warm_up(total_batch, expected):
-    assert [rate(e, total_batch, SAT_DROPS) for e in (0, 1, 5, 29.99)] == pytest.approx([expected] * 4, rel=1e-12)
+    assert [rate(e, total_batch, SAT) for e in (0, 1, 5, 29.99)] == pytest.approx([expected] * 4, rel=1e-12)
 
 
 def test_a_batch_between_multiples_of_256_has_the_rate_between():
-    assert rate(10, 384, SAT_DROPS) == pytest.approx(0.15, rel=1e-12)
+    assert rate(10, 384, SAT) == pytest.approx(0.15, rel=1e-12)
 
 
 def test_a_drop_comes_with_the_first_step_of_the_next_epoch_whatever_the_number_of_steps():
     for steps in (1, 3, 313, 5004):
-        before, after = (recipes.learning_rate(30 * steps + k, steps, 256, SAT_DROPS) for k in (-1, 0))
+        before, after = (recipes.learning_rate(30 * steps + k, steps, 256, SAT) for k in (-1, 0))
         assert (before, after) == pytest.approx((0.1, 0.01), rel=1e-12)
 
 
 def test_warm_up_ends_with_its_last_epoch_s_last_step():
-    rates = [recipes.learning_rate(step, 4, 512, SAT_DROPS) for step in range(22)]
+    rates = [recipes.learning_rate(step, 4, 512, SAT) for step in range(22)]
     assert rates == pytest.approx([0.1 + 0.1 * min(step, 20) / 20 for step in range(22)], rel=1e-12)
 
 
 def test_base_rate_warm_up_and_drops_can_be_set():
-    assert recipes.learning_rate(5, 10, 256, (1, 2), base=0.4, warmup_epochs=1) == pytest.approx(0.25)
-    assert recipes.learning_rate(5, 10, 256, (1, 2), base=0.4, warmup_epochs=0) == pytest.approx(0.4)
-    assert recipes.learning_rate(20, 10, 256, (1, 2), base=0.4, warmup_epochs=1) == pytest.approx(0.004)
+    for step, warmup_epochs, expected in ((5, 1, 0.25), (5, 0, 0.4), (20, 1, 0.004)):
+        own = SAT._replace(base_lr=0.4, warmup_epochs=warmup_epochs, lr_drop_epochs=(1, 2))
+        assert recipes.learning_rate(step, 10, 256, own) == pytest.approx(expected)
 
 
-def test_the_rate_is_never_zero_in_either_recipe():
+def test_drops_and_decay_can_be_had_together():
+    own = SAT._replace(warmup_epochs=0, lr_drop_epochs=(3,), lr_decay_epochs=2)
+    assert [recipes.learning_rate(step, 10, 256, own) for step in (19, 20, 30, 40)] == pytest.approx(
+        [0.1, 0.097, 0.0097, 0.009409])
+
+
+def test_efficientnets_rate_is_that_of_the_original_program(load_json):
+    original = load_json('efficientnet_lr.json')
+    for step, expected in original['points']:
+        # The original computes in float32.
+        assert recipes.learning_rate(step, original['steps_per_epoch'], original['train_batch_size'],
+                                     EFFICIENTNET) == pytest.approx(expected, rel=5e-6)
+
+
+def test_efficientnets_warm_up_starts_from_zero_whatever_the_batch():
+    for batch in (32, 256, 4096):
+        assert [rate(e, batch, EFFICIENTNET) for e in (0, 1, 2.5)] == pytest.approx(
+            [0.016 * batch / 256 * part for part in (0, 0.2, 0.5)])
+
+
+def test_the_rate_is_never_zero_after_the_first_step():
     for name, recipe in recipes.RECIPES.items():
-        rates = [rate(e, 32, recipe.lr_drop_epochs) for e in range(recipe.epochs)]
+        rates = [rate(e + 0.01, 32, recipe) for e in range(recipe.epochs)]
         assert min(rates) > 0 and all(map(math.isfinite, rates)), name
 
 

@@ -1,4 +1,6 @@
 """Layers and blocks against NumPy in float64, FD's blocks against numbers of the original program, both layouts."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -65,7 +67,7 @@ def test_convolution_and_its_gradients_are_those_of_each_group_alone(sess, data_
     want, want_dx, want_dw = conv_with_gradients(x, weights, lambda shape: normal(*shape, seed=2), stride, group,
                                                  padding)
     inputs = tf.constant(to_layout(x, data_format), tf.float32)
-    y = resnet_model.conv2d(inputs, 'conv', 12, kernel, STYLE._replace(data_format=data_format, padding=padding),
+    y = resnet_model.conv2d(inputs, 'conv', 12, kernel, replace(STYLE, data_format=data_format, padding=padding),
                             stride=stride, group=group)
     variable, = tf.global_variables()
     assert (variable.op.name, variable.shape.as_list()) == ('conv/W', [kernel, kernel, 8 // group, 12])
@@ -82,7 +84,7 @@ def test_convolution_and_its_gradients_are_those_of_each_group_alone(sess, data_
 def test_the_paddings_differ_at_even_sizes(sess, kernel):
     x = tf.constant(normal(1, 8, 8, 3), tf.float32)
     with tf.variable_scope('', reuse=tf.AUTO_REUSE):
-        explicit, same = (resnet_model.conv2d(x, 'conv', 4, kernel, STYLE._replace(padding=padding), stride=2)
+        explicit, same = (resnet_model.conv2d(x, 'conv', 4, kernel, replace(STYLE, padding=padding), stride=2)
                           for padding in ('explicit', 'same'))
     sess.run(tf.global_variables_initializer())
     assert np.abs(np.subtract(*sess.run([explicit, same]))).max() > 0.1
@@ -102,7 +104,7 @@ def test_feature_maps_have_the_published_sizes(graph, small_resnet, monkeypatch,
         return watched
     for name in ('max_pool', 'bottleneck'):
         monkeypatch.setattr(resnet_model, name, watch(getattr(resnet_model, name)))
-    resnet_model.imagenet_resnet(tf.zeros([1, side, side, 3]), small_resnet, 10, STYLE._replace(padding=padding))
+    resnet_model.imagenet_resnet(tf.zeros([1, side, side, 3]), small_resnet, 10, replace(STYLE, padding=padding))
     assert seen == [[n, n] for n in sides[1:]]
     stem = tf.get_default_graph().get_tensor_by_name('conv0/Conv2D:0')
     assert stem.shape.as_list()[1:3] == [sides[0], sides[0]]
@@ -112,7 +114,7 @@ def test_feature_maps_have_the_published_sizes(graph, small_resnet, monkeypatch,
 def test_batch_norm_at_inference_uses_the_moving_averages(sess, data_format):
     x = normal(2, 3, 4, 5)
     y = resnet_model.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
-                                STYLE._replace(data_format=data_format))
+                                replace(STYLE, data_format=data_format))
     values = {'bn/gamma': normal(5, seed=1), 'bn/beta': normal(5, seed=2), 'bn/mean/EMA': normal(5, seed=3),
               'bn/variance/EMA': np.exp(normal(5, seed=4))}
     for variable in tf.global_variables():
@@ -128,7 +130,7 @@ def test_batch_norm_at_inference_uses_the_moving_averages(sess, data_format):
 def test_batch_norm_in_training_uses_the_batch_and_offers_its_update_of_the_averages(sess, data_format):
     x = 2 + 3 * normal(2, 3, 4, 5)
     y = resnet_model.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
-                                STYLE._replace(data_format=data_format, training=True))
+                                replace(STYLE, data_format=data_format, training=True))
     sess.run(tf.global_variables_initializer())
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     averages = [v for v in tf.global_variables() if v.op.name.endswith('EMA')]
@@ -146,7 +148,7 @@ def test_batch_norm_in_training_uses_the_batch_and_offers_its_update_of_the_aver
 def test_max_pool_and_its_gradient(sess, data_format, size):
     x = normal(2, size, size, 3)
     inputs = tf.constant(to_layout(x, data_format), tf.float32)
-    y = resnet_model.max_pool(inputs, 3, 2, STYLE._replace(data_format=data_format))
+    y = resnet_model.max_pool(inputs, 3, 2, replace(STYLE, data_format=data_format))
     gradient, = tf.gradients(y, inputs, grad_ys=2 * tf.ones_like(y))
     got, dx = sess.run([y, gradient])
 
@@ -173,7 +175,7 @@ def test_non_local_and_denoising_are_those_of_the_original_program(sess, load_js
         x = np.reshape(flat, case['shape'])
         return x if data_format == 'NCHW' else np.transpose(x, [0, 2, 3, 1])
 
-    style = STYLE._replace(data_format=data_format)
+    style = replace(STYLE, data_format=data_format)
     x = tf.constant(from_nchw(case['x']), tf.float32)
     block = resnet_model.denoising(x, case['scope'], style, case['embed'], case['softmax'])
     with tf.variable_scope(case['scope'], reuse=True):
@@ -194,7 +196,7 @@ def test_non_local_is_the_sum_over_all_pairs_of_positions_also_where_the_map_is_
                                                                                           softmax, embed):
     x = normal(*shape)
     means = resnet_model.non_local(tf.constant(to_layout(x, data_format), tf.float32),
-                                   STYLE._replace(data_format=data_format), embed, softmax)
+                                   replace(STYLE, data_format=data_format), embed, softmax)
     weights = {v.op.name.split('/')[0]: normal(8, 4, seed=i) for i, v in enumerate(tf.global_variables())}
     for variable in tf.global_variables():
         variable.load(weights[variable.op.name.split('/')[0]].reshape(1, 1, 8, 4), sess)
@@ -227,7 +229,7 @@ def test_a_fresh_bottleneck_is_its_shortcut_and_the_activation(sess):
 
 
 def test_activations_follow_conv0_conv1_conv2_and_the_sum_only(graph, small_resnet):
-    style = STYLE._replace(activation='smoothrelu')
+    style = replace(STYLE, activation='smoothrelu')
     resnet_model.imagenet_resnet(tf.zeros([1, 32, 32, 3]), small_resnet, 10, style)
     sites = {v.op.name for v in tf.global_variables() if v.op.name.endswith('smoothrelu_beta')}
     assert sites == {'conv0/smoothrelu_beta'} | {
@@ -272,7 +274,7 @@ def test_cifar_networks_have_as_many_layers_as_their_name_says(graph, depth):
 def test_option_a_shortcut_takes_every_second_position_and_adds_zero_channels_on_both_sides(sess, data_format):
     x = normal(2, 5, 5, 4)
     y = resnet_model.basic_block(tf.constant(to_layout(x, data_format), tf.float32), 8, 2,
-                                 STYLE._replace(data_format=data_format), projection=False)
+                                 replace(STYLE, data_format=data_format), projection=False)
     sess.run(tf.global_variables_initializer())
     residual_gamma, = (v for v in tf.global_variables() if v.op.name == 'conv2/bn/gamma')
     residual_gamma.load(np.zeros(8), sess)
@@ -318,7 +320,7 @@ def test_both_layouts_give_the_same_logits_and_input_gradients(sess, weights_rul
     images = weights_rule.images(size).astype(np.float32) * 2 / 255 - 1
     results = []
     for data_format in LAYOUTS:
-        style = Style(data_format, training, 'silu', 'explicit')
+        style = Style(data_format, training, 'silu')
         x = tf.constant(to_layout(images, data_format))
         with tf.variable_scope('', reuse=tf.AUTO_REUSE):
             if 'Cifar' in family:

@@ -1,0 +1,150 @@
+"""Graph of EfficientNet (EN Sec 4), with the variable names of the released checkpoints.
+
+A function of tensors; flags, labels and attackers are unknown here.
+"""
+import dataclasses
+import functools
+from typing import Optional
+
+import tensorflow.compat.v1 as tf
+
+import layers
+from efficientnet.scaling import plan
+from layers import channels_of
+from smooth_activations import activate
+
+SE_RATIO = 0.25  # EN release, of a block's input channels
+MOVING_AVERAGES = ('moving_mean', 'moving_variance')
+# Of the dropout before the classifier; block k has k.
+_DROPOUT_LAYER = (1 << 7) - 1
+_LAYER_SHIFT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Style(layers.Style):
+    """What all layers of one EfficientNet have in common.
+
+    survival_prob: probability that the last block's residual branch is kept in training, falling linearly from 1 (Huang
+    et al. 2016; the release's drop connect). dropout_rate: before the classifier. noise_seed: int64 [2], where the random
+    numbers of a training pass come from, the same seed giving the same numbers; wanted if ``training`` and either is on.
+    """
+    survival_prob: float = 0.8
+    dropout_rate: float = 0.2
+    noise_seed: Optional[tf.Tensor] = None
+
+    def keep(self, layer, shape, probability):
+        """1 / probability with that probability, else 0, as float32 of ``shape``; every ``layer`` draws its own."""
+        seed = self.noise_seed + tf.constant([(layer + 1) << _LAYER_SHIFT, 0], tf.int64)
+        return tf.floor(probability + tf.random.stateless_uniform(shape, seed)) / probability
+
+
+def _numbered(name, number):
+    """The name of a layer of its kind in a scope, as Keras counts them."""
+    return '{}_{}'.format(name, number) if number else name
+
+
+def conv2d(x, name, channels, kernel, style, stride=1, bias=False):
+    """Convolution with SAME padding; variables ``name/kernel`` and, with ``bias``, ``name/bias``."""
+    with tf.variable_scope(name):
+        # EN release: a plain normal distribution of variance 2 / fan_out.
+        weights = tf.get_variable('kernel', [kernel, kernel, channels_of(x, style), channels],
+                                  initializer=_normal(2.0 / (kernel * kernel * channels)))
+        y = tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format)
+        if bias:
+            y = tf.nn.bias_add(y, tf.get_variable('bias', [channels], initializer=tf.zeros_initializer()),
+                               data_format=style.data_format)
+        return y
+
+
+def depthwise_conv2d(x, kernel, stride, style):
+    """Depthwise convolution; variable ``depthwise_conv2d/depthwise_kernel``."""
+    with tf.variable_scope('depthwise_conv2d'):
+        # EN release: as conv2d's with one output channel.
+        weights = tf.get_variable('depthwise_kernel', [kernel, kernel, channels_of(x, style), 1],
+                                  initializer=_normal(2.0 / (kernel * kernel)))
+        return layers.depthwise_conv2d(x, weights, stride, style)
+
+
+def _normal(variance):
+    return tf.random_normal_initializer(stddev=variance ** 0.5)
+
+
+def batch_norm(x, number, style):
+    """The scope's batch norm ``number``, from 0. Statistics are of this rank's images alone: the release shares them
+    between its TPU's cores where there are more than 8."""
+    return layers.batch_norm(x, _numbered('tpu_batch_normalization', number), style, averages=MOVING_AVERAGES,
+                             unbiased=False)
+
+
+def squeeze_excite(x, block, style):
+    """Scale each channel by a factor of the means of all (Hu et al. 2018; EN release)."""
+    with tf.variable_scope('se'):
+        means = tf.reduce_mean(x, style.spatial_axes, keepdims=True)
+        hidden = conv2d(means, 'conv2d', max(1, int(block.channels_in * SE_RATIO)), 1, style, bias=True)
+        hidden = activate(hidden, style.activation)
+        return x * tf.sigmoid(conv2d(hidden, 'conv2d_1', channels_of(x, style), 1, style, bias=True))
+
+
+def mbconv(x, block, style, layer, survival_prob):
+    """Inverted residual block in the current scope (Sandler et al. 2018; EN Table 1): expand, depthwise, project.
+
+    ``layer``: the block's number, for the random numbers of drop connect.
+    """
+    y, convs, norms = x, 0, 0
+    if block.expand > 1:
+        y = conv2d(y, 'conv2d', block.channels_in * block.expand, 1, style)
+        y = activate(batch_norm(y, norms, style), style.activation)
+        convs = norms = 1
+    y = depthwise_conv2d(y, block.kernel, block.stride, style)
+    y = activate(batch_norm(y, norms, style), style.activation)
+    y = squeeze_excite(y, block, style)
+    y = conv2d(y, _numbered('conv2d', convs), block.channels, 1, style)
+    y = batch_norm(y, norms + 1, style)
+    if block.stride > 1 or block.channels_in != block.channels:
+        return y
+    if style.training and survival_prob < 1:
+        y *= style.keep(layer, [tf.shape(x)[0], 1, 1, 1], survival_prob)
+    return x + y
+
+
+def efficientnet(image, model_name, width, depth, num_classes, style):
+    """EfficientNet.
+
+    Args:
+        image (tf.Tensor): float [N,S,S,3] or [N,3,S,S], RGB, in the scaling that the weights expect.
+        model_name (str): scope of all variables. width, depth (float): factors of ``scaling.plan``.
+        style (Style).
+    Returns:
+        tf.Tensor: logits [N, num_classes].
+    """
+    planned = plan(width, depth)
+    with tf.variable_scope(model_name):
+        with tf.variable_scope('stem'):
+            x = conv2d(image, 'conv2d', planned.stem_channels, 3, style, stride=2)
+            x = activate(batch_norm(x, 0, style), style.activation)
+        for number, block in enumerate(planned.blocks):
+            with tf.variable_scope('blocks_{}'.format(number)):
+                # EN release: from 1 for the first block on in equal steps.
+                survival_prob = 1 - (1 - style.survival_prob) * number / len(planned.blocks)
+                x = layers.block(functools.partial(mbconv, block=block, style=style, layer=number,
+                                                   survival_prob=survival_prob), x, style)
+        with tf.variable_scope('head'):
+            x = layers.block(functools.partial(_head, channels=planned.head_channels, style=style), x, style)
+            if style.training and style.dropout_rate > 0:
+                x *= style.keep(_DROPOUT_LAYER, tf.shape(x), 1 - style.dropout_rate)
+            return _classifier(x, num_classes)
+
+
+def _head(x, channels, style):
+    """The last convolution, and the means of its channels [N, C]."""
+    x = activate(batch_norm(conv2d(x, 'conv2d', channels, 1, style), 0, style), style.activation)
+    return tf.reduce_mean(x, style.spatial_axes)
+
+
+def _classifier(x, num_classes):
+    with tf.variable_scope('dense'):
+        bound = num_classes ** -0.5  # EN release
+        weights = tf.get_variable('kernel', [int(x.shape[1]), num_classes],
+                                  initializer=tf.random_uniform_initializer(-bound, bound))
+        bias = tf.get_variable('bias', [num_classes], initializer=tf.zeros_initializer())
+        return tf.nn.bias_add(tf.matmul(x, weights), bias)
