@@ -39,7 +39,7 @@ def make_model(args):
     return model
 
 
-def _make_training_model(args, rank):
+def make_training_model(args, rank):
     """The network of resolved flags with its training attacker and losses."""
     model = make_model(args)
     model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
@@ -70,7 +70,7 @@ def _start():
     return ranks
 
 
-def _validation_batches(args, dataset, ranks, augmentation):
+def validation_batches(args, dataset, ranks, augmentation):
     """This rank's images, seen as a network wants them that was trained with ``augmentation``."""
     share = ranks.rank, ranks.size, threads_for(ranks)
     if augmentation == 'efficientnet':
@@ -103,7 +103,7 @@ def evaluate(args):
     attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size)
     attackers = [attacker] if attacker.num_iter else []
     tower = evaluation.EvaluationTower(model, attacker, ranks, args.attack_gradient)
-    batches = _validation_batches(args, dataset, ranks, args.augmentation)
+    batches = validation_batches(args, dataset, ranks, args.augmentation)
     folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
         nets.network_name(args), os.path.basename(checkpoints.find(args.load)), attacker.name))
     together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
@@ -135,7 +135,7 @@ def classify_directory(args):
     tower = evaluation.EvaluationTower(model, NoOpAttacker(), ranks)
     dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
-    batches = _validation_batches(args, dataset, ranks,
+    batches = validation_batches(args, dataset, ranks,
                                   'efficientnet' if args.augmentation == 'efficientnet' else 'none')
     with together(ranks, lambda: _session(ranks, args, values)) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
@@ -161,8 +161,8 @@ def train(args):
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
-        _make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
-        validation and ((lambda: _validation_batches(args, validation, ranks, args.augmentation)),
+        make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
+        validation and ((lambda: validation_batches(args, validation, ranks, args.augmentation)),
                         len(validation.files)),
         functools.lru_cache(None)(
             lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),

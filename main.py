@@ -17,7 +17,7 @@ try:
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
     from resnet_model import PADDINGS
-    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation
+    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
@@ -181,10 +181,10 @@ def get_parser():
                            'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the digits)')
     data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
                       help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
-    data.add_argument('--randaug-num-layers', type=_at_least(1), default=2, metavar='N',
-                      help='operations of randaugment on an image (default: %(default)s)')
-    data.add_argument('--randaug-magnitude', type=_at_least(0), default=10, metavar='M',
-                      help='strength of randaugment, of 10 (default: %(default)s)')
+    data.add_argument('--randaug-num-layers', type=_at_least(1), metavar='N',
+                      help='operations of randaugment on an image (default: 2)')
+    data.add_argument('--randaug-magnitude', type=_at_least(0), metavar='M',
+                      help='strength of randaugment, of 10 (default: 10)')
     data.add_argument('--serve-address', metavar='ADDRESS',
                       help='ZMQ address of the data server (default: ipc://@imagenet-train-b<batch> under mpirun; '
                            'a single process reads the images itself)')
@@ -328,6 +328,10 @@ def _check(args, parser, typed_iter, typed_epsilon):
             args.starting_epoch))
     if args.starting_epoch > args.epochs:
         parser.error('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
+    try:
+        make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
+    except ValueError as error:
+        parser.error(error)
     if args.batch % args.accumulate:
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
     if args.load:

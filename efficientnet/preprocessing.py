@@ -1,4 +1,6 @@
 """The EN release's evaluation view of an image, by TensorFlow's own decoder and resizing, in a tf.data pipeline."""
+import contextlib
+
 import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -61,7 +63,8 @@ class ReleasedValidationBatches(ValidationBatches):
             element = self._pipeline()
         config = cpu_session_config()
         config.inter_op_parallelism_threads = self._threads + 1
-        with tf.Session(graph=graph, config=config) as session:
+        # Entered itself, it would be the caller's default session, and its graph the default one, between two batches.
+        with contextlib.closing(tf.Session(graph=graph, config=config)) as session:
             for number in self._numbers:
                 yield self._batch_of(number, lambda: session.run(element))
 

@@ -14,7 +14,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD"; cat scripts/setup.sh scripts/selfcheck.py requirements.txt constraints.txt; find third_party/zmq_ops -type f \
+  { echo "gpu=$GPU root=$PWD"; cat scripts/setup.sh scripts/selfcheck.py requirements.txt requirements-test.txt constraints.txt; find third_party/zmq_ops -type f \
       \( -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -89,7 +89,8 @@ make_venv() { [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -c '' 2>/dev/null 
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -c constraints.txt
+  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
+    -c constraints.txt
 }
 
 horovod_is_built() { "$VENV/bin/python" -c "

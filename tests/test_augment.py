@@ -4,11 +4,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings, strategies as st
 
 from third_party.imagedata import augment as ours
-from third_party.imagenet_utils import (AUGMENTATIONS, augment, default_augmentation, read_image, resize_plain,
-                                        validation_transform)
+from third_party.imagedata.policies import apply_policy
+from third_party.imagenet_utils import (AUGMENTATIONS, augment, default_augmentation, make_policy, read_image,
+                                        resize_plain, validation_transform)
 
 
 @pytest.fixture(scope='module')
@@ -180,6 +182,88 @@ def test_crop_and_its_fallback_resize_like_tensorpack(imgaug, sample):
     assert (ours.random_area_crop(strip, 224, np.random.default_rng(0)) == fallback.augment(strip)).all()
 
 
+def boxes_of_tensorflow(shape, count):
+    """Crops (top, left, height, width) that the EN release's call of TensorFlow draws; the whole image for none."""
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default():
+        begin, size, _ = tf.image.sample_distorted_bounding_box(
+            shape + (3,), bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]], min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3), area_range=(0.08, 1.0), max_attempts=10,
+            use_image_if_no_bounding_boxes=True, seed=1)
+        box = tf.concat([begin[:2], size[:2]], 0)
+        with tf.Session() as session:
+            draw = session.make_callable(box)
+            return np.array([draw() for _ in range(count)])
+
+
+# The last two: only few, and none, of the sides that are drawn fit.
+@pytest.mark.parametrize('shape', [(300, 400), (375, 250), (64, 64), (80, 400), (20, 420)])
+def test_distorted_boxes_are_distributed_like_those_of_tensorflow(shape):
+    count, rng = 6000, np.random.default_rng(0)
+    theirs = boxes_of_tensorflow(shape, count)
+    drawn = [ours.distorted_box(*shape, rng) for _ in range(count)]
+    boxes = np.array([(0, 0) + shape if box is None else box for box in drawn])
+    for name, statistic in {
+            'area': lambda box: box[2] * box[3], 'aspect': lambda box: box[3] / box[2], 'top': lambda box: box[0],
+            'left': lambda box: box[1], 'height': lambda box: box[2], 'width': lambda box: box[3],
+            'bottom': lambda box: box[0] + box[2], 'right': lambda box: box[1] + box[3]}.items():
+        result = scipy.stats.ks_2samp(statistic(boxes.T), statistic(theirs.T))
+        assert result.pvalue > 1e-3, (name, result)
+    assert (boxes[:, 2:] > 0).all() and (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= shape).all()
+    # TensorFlow's smallest share is that of the object, here the whole image, which a crop must cover.
+    least = 0.1 * shape[0] * shape[1]
+    assert min((boxes[:, 2] * boxes[:, 3]).min(), (theirs[:, 2] * theirs[:, 3]).min()) >= least
+
+
+def test_a_distorted_crop_is_its_box_resized(sample):
+    top, left, height, width = ours.distorted_box(sample.shape[0], sample.shape[1], np.random.default_rng(3))
+    expected = cv2.resize(sample[top:top + height, left:left + width], (96, 96), interpolation=cv2.INTER_CUBIC)
+    assert (ours.distorted_crop(sample, 96, np.random.default_rng(3)) == expected).all()
+
+
+@pytest.mark.parametrize('height, width', [(20, 330), (330, 21)])
+def test_without_a_fitting_box_the_distorted_crop_is_the_central_one(sample, height, width):
+    strip = sample[:height, :width]
+    assert ours.distorted_box(height, width, np.random.default_rng(0)) is None
+    side = int(96 / 128 * min(height, width))
+    top, left = (height - side + 1) // 2, (width - side + 1) // 2
+    expected = cv2.resize(strip[top:top + side, left:left + side], (96, 96), interpolation=cv2.INTER_CUBIC)
+    assert (ours.distorted_crop(strip, 96, np.random.default_rng(0)) == expected).all()
+
+
+def test_where_the_whole_image_is_drawn_the_distorted_crop_is_the_central_one(sample, monkeypatch):
+    monkeypatch.setattr(ours, 'distorted_box', lambda height, width, rng: (0, 0, height, width))
+    image = sample[:128, :128]
+    expected = cv2.resize(image[16:112, 16:112], (96, 96), interpolation=cv2.INTER_CUBIC)
+    assert (ours.distorted_crop(image, 96, np.random.default_rng(0)) == expected).all()
+
+
+def test_efficientnet_s_augmentation_crops_flips_half_of_the_views_and_keeps_colours():
+    image = np.empty((60, 80, 3), np.uint8)
+    image[:] = (10, 100, 200)
+    image[:, :, 1] = np.arange(80)  # grows to the right
+    rng = np.random.default_rng(0)
+    views = [augment(image, 24, 'efficientnet', rng) for _ in range(1000)]
+    assert all((view[..., 0] == 10).all() and (view[..., 2] == 200).all() for view in views)
+    slopes = np.array([view[:, -1, 1].mean() - view[:, 0, 1].mean() for view in views])
+    assert 430 < (slopes < 0).sum() < 570 and (slopes != 0).all()
+
+
+@pytest.mark.parametrize('augmentation', AUGMENTATIONS)
+@pytest.mark.parametrize('policy', [('autoaugment',), ('randaugment', 2, 9)])
+def test_a_policy_is_applied_to_the_finished_view(sample, augmentation, policy):
+    policy = make_policy(*policy)
+    changed = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        view = augment(sample, 48, augmentation, rng)
+        expected = apply_policy(view, policy, rng)  # draws from where the view has stopped
+        result = augment(sample, 48, augmentation, np.random.default_rng(seed), policy)
+        assert result.shape == (48, 48, 3) and (result == expected).all()
+        changed += (result != view).any()
+    assert changed >= 6
+
+
 @pytest.mark.parametrize('height, width', [(225, 224), (224, 227), (231, 300)])
 def test_centre_crop_and_shortest_edge_equal_tensorpack(imgaug, sample, height, width):
     image = cv2.resize(sample, (width, height))
@@ -228,14 +312,18 @@ def test_any_image_gives_a_view_of_the_asked_size_that_the_seed_decides(height, 
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = image.copy()
     one, same = (augment(image, size, augmentation, np.random.default_rng(seed)) for _ in range(2))
-    validation = validation_transform(image, size, augmentation)
-    assert one.shape == validation.shape == (size, size, 3) and one.dtype == validation.dtype == np.uint8
+    assert one.shape == (size, size, 3) and one.dtype == np.uint8
+    if augmentation != 'efficientnet':  # whose view of evaluation is TensorFlow's
+        validation = validation_transform(image, size, augmentation)
+        assert validation.shape == (size, size, 3) and validation.dtype == np.uint8
     assert (one == same).all() and (image == before).all()
 
 
 def test_default_augmentation_goes_by_data_and_size():
     assert [default_augmentation(*choice) for choice in ((None, 32), ('x', 32), ('x', 63), ('x', 64), ('x', 224))] == [
         'none', 'cifar', 'cifar', 'imagenet', 'imagenet']
+    assert [default_augmentation(*choice, 'efficientnet') for choice in ((None, 32), ('x', 63), ('x', 64))] == [
+        'none', 'cifar', 'efficientnet']
 
 
 def test_an_unknown_augmentation_is_refused(sample):
@@ -243,3 +331,5 @@ def test_an_unknown_augmentation_is_refused(sample):
         augment(sample, 224, 'cropp', np.random.default_rng(0))
     with pytest.raises(ValueError, match="--augmentation 'cropp'"):
         validation_transform(sample, 224, 'cropp')
+    with pytest.raises(ValueError, match='--augmentation efficientnet is made by TensorFlow'):
+        validation_transform(sample, 224, 'efficientnet')

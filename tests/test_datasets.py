@@ -200,3 +200,11 @@ def test_the_two_import_names_give_the_same_objects():
             "assert a.open_dataset is b.open_dataset and 'tensorflow' not in sys.modules").format(
                 os.path.join(ROOT, 'third_party'))
     subprocess.run([sys.executable, '-c', code], cwd='/', check=True)
+
+
+def test_a_network_of_1001_outputs_has_the_background_before_imagenets_classes(tmp_path):
+    # As the labels of the EfficientNet release's records, 1 to 1000.
+    root = make_folder(tmp_path, ['val/n01440764/a.png', 'val/n15075141/b.png'])
+    dataset = open_dataset(root, 'val', 1001)
+    assert dataset.labels.tolist() == [1, 1000] and dataset.classes[:2] == ['background', 'n01440764']
+    assert open_dataset(root, 'val', 1000).labels.tolist() == [0, 999]

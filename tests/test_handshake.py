@@ -2,6 +2,7 @@
 import json
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import threading
@@ -11,12 +12,14 @@ import pytest
 import zmq
 
 from third_party.imagedata.handshake import InfoServer
-from third_party.imagenet_utils import connect, default_data_address, goodbye, info_address
+from third_party.imagenet_utils import (connect, default_data_address, describe_policy, goodbye, info_address,
+                                        make_policy)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DESCRIPTION = {'batch': 32, 'input_size': 224, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 5,
                'classes': ['ant', 'bee', 'cow'], 'dataset': '/data/imagenet', 'augmentation': 'imagenet', 'seed': 0,
-               'fake': False, 'format': 'zmq_ops'}
+               'fake': False, 'format': 'zmq_ops', 'augment_name': 'randaugment', 'randaug_num_layers': 2,
+               'randaug_magnitude': 10}
 
 # A trainer of the job in argv[2] that claims the server at argv[1] and then waits.
 TRAINER = """
@@ -83,6 +86,10 @@ def test_a_fitting_trainer_gets_the_description(server, address):
     ('dtype', 'float32', "dtype: server 'uint8', this run 'float32'"),
     ('dataset', '/data/other', "dataset: server '/data/imagenet', this run '/data/other'"),
     ('augmentation', 'cifar', "augmentation: server 'imagenet', this run 'cifar'"),
+    ('augment_name', 'autoaugment', "augment_name: server 'randaugment', this run 'autoaugment'"),
+    ('augment_name', None, "augment_name: server 'randaugment', this run None"),
+    ('randaug_num_layers', 3, 'randaug_num_layers: server 2, this run 3'),
+    ('randaug_magnitude', 9, 'randaug_magnitude: server 10, this run 9'),
     ('format', 'tensorpack', "format: server 'zmq_ops', this run 'tensorpack'"),
     ('fake', True, 'fake: server False, this run True'),
     ('classes', ['ant', 'bee', 'dog'], "classes: 1 of the server's 3 and this run's 3 differ"),
@@ -102,6 +109,37 @@ def test_all_differences_and_the_command_are_in_one_line(server, address):
     assert 'batch: server 32' in text and 'input_size: server 224' in text
     assert ("third_party/serve-data.py --data '/my data' --batch 64 --input-size 32 --augmentation cifar --no-zmq-ops --address "
             + address) in text
+
+
+@pytest.mark.parametrize('policy, flags, differ', [
+    (('randaugment', 3, 28),
+     ['--augment-name', 'randaugment', '--randaug-num-layers', '3', '--randaug-magnitude', '28'],
+     ['randaug_num_layers', 'randaug_magnitude']),
+    (('autoaugment',), ['--augment-name', 'autoaugment'],
+     ['augment_name', 'randaug_num_layers', 'randaug_magnitude']),
+    ((None,), [], ['augment_name', 'randaug_num_layers', 'randaug_magnitude'])])
+def test_a_trainer_of_another_policy_is_told_all_differences_and_the_command(server, address, policy, flags, differ):
+    with pytest.raises(ValueError) as error:
+        connect(address, dict(batch=32, **describe_policy(make_policy(*policy))), 'job', 10)
+    text = one_line(error)
+    assert [part.split(':')[0] for part in text.split('does not fit this run: ')[1].split('; ')][:-1] == differ
+    words = shlex.split(text.split('serve-data.py ')[1])
+    assert words == ['--batch', '32'] + flags + ['--address', address]
+
+
+def test_a_trainer_of_the_same_policy_is_served(server, address):
+    expected = describe_policy(make_policy('randaugment', 2, 10))
+    assert connect(address, expected, 'job', 10)['randaug_magnitude'] == 10
+
+
+def test_a_server_that_knows_of_no_policies_serves_a_trainer_without_one(address):
+    server = InfoServer(address, {'batch': 32})
+    try:
+        connect(address, describe_policy(None), 'job', 10)
+        with pytest.raises(ValueError, match="augment_name: server None, this run 'autoaugment'"):
+            connect(address, describe_policy(make_policy('autoaugment')), 'job', 10)
+    finally:
+        server.close()
 
 
 def test_silence_names_the_command_and_the_other_servers(address, server):

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from third_party.imagedata import policies as ours
-from third_party.imagedata.policies import OPERATIONS, REACH, Policy, apply_policy, operation_values
+from third_party.imagedata.policies import OPERATIONS, REACH, Policy, apply_policy, make_policy, operation_values
 
 GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 
@@ -377,3 +377,17 @@ def test_views_differ(name):
 def test_a_policy_out_of_range_is_refused(policy, message):
     with pytest.raises(ValueError, match=message):
         apply_policy(noise(2, 2), policy, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize('flags, expected', [
+    ((None, None, None), None), (('autoaugment', None, None), Policy('autoaugment')),
+    (('randaugment', None, None), Policy('randaugment', 2, 10)), (('randaugment', 3, None), Policy('randaugment', 3, 10)),
+    (('randaugment', None, 0), Policy('randaugment', 2, 0))])
+def test_flags_that_are_left_out_have_the_releases_defaults(flags, expected):
+    assert make_policy(*flags) == expected
+
+
+@pytest.mark.parametrize('flags', [(None, 2, None), (None, None, 10), ('autoaugment', None, 0), ('autoaugment', 2, None)])
+def test_strengths_of_randaugment_are_refused_without_it(flags):
+    with pytest.raises(ValueError, match='--randaug-(num-layers|magnitude): needs --augment-name randaugment'):
+        make_policy(*flags)

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import secrets
+import shlex
 import signal
 import struct
 import subprocess
@@ -16,7 +17,8 @@ import pytest
 import zmq
 
 from image_folders import make_folder
-from third_party.imagenet_utils import TrainingStream, connect, open_dataset, read_image
+from third_party.imagenet_utils import (TrainingStream, connect, describe_policy, make_policy, open_dataset,
+                                        read_image)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -153,6 +155,36 @@ def test_batches_arrive_in_the_order_of_the_stream(start, receive):
         assert (decode(message)[0] == stream.batch(number)[0]).all()
 
 
+@pytest.mark.parametrize('augmentation, flags, policy', [
+    ('cifar', ['--augment-name', 'autoaugment'], ('autoaugment',)),
+    ('efficientnet', ['--augment-name', 'randaugment'], ('randaugment', 2, 10)),
+    ('none', ['--augment-name', 'randaugment', '--randaug-num-layers', '3', '--randaug-magnitude', '7'],
+     ('randaugment', 3, 7))])
+def test_batches_are_augmented_by_the_policy(start, receive, address, augmentation, flags, policy):
+    start('--batch', '5', '--workers', '2', '--augmentation', augmentation, *flags)
+    policy, dataset = make_policy(*policy), open_dataset(None, 'train', 10)
+    stream, plain = (TrainingStream(dataset, 5, 32, augmentation, 0, each) for each in (policy, None))
+    changed = 0
+    for number, message in enumerate(receive(20)):
+        image, label = decode(message)
+        assert (image == stream.batch(number)[0]).all() and (label == stream.batch(number)[1]).all()
+        changed += (image != plain.batch(number)[0]).any()
+    assert changed >= 19
+    assert connect(address, dict(augmentation=augmentation, **describe_policy(policy)), 'job', 10)['batch'] == 5
+
+
+def test_a_trainer_of_another_policy_is_refused_with_the_command_of_a_server_that_fits(start, address):
+    first, _ = start('--batch', '5', '--augment-name', 'autoaugment')
+    expected = dict(batch=5, input_size=32, dataset='digits', augmentation='cifar',
+                    **describe_policy(make_policy('randaugment', 3, 7)))
+    with pytest.raises(ValueError, match="augment_name: server 'autoaugment', this run 'randaugment'") as error:
+        connect(address, expected, 'job', 10)
+    first.terminate()
+    first.communicate()
+    start(*shlex.split(str(error.value).split('serve-data.py ')[1]))
+    assert connect(address, expected, 'job', 10)['randaug_magnitude'] == 7
+
+
 def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
     result = subprocess.run([sys.executable, '-c', COUNT_BUILT, str(tmp_path / 'log')], cwd=ROOT, stdout=subprocess.PIPE,
                             text=True, check=True)
@@ -166,7 +198,7 @@ def test_the_ready_line_and_the_description_say_what_is_served(start, address):
                     '2 workers\n'.format(address))
     expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498, 'dataset': 'digits',
                 'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none', 'format': 'zmq_ops',
-                'fake': False}
+                'fake': False, 'augment_name': None, 'randaug_num_layers': None, 'randaug_magnitude': None}
     assert connect(address, expected, 'job', 10)['batch'] == 8
 
 
@@ -249,6 +281,8 @@ def test_a_socket_file_in_use_is_refused(tmp_path, start):
     (['--data', '{empty}'], 'no class folders and no images in'),
     (['--num-classes', '5'], r'--num-classes 5: .*has label 9'),
     (['--seed', '-1'], '--seed -1'),
+    (['--augment-name', 'randaugment', '--randaug-magnitude', '31'], '--randaug-magnitude 31: must be 0 to 30'),
+    (['--augment-name', 'randaugment', '--randaug-magnitude', '-1'], '--randaug-magnitude -1: must be 0 to 30'),
     (['--address', 'nonsense'], "--address 'nonsense': choose ipc://"),
     (['--address', 'ipc:///nowhere/socket'], 'cannot serve at --address ipc:///nowhere/socket'),
 ])
@@ -259,7 +293,8 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(tmp_path, flags, message):
 
 
 @pytest.mark.parametrize('flags', [['--batch', '0'], ['--workers', '0'], ['--augmentation', 'cropp'], ['--dat', '/'],
-                                   ['--fake', '--data', '/']])
+                                   ['--fake', '--data', '/'], ['--augment-name', 'cutout'],
+                                   ['--randaug-num-layers', '0'], ['--randaug-magnitude', 'strong']])
 def test_flags_out_of_range_or_abbreviated_are_refused(flags):
     result = run_to_end(*flags)
     assert result.returncode == 2 and result.stderr.count('\n') == 1
@@ -301,4 +336,5 @@ def test_a_python_without_the_packages_is_told_which_one_to_use():
 
 def test_help_needs_no_data():
     result = run_to_end('--help')
-    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--augmentation'))
+    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--augmentation',
+                                                                               '--augment-name'))

@@ -53,10 +53,10 @@ def get_parser():
                            'EfficientNet is efficientnet)')
     data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
                       help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
-    data.add_argument('--randaug-num-layers', type=positive, default=2, metavar='N',
-                      help='operations of randaugment on an image (default: %(default)s)')
-    data.add_argument('--randaug-magnitude', type=int, default=10, metavar='M',
-                      help='strength of randaugment, of 10 (default: %(default)s)')
+    data.add_argument('--randaug-num-layers', type=positive, metavar='N',
+                      help='operations of randaugment on an image (default: 2)')
+    data.add_argument('--randaug-magnitude', type=int, metavar='M',
+                      help='strength of randaugment, of 10 (default: 10)')
     data.add_argument('--num-classes', type=positive, metavar='CLASSES',
                       help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
     data.add_argument('--seed', type=int, default=0,

@@ -62,7 +62,9 @@ class OneLineParser(argparse.ArgumentParser):
 def cpu_session_config():
     """Session configuration that leaves GPUs alone, for small work on the host."""
     import tensorflow.compat.v1 as tf
-    return tf.ConfigProto(device_count={'GPU': 0}, intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    # Else the process's first session would set the number of threads between ops for all later ones.
+    return tf.ConfigProto(device_count={'GPU': 0}, intra_op_parallelism_threads=1, inter_op_parallelism_threads=1,
+                          use_per_session_threads=True)
 
 
 def threads_for(ranks):

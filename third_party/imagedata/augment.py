@@ -28,8 +28,10 @@ LIGHTING_EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                                   [-0.5836, -0.6948, 0.4203]], np.float32)[::-1, ::-1]
 # "Deep Residual Learning", Sec 4.2 (CIFAR-10): 4 zero pixels on every side, random crop, random flip.
 CIFAR_PADDING = 4
-# EN release: its crop is TensorFlow's sample_distorted_bounding_box.
+# EN release: its crop is TensorFlow's sample_distorted_bounding_box, which draws from CROP_AREA and then refuses crops
+# with less of the object, here the image, than a share of EN_CROP_COVERED.
 EN_CROP_ASPECT = (3 / 4, 4 / 3)
+EN_CROP_COVERED = 0.1
 # FD, released code: validation resizes the shortest edge to 256 for an input of 224; SAT keeps the 32 at other sizes.
 # The EN release's crop for an input of S has the share S / (S + 32) of the shorter edge.
 VALIDATION_MARGIN = 32
@@ -173,7 +175,7 @@ def distorted_box(height, width, rng):
         highest = min(highest, height, int((width + 0.5) / aspect))
         box_height = int(rng.integers(min(lowest, highest), highest + 1))
         box_width = int(round(box_height * aspect))
-        if least <= box_height * box_width <= most and 0 < box_width <= width:
+        if EN_CROP_COVERED * height * width <= box_height * box_width <= most and 0 < box_width <= width:
             top = int(rng.integers(0, max(1, height - box_height)))
             left = int(rng.integers(0, max(1, width - box_width)))
             return top, left, box_height, box_width
@@ -185,7 +187,7 @@ def distorted_crop(image, size, rng):
     height, width = image.shape[:2]
     box = distorted_box(height, width, rng)
     if box is None or box[2:] == (height, width):
-        side = int(size / (size + VALIDATION_MARGIN) * min(height, width))
+        side = max(1, int(size / (size + VALIDATION_MARGIN) * min(height, width)))
         box = (height - side + 1) // 2, (width - side + 1) // 2, side, side
     top, left, height, width = box
     return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)

@@ -6,7 +6,7 @@ import numpy as np
 
 from third_party.imagedata.digits import NAME as DIGITS, digits_folder
 from third_party.imagedata.images import IMAGE_SUFFIXES, read_content
-from third_party.imagedata.records import list_shards, open_records
+from third_party.imagedata.records import list_shards, open_records, with_background
 from third_party.imagedata.synsets import synsets
 
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
@@ -38,12 +38,12 @@ def open_dataset(data, split, num_classes=None, classes=None):
     ``{val,validation,test}/<class>/``, or ``<class>/`` alone, which then serves for either split. If all class folders
     are synsets of ImageNet, labels are ImageNet's even when classes are absent; otherwise the sorted folder names count.
     A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
-    ``val/``.
+    ``val/``. For a network of 1001 outputs 'background' comes before ImageNet's classes.
 
     A folder with files ``train-*`` or ``validation-*``, which are no images, and without sub-folders holds shards:
     records as the EfficientNet release reads them, with labels from 1. Their class names are those of ``classes.txt``
-    beside the shards, else ImageNet's. For a network of 1001 outputs the labels are taken as they are and class 0 is
-    'background'. Records that are damaged or whose labels the network lacks are left out when they are loaded.
+    beside the shards, else ImageNet's. Records that are damaged or whose labels the network lacks are left out when they
+    are loaded.
 
     Args:
         data (str or None): root of the data set; None is the embedded digits.
@@ -66,7 +66,7 @@ def open_dataset(data, split, num_classes=None, classes=None):
         return open_records(root, shards, split, num_classes, classes)
     folder = _split_folder(root, split)
     present = class_folders(folder)
-    names = list(classes) if classes else _class_names(root, present)
+    names = list(classes) if classes else with_background(_class_names(root, present), num_classes)
     files, labels = _by_folder(folder, present, names) if present else _by_list(root, folder, split, names)
     if not files:
         raise ValueError("no images in the {} class folders of {}; known are {}".format(

@@ -81,15 +81,19 @@ class Policy(NamedTuple):
     magnitude: int = 10
 
 
-def make_policy(name, num_layers, magnitude):
-    """The policy that the flags ask for (see ``Policy``), None where ``name`` is None.
+def make_policy(name, num_layers=None, magnitude=None):
+    """The policy that the flags ask for (see ``Policy``), None where ``name`` is; other flags are None for the default.
 
     Raises:
         ValueError: a value is out of range.
     """
+    given = {field: value for field, value in (('num_layers', num_layers), ('magnitude', magnitude))
+             if value is not None}
+    if given and name != 'randaugment':
+        raise ValueError("--randaug-{}: needs --augment-name randaugment".format(next(iter(given)).replace('_', '-')))
     if name is None:
         return None
-    policy = Policy(name, num_layers, magnitude)
+    policy = Policy(name, **given)
     check_policy(policy)
     return policy
 

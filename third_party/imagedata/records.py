@@ -198,8 +198,7 @@ def _classes_and_labels(root, num_classes, classes):
     """Class names of the network, and its labels for the labels 1, 2, ... of the records."""
     listed = read_class_file(root)
     own = listed or synsets()
-    background = [BACKGROUND] if num_classes == BACKGROUND_OUTPUTS > len(own) else []
-    known = list(classes) if classes else background + own
+    known = list(classes) if classes else with_background(own, num_classes)
     index = {name: label for label, name in enumerate(known)}
     unknown = [name for name in own if name not in index]
     if unknown:
@@ -215,6 +214,11 @@ def _classes_and_labels(root, num_classes, classes):
                                                                num_classes - 1, max(labels) + 1))
         labels = labels[:num_classes]  # all of ImageNet's classes are a guess: the records may hold only the first ones
     return known, labels
+
+
+def with_background(names, num_classes):
+    """Class names, for a network of 1001 outputs with 'background' in front, unless ``names`` are as many already."""
+    return [BACKGROUND] + names if num_classes == BACKGROUND_OUTPUTS > len(names) else names
 
 
 def _check_complete(root, names):
