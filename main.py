@@ -90,9 +90,9 @@ def _seed(text):
 
 
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
-    """Add the flags that say which network to build."""
+    """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
     group = parser.add_argument_group('architecture')
-    group.add_argument('-d', '--depth', type=int, default=depth, metavar='LAYERS',
+    group.add_argument('-d', '--depth', type=int, metavar='LAYERS',
                        help='number of layers: 50, 101 or 152; CifarResNet 8, 20, 32, 56 or 18 '
                             '(default: {})'.format(depth or '50; CifarResNet 20'))
     group.add_argument('--arch', choices=list(ARCHITECTURES), default=arch,

@@ -44,7 +44,7 @@ def _corner_and_size(window):
     return tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0)
 
 
-def _for_tensorflow(content):
+def for_tensorflow(content):
     """``content`` as a JPEG, or as a PNG, the other format that keeps every pixel; None if it is no image."""
     if content.startswith(_JPEG_START):
         return content
@@ -78,7 +78,7 @@ class ReleasedValidationBatches(ValidationBatches):
         return tf.data.make_one_shot_iterator(data.prefetch(self._batch)).get_next()
 
     def _load(self, position):
-        found = self._reader.read(int(position), _for_tensorflow)
+        found = self._reader.read(int(position), for_tensorflow)
         return (b'', np.int64(0)) if found is None else (found[0], np.int64(found[1]))
 
     def _batch_of(self, number, next_element):
