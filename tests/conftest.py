@@ -76,6 +76,14 @@ def load_rule_weights(weights_rule):
     return load
 
 
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """Makes EfficientNets of three blocks, of which the second has a skip; returns flags for the least of them."""
+    from efficientnet import scaling
+    monkeypatch.setattr(scaling, 'STAGES', (scaling.Stage(2, 3, 1, 6, 64), scaling.Stage(1, 5, 2, 6, 96)))
+    return ['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '1']
+
+
 @pytest.fixture(scope='session')
 def released_model():
     """function(row, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or 'sat_ResNeXt-50-32x4d-silu':

@@ -438,7 +438,6 @@ def test_cross_entropy_is_of_smoothed_targets_and_averaged_over_the_batch(sess, 
     target = (1 - smoothing) * np.eye(CLASSES)[LABEL] + smoothing / CLASSES
     loss = smoothed_cross_entropy(tf.constant(logits, tf.float32), tf.constant(LABEL), smoothing)
     np.testing.assert_allclose(sess.run(loss), -(target * log_softmax(logits, axis=1)).sum(axis=1).mean(), rtol=1e-6)
-    assert loss.op.name == 'xentropy-loss'
 
 
 def test_weight_decay_is_on_weights_alone(sess):
@@ -462,6 +461,12 @@ def test_build_graph_outside_training_returns_nothing_and_updates_nothing(graph)
     assert not tf.get_collection(tf.GraphKeys.UPDATE_OPS)
 
 
+def test_weight_decay_is_on_the_variables_that_the_expression_finds(sess):
+    build_training(sess, NoOpAttacker(), weight_decay_variables='^(?!.*bn)', weight_decay=0.01)
+    squares = sum((VALUES[name] ** 2).sum() for name in ('hidden/W', 'hidden/b', 'linear/W'))
+    np.testing.assert_allclose(fetch(sess, 'l2_regularize_loss'), 0.01 * 0.5 * squares, rtol=1e-5)
+
+
 @pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
 def test_pixels_become_numbers_from_minus_one_to_one_in_the_networks_layout(sess, data_format):
     images = np.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3).astype(np.uint8)
@@ -469,6 +474,87 @@ def test_pixels_become_numbers_from_minus_one_to_one_in_the_networks_layout(sess
     want = as_seen(images)
     np.testing.assert_allclose(got if data_format == 'NCHW' else got.transpose(0, 3, 1, 2), want, atol=2e-7)
     assert got.min() == -1 and got.max() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize('data_format', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_a_network_of_rgb_gets_the_channels_the_other_way_round(sess, data_format, dtype):
+    images = random_images()
+    got = sess.run(image_preprocess(tf.constant(images.astype(dtype)), data_format, 'RGB'))
+    want = as_seen(images[..., ::-1])
+    np.testing.assert_allclose(got if data_format == 'NCHW' else got.transpose(0, 3, 1, 2), want, atol=2e-7)
+
+
+def test_fractions_of_a_pixel_level_and_values_beyond_the_ends_are_kept(sess):
+    images = random_images().astype(np.float32) * 1.1 - 9.3
+    assert images.min() < 0 and images.max() > 255
+    np.testing.assert_allclose(sess.run(image_preprocess(tf.constant(images), 'NCHW')), as_seen(images), atol=1e-6)
+
+
+def test_adversarial_images_are_valid_pixels_also_around_values_beyond_the_ends(sess):
+    """EfficientNet's bicubic resizing makes such values."""
+    clean = as_seen(random_images()) * np.float32(1.2)
+    adv, _ = run_attack(sess, PGDAttacker(3, 8.0, 4.0), clean)
+    assert np.abs(clean).max() > 1.1 and np.abs(adv).max() <= 1
+    near = np.abs(clean) < 1
+    assert np.abs(adv - clean)[near].max() <= 8 * PIXEL + 1e-6
+
+
+# The optimizers
+
+GRADIENTS = normal(3, 4, seed=8)
+
+
+def optimize(sess, name, rate):
+    """A weight after each of three steps with the rows of GRADIENTS, and the names of the optimizer's variables."""
+    model = SmallModel()
+    model.optimizer_name = name
+    optimizer = model.optimizer()
+    weight = tf.get_variable('layer/W', initializer=tf.ones([4]))
+    gradient = tf.placeholder(tf.float32, [4])
+    step = optimizer.apply_gradients([(gradient, weight)])
+    sess.run(tf.global_variables_initializer())
+    learning_rate, = (v for v in tf.global_variables() if v.op.name == 'learning_rate')
+    learning_rate.load(rate, sess)
+    found = []
+    for row in GRADIENTS:
+        sess.run(step, {gradient: row})
+        found.append(sess.run(weight))
+    return found, {v.op.name for v in tf.global_variables()} - {'layer/W', 'learning_rate'}
+
+
+def test_rmsprop_is_that_of_the_efficientnet_release(sess):
+    """Its moving squares start from 1, and epsilon is under the root."""
+    got, slots = optimize(sess, 'rmsprop', 0.3)
+    weight, squares, momentum = np.ones(4), np.ones(4), np.zeros(4)
+    for found, gradient in zip(got, GRADIENTS):
+        squares = 0.9 * squares + 0.1 * gradient ** 2
+        momentum = 0.9 * momentum + 0.3 * gradient / np.sqrt(squares + 1e-3)
+        weight = weight - momentum
+        np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-6)
+    assert slots == {'layer/W/RMSProp', 'layer/W/RMSProp_1'}
+
+
+def test_rmsprops_epsilon_is_under_the_root(sess):
+    model = SmallModel()
+    model.optimizer_name = 'rmsprop'
+    optimizer = model.optimizer()
+    weight = tf.get_variable('W', initializer=tf.zeros([1]))
+    step = optimizer.apply_gradients([(tf.constant([0.03]), weight)])
+    sess.run(tf.global_variables_initializer())
+    optimizer.get_slot(weight, 'rms').load([0.0], sess)
+    sess.run(step)
+    np.testing.assert_allclose(sess.run(weight), [-0.1 * 0.03 / np.sqrt(0.1 * 0.03 ** 2 + 1e-3)], rtol=1e-5)
+
+
+def test_momentum_is_nesterovs(sess):
+    got, slots = optimize(sess, 'momentum', 0.3)
+    weight, momentum = np.ones(4), np.zeros(4)
+    for found, gradient in zip(got, GRADIENTS):
+        momentum = 0.9 * momentum + gradient
+        weight = weight - 0.3 * (gradient + 0.9 * momentum)
+        np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-6)
+    assert slots == {'layer/W/Momentum'}
 
 
 # Metrics

@@ -2,7 +2,6 @@
 import json
 import os
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import checkpoints
-import nets
+from networks import make_network
 
 VALUES = {'conv0/W': np.arange(12, dtype=np.float32).reshape(3, 4), 'conv0/bn/mean/EMA': np.ones(4, np.float32)}
 MONITOR = 'eval-10step-top1-error'
@@ -129,6 +128,97 @@ def test_what_only_training_has_is_neither_wanted_nor_loaded(graph):
     assert [v.op.name for v, _ in checkpoints.match(variables, values, 'X.npz')] == ['linear/W']
 
 
+@pytest.mark.parametrize('slot', ['Momentum', 'RMSProp', 'RMSProp_1', 'ExponentialMovingAverage'])
+def test_neither_slots_nor_averages_are_of_the_network(graph, slot):
+    variables = make_variables({'W': 0.0, 'W/' + slot: 0.0, 'W/Other': 0.0, 'RMSProp/W': 0.0, 'global_step': 0.0})
+    assert [v.op.name for v in checkpoints.network_variables(variables)] == ['W', 'W/Other', 'RMSProp/W']
+
+
+def with_averages(values):
+    return dict(values, **{name + '/ExponentialMovingAverage': -value - 1 for name, value in values.items()})
+
+
+@pytest.mark.parametrize('averages', [False, True])
+def test_plain_weights_or_their_averages_are_taken_as_asked(graph, averages):
+    pairs = checkpoints.match(make_variables(VALUES), with_averages(VALUES), 'X.npz', averages)
+    assert len(pairs) == len(VALUES)
+    for variable, value in pairs:
+        np.testing.assert_array_equal(value, -VALUES[variable.op.name] - 1 if averages else VALUES[variable.op.name])
+
+
+def test_a_checkpoint_without_averages_is_refused_with_the_flag_for_its_plain_weights(graph):
+    with pytest.raises(ValueError, match=r"'X.npz' lacks 2 of the network's 2 variables: conv0/W/ExponentialMoving"
+                                         r"Average, .*plain weights alone: give --moving-average-decay 0$"):
+        checkpoints.match(make_variables(VALUES), VALUES, 'X.npz', averages=True)
+
+
+def test_a_checkpoint_of_averages_alone_is_refused_with_the_flag_for_them(graph):
+    values = {name + '/ExponentialMovingAverage': value for name, value in VALUES.items()}
+    with pytest.raises(ValueError, match=r"lacks 2 .*averages alone: give --moving-average-decay 0.9999$"):
+        checkpoints.match(make_variables(VALUES), values, 'X.npz')
+
+
+@pytest.mark.parametrize('averages', [False, True])
+def test_a_checkpoint_of_another_network_is_refused_with_the_architecture_flags(graph, averages):
+    # One of the network's two variables is there, in both kinds.
+    values = with_averages({'conv0/W': VALUES['conv0/W'], 'other/W': np.zeros(1)})
+    with pytest.raises(ValueError, match='lacks 1 of .* check --arch, --depth, --model-name') as error:
+        checkpoints.match(make_variables(VALUES), values, 'X.npz', averages)
+    assert '--moving-average-decay' not in str(error.value)
+
+
+@pytest.mark.parametrize('averages', [False, True])
+def test_batch_norm_vectors_of_rank_five_are_loaded_as_vectors(sess, averages):
+    """As the EfficientNet release's evaluation graph stores them."""
+    values = {'W': np.arange(8.0).reshape(1, 1, 2, 4), 'tpu_batch_normalization/gamma': np.arange(4.0)}
+    variables = make_variables(values)
+    stored = dict(values, **{'tpu_batch_normalization/gamma': np.arange(4.0).reshape(1, 1, 1, 1, 4)})
+    if averages:
+        stored = {name + '/ExponentialMovingAverage': value for name, value in stored.items()}
+    checkpoints.load_into(sess, checkpoints.match(variables, stored, 'X.npz', averages))
+    for variable in variables:
+        np.testing.assert_array_equal(sess.run(variable), values[variable.op.name])
+
+
+@pytest.mark.parametrize('wanted, stored', [
+    ([4], [1, 1, 4, 1]), ([4], [1, 1, 2, 2]), ([4], [2, 1, 1, 1, 4]), ([1, 4], [4]), ([4], [1]), ([], [1, 2]),
+    ([2, 3], [3, 2]), ([2, 3], [1, 3, 2])])
+def test_no_other_shape_is_taken_for_a_vector(graph, wanted, stored):
+    with pytest.raises(ValueError, match='other shapes'):
+        checkpoints.match(make_variables({'W': np.zeros(wanted)}), {'W': np.zeros(stored)}, 'X.npz')
+
+
+def load_weights(sess, values, **options):
+    """What ``LoadWeights`` makes of a network of one weight with its average and slot, at step 0."""
+    make_variables({'W': 0.0, 'W/ExponentialMovingAverage': 0.0, 'W/RMSProp': 0.0, 'learning_rate': 0.0})
+    tf.train.get_or_create_global_step()
+    sess.run(tf.global_variables_initializer())
+    init = checkpoints.LoadWeights('X.npz', {k: np.float32(v) for k, v in values.items()}, **options)
+    init._setup_graph()
+    init._run_init(sess)
+    return {v.op.name: float(sess.run(v)) for v in tf.global_variables()}
+
+
+def test_training_from_weights_without_averages_starts_the_averages_from_them(sess):
+    assert load_weights(sess, {'W': 3}) == {
+        'W': 3, 'W/ExponentialMovingAverage': 3, 'W/RMSProp': 0, 'learning_rate': 0, 'global_step': 0}
+
+
+def test_training_from_weights_with_averages_goes_on_from_both(sess):
+    assert load_weights(sess, {'W': 3, 'W/ExponentialMovingAverage': 4, 'W/RMSProp': 5, 'learning_rate': 6}) == {
+        'W': 3, 'W/ExponentialMovingAverage': 4, 'W/RMSProp': 0, 'learning_rate': 0, 'global_step': 0}
+
+
+def test_training_from_a_later_step_takes_the_slots_too(sess):
+    values = {'W': 3, 'W/ExponentialMovingAverage': 4, 'W/RMSProp': 5, 'learning_rate': 6, 'global_step': 9}
+    assert load_weights(sess, values, global_step=7) == dict(values, learning_rate=0, global_step=7)
+
+
+def test_a_resumed_run_wants_its_averages(sess):
+    with pytest.raises(ValueError, match="cannot resume from 'X.npz': it lacks W/ExponentialMovingAverage$"):
+        load_weights(sess, {'W': 3, 'W/RMSProp': 5, 'learning_rate': 6, 'global_step': 9}, everything=True)
+
+
 def test_half_precision_values_are_loaded_into_float32_variables(sess):
     variable, = make_variables({'W': np.zeros(2)})
     checkpoints.load_into(sess, checkpoints.match([variable], {'W': np.array([0.5, -2], np.float16)}, 'X.npz'))
@@ -138,13 +228,12 @@ def test_half_precision_values_are_loaded_into_float32_variables(sess):
 @pytest.fixture
 def small_network():
     """function() -> logits of a fixed batch, with CifarResNet-8's variables in the default graph."""
-    args = SimpleNamespace(depth=8, num_classes=10, input_size=16, activation_name='silu', padding='explicit',
-                           data_format='NHWC')
     images = np.random.default_rng(0).uniform(-1, 1, [3, 16, 16, 3]).astype(np.float32)
 
     def build():
         with TowerContext('', is_training=False):
-            return nets.CifarResNetModel(args).get_logits(tf.constant(images))
+            return make_network('--arch', 'CifarResNet', '-d', '8', '--input-size', '16',
+                                '--data-format', 'NHWC').get_logits(tf.constant(images))
     return build
 
 

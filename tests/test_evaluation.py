@@ -295,6 +295,47 @@ def test_classes_stored_beside_the_checkpoint_decide_the_labels(evaluate, networ
         number: CLASSES - 1 - label for number, label in enumerate(labels)}
 
 
+@pytest.fixture
+def with_averages(network, tmp_path):
+    """A checkpoint whose plain weights are the network's, and whose averages always say class 3."""
+    values = dict(np.load(network.path))
+    averages = dict(values, **{'linear/b': np.float32(1e12 * np.eye(CLASSES)[3])})
+    values.update((name + '/ExponentialMovingAverage', value) for name, value in averages.items())
+    np.savez(tmp_path / 'averages.npz', **values)
+    return str(tmp_path / 'averages.npz')
+
+
+@pytest.mark.parametrize('flags, averaged', [
+    (['--moving-average-decay', '0.9999'], True), (['--moving-average-decay', '0'], False), ([], False),
+    (['--recipe', 'sat-efficientnet'], True)])
+def test_averages_are_judged_where_their_decay_is_not_zero(evaluate, network, images, with_averages, flags, averaged):
+    _, rows, _ = evaluate('--attack-iter', '0', '--load', with_averages, *flags)
+    scores = network.scores(images)
+    assert {int(row['clean_pred']) for row in rows} != {3} or averaged
+    for row in rows:
+        assert int(row['clean_pred']) == (3 if averaged else scores[number_of(row)].argmax())
+
+
+def test_a_checkpoint_without_averages_is_refused_in_one_line_that_names_the_flag(evaluate, network, capsys):
+    with pytest.raises(SystemExit) as end:
+        evaluate('--attack-iter', '0', '--moving-average-decay', '0.9999')
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and 'Error' not in out
+    line = err.splitlines()[-1]
+    assert network.path in line and line.endswith('give --moving-average-decay 0') and 'Traceback' not in err
+
+
+def test_eval_directory_takes_the_averages_too(network, images, with_averages, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('a.png', images[0])
+    predictions = []
+    for flags in (['--moving-average-decay', '0.9999'], []):
+        classify(network, tmp_path, '--load', with_averages, *flags)
+        with open('predictions.txt') as f:
+            predictions.append(int(f.read().split(',')[1]))
+    assert predictions == [3, network.scores(images[:1]).argmax()]
+
+
 def classify(network, folder, *flags):
     with tf.Graph().as_default():
         main.main(ARCHITECTURE + ['--eval-directory', str(folder), '--load', network.path] + list(flags))

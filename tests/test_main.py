@@ -11,6 +11,7 @@ import pytest
 
 import main
 import nets
+import recipes
 import training
 from image_folders import make_folder
 
@@ -18,16 +19,25 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # SAT Sec 3 and its release, FD Sec 5 and 6 and its release.
 SAT = dict(activation_name='silu', padding='explicit', targeted=False, attack_epsilon=4.0, attack_iter=1,
-           attack_step_size=4.0, prob_start_from_clean=0.0, label_smoothing=0.1, epochs=100, lr_drop_epochs=(30, 60, 90),
+           attack_step_size=4.0, prob_start_from_clean=0.0, label_smoothing=0.1, optimizer='momentum',
+           weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5, moving_average_decay=0.0,
+           epochs=100, base_lr=0.1, warmup_epochs=5, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,
            eval_attack_iter=10, eval_attack_step_size=1.0)
-FEATURE_DENOISING = dict(activation_name='relu', padding='same', targeted=True, attack_epsilon=16.0, attack_iter=30,
-                         attack_step_size=1.0, prob_start_from_clean=0.2, label_smoothing=0.1, epochs=110,
-                         lr_drop_epochs=(35, 70, 95), eval_attack_iter=10, eval_attack_step_size=1.0)
-RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING}
-# For each field of a recipe a flag and a value that neither recipe has; ``targeted`` has two flags of its own.
+FEATURE_DENOISING = dict(SAT, activation_name='relu', padding='same', targeted=True, attack_epsilon=16.0,
+                         attack_iter=30, attack_step_size=1.0, prob_start_from_clean=0.2, epochs=110,
+                         lr_drop_epochs=(35, 70, 95))
+# SAT's attack with the trainer of its EfficientNet release.
+SAT_EFFICIENTNET = dict(SAT, optimizer='rmsprop', weight_decay=1e-5, moving_average_decay=0.9999, epochs=350,
+                        base_lr=0.016, lr_drop_epochs=(), lr_decay_epochs=2.4)
+RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING, 'sat-efficientnet': SAT_EFFICIENTNET}
+# For each field of a recipe a flag and a value that no recipe has; ``targeted``, ``padding`` and ``optimizer`` have
+# tests of their own.
 FLAGS = {'activation_name': ('mish', 'mish'), 'attack_epsilon': ('7.5', 7.5), 'attack_iter': ('5', 5),
          'attack_step_size': ('2.5', 2.5), 'prob_start_from_clean': ('0.7', 0.7), 'label_smoothing': ('0.3', 0.3),
-         'epochs': ('17', 17), 'lr_drop_epochs': ('9,3', (3, 9)), 'eval_attack_iter': ('6', 6),
+         'weight_decay': ('3e-3', 3e-3), 'batch_norm_momentum': ('0.99', 0.99), 'batch_norm_epsilon': ('1e-3', 1e-3),
+         'moving_average_decay': ('0.5', 0.5), 'epochs': ('17', 17), 'base_lr': ('0.7', 0.7),
+         'warmup_epochs': ('2.5', 2.5),
+         'lr_drop_epochs': ('9,3', (3, 9)), 'lr_decay_epochs': ('1.5', 1.5), 'eval_attack_iter': ('6', 6),
          'eval_attack_step_size': ('0.25', 0.25)}
 
 
@@ -131,6 +141,39 @@ def test_the_padding_can_be_chosen_in_every_recipe(recipe, padding):
     assert main.parse_args(['--recipe', recipe, '--padding', padding]).padding == padding
 
 
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('optimizer', ['momentum', 'rmsprop'])
+def test_the_optimizer_can_be_chosen_in_every_recipe(recipe, optimizer):
+    assert main.parse_args(['--recipe', recipe, '--optimizer', optimizer]).optimizer == optimizer
+
+
+def test_the_fields_that_recipes_are_tested_for_are_all_there_are():
+    assert set(SAT) == set(recipes.Recipe._fields)
+    assert set(RECIPES) == set(recipes.RECIPES)
+    assert set(FLAGS) | {'targeted', 'padding', 'optimizer'} == set(SAT)
+
+
+@pytest.mark.parametrize('model_name, expected', [
+    (None, ('efficientnet-b0', 224, 1.0, 1.0, 0.2)), ('efficientnet-b0', ('efficientnet-b0', 224, 1.0, 1.0, 0.2)),
+    ('efficientnet-b4', ('efficientnet-b4', 380, 1.4, 1.8, 0.4)),
+    ('efficientnet-bL1', ('efficientnet-bL1', 600, 3.9, 3.7, 0.5)),
+    ('efficientnet-l2', ('efficientnet-l2', 800, 4.3, 5.3, 0.5))])
+def test_defaults_that_depend_on_efficientnets_size(model_name, expected):
+    args = main.parse_args(['--arch', 'EfficientNet'] + (['--model-name', model_name] if model_name else []))
+    assert (args.model_name, args.input_size, args.width_coefficient, args.depth_coefficient,
+            args.dropout_rate) == expected
+    assert (args.survival_prob, args.input_scaling, args.padding) == (0.8, 'sat', None)
+
+
+def test_efficientnets_sizes_can_be_changed_one_by_one():
+    args = main.parse_args(['--arch', 'EfficientNet', '--model-name', 'efficientnet-b4', '--width-coefficient', '0.5',
+                            '--dropout-rate', '0', '--survival-prob', '1', '--input-size', '64', '--input-scaling',
+                            'mean-std'])
+    assert fields(args, ['width_coefficient', 'depth_coefficient', 'dropout_rate', 'survival_prob', 'input_size',
+                         'input_scaling']) == dict(width_coefficient=0.5, depth_coefficient=1.8, dropout_rate=0.0,
+                                                   survival_prob=1.0, input_size=64, input_scaling='mean-std')
+
+
 @pytest.mark.parametrize('typed, iterations', [
     ([], 10), (['--attack-iter', '3'], 3), (['--eval-attack-iter', '7'], 7),
     (['--attack-iter', '3', '--eval-attack-iter', '7'], 7), (['--attack-iter', '0'], 0)])
@@ -160,7 +203,8 @@ def test_clean_training_is_still_judged_by_the_recipe_s_attack(recipe, epsilon):
     ('ResNet', (50, 224, 1000, 64, 1, 'sat')),
     ('ResNetDenoise', (50, 224, 1000, 64, 1, 'feature-denoising')),
     ('ResNeXtDenoiseAll', (50, 224, 1000, 8, 32, 'feature-denoising')),
-    ('CifarResNet', (20, 32, 10, 64, 1, 'sat'))])
+    ('CifarResNet', (20, 32, 10, None, None, 'sat')),
+    ('EfficientNet', (None, 224, 1000, None, None, 'sat-efficientnet'))])
 def test_defaults_that_depend_on_the_architecture(arch, expected):
     args = main.parse_args(['--arch', arch])
     assert (args.depth, args.input_size, args.num_classes, args.res2_bottleneck, args.group, args.recipe) == expected
@@ -171,7 +215,7 @@ def test_an_explicit_recipe_wins_over_the_architecture_s_own():
     assert fields(args, SAT) == SAT
 
 
-@pytest.mark.parametrize('arch', ['ResNet', 'ResNetDenoise', 'ResNeXtDenoiseAll', 'CifarResNet'])
+@pytest.mark.parametrize('arch', nets.ARCHITECTURES)
 def test_every_architecture_builds_from_its_resolved_flags(graph, arch):
     import tensorflow.compat.v1 as tf
     from tensorpack.tfutils.tower import TowerContext
@@ -205,6 +249,11 @@ def test_log_directories_are_named_as_in_the_releases(typed, suffix):
         'train_log/PGD-ResNetDenoise152-Batch32-128GPUs-iter30-epsilon16.0-step1.0' + suffix)
 
 
+def test_log_directories_of_efficientnets_are_named_after_their_size():
+    args = main.parse_args(['--arch', 'EfficientNet', '--model-name', 'efficientnet-b4'])
+    assert training.log_directory(args, 8) == 'train_log/PGD-efficientnet-b4-Batch32-8GPUs-iter1-epsilon4.0-step4.0'
+
+
 def refusal(capsys, run, argv):
     """The line that ``run(argv)`` complains in; checks that it is one line, on stderr, with exit code 2."""
     with pytest.raises(SystemExit) as end:
@@ -219,6 +268,31 @@ def refusal(capsys, run, argv):
 @pytest.mark.parametrize('argv, named', [
     (['--arch', 'ResNeSt'], ['--arch', 'ResNeSt', 'ResNetDenoise']),
     (['-d', '34'], ['--depth 34', '50', '101', '152']),
+    (['--arch', 'EfficientNet', '--depth', '50'], ['--depth', 'EfficientNet']),
+    (['--arch', 'EfficientNet', '--padding', 'same'], ['--padding', 'EfficientNet']),
+    (['--arch', 'EfficientNet', '--group', '1'], ['--group', 'EfficientNet']),
+    (['--arch', 'EfficientNet', '--res2-bottleneck', '64'], ['--res2-bottleneck', 'EfficientNet']),
+    (['--model-name', 'efficientnet-b0'], ['--model-name', 'ResNet']),
+    (['--arch', 'ResNetDenoise', '--width-coefficient', '1'], ['--width-coefficient', 'ResNetDenoise']),
+    (['--depth-coefficient', '1'], ['--depth-coefficient', 'ResNet']),
+    (['--dropout-rate', '0'], ['--dropout-rate', 'ResNet']),
+    (['--survival-prob', '1'], ['--survival-prob', 'ResNet']),
+    (['--input-scaling', 'sat'], ['--input-scaling', 'ResNet']),
+    (['--arch', 'CifarResNet', '--group', '2'], ['--group', 'CifarResNet']),
+    (['--arch', 'EfficientNet', '--model-name', 'efficientnet-b9'], ['--model-name', '-b9', 'efficientnet-bL1']),
+    (['--arch', 'EfficientNet', '--model-name', 'b0'], ['--model-name', "'b0'"]),
+    (['--arch', 'EfficientNet', '--dropout-rate', '1'], ['--dropout-rate', '1']),
+    (['--arch', 'EfficientNet', '--survival-prob', '0'], ['--survival-prob', '0']),
+    (['--arch', 'EfficientNet', '--width-coefficient', '0'], ['--width-coefficient', '0']),
+    (['--accumulate', '3'], ['--accumulate 3', '--batch 32']),
+    (['--accumulate', '0'], ['--accumulate', '0']),
+    (['--batch', '4', '--accumulate', '8'], ['--accumulate 8', '--batch 4']),
+    (['--optimizer', 'adam'], ['--optimizer', 'adam', 'rmsprop']),
+    (['--moving-average-decay', '1'], ['--moving-average-decay', '1']),
+    (['--batch-norm-momentum', '1'], ['--batch-norm-momentum', '1']),
+    (['--batch-norm-epsilon', '0'], ['--batch-norm-epsilon', '0']),
+    (['--lr-decay-epochs', '0'], ['--lr-decay-epochs', '0']),
+    (['--weight-decay', '-1'], ['--weight-decay', '-1']),
     (['--arch', 'CifarResNet', '-d', '50'], ['--depth 50', '8', '20', 'CifarResNet']),
     (['--activation-name', 'swiish'], ['--activation-name', 'swiish', 'silu', 'smoothrelu']),
     (['--activation-name', 'celu:-1'], ['--activation-name', 'celu:-1', 'alpha']),

@@ -69,7 +69,9 @@ def trainable(values):
 
 
 def content(folder):
-    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob('*') if path.is_file()}
+    """All files but the log: the reading thread of an earlier run may write its last line there at any time."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob('*')
+            if path.is_file() and path.name != 'log.log'}
 
 
 def epochs_in(folder):
@@ -319,6 +321,128 @@ def test_statistics_of_epochs_that_run_again_are_forgotten(tmp_path):
     (tmp_path / 'stats.json').write_text(json.dumps([{'epoch_num': e, 'x': e} for e in (1, 2, 3, 3, 4)]))
     training.trim_statistics(str(tmp_path), 3)
     assert read_json(tmp_path / 'stats.json') == [{'epoch_num': 1, 'x': 1}, {'epoch_num': 2, 'x': 2}]
+
+
+# Averages of the weights, RMSProp, steps in parts, and EfficientNet, whose recipe has the former two.
+AVERAGED = ['--moving-average-decay', '0.9', '--optimizer', 'rmsprop']
+EMA = '/ExponentialMovingAverage'
+
+
+@pytest.fixture(scope='module')
+def averaged(train, tmp_path_factory):
+    """Log directory of a run of two epochs with averages of the weights and RMSProp, its rate beyond the warm-up's."""
+    folder = tmp_path_factory.mktemp('averaged') / 'run'
+    train(folder, *AVERAGED, '--warmup-epochs', '0')
+    return folder
+
+
+def of_network(values):
+    return {name: value for name, value in values.items() if name + EMA in values}
+
+
+def test_a_training_checkpoint_holds_averages_of_the_whole_network_and_rmsprops_slots(averaged, finished):
+    values, plain = variables(averaged, 2 * STEPS), variables(finished, 2 * STEPS)
+    network = {name for name in plain if not name.endswith(('/Momentum', 'learning_rate', 'global_step'))}
+    assert set(of_network(values)) == network > {'conv0/W', 'conv0/bn/mean/EMA', 'conv0/bn/variance/EMA'}
+    slots = {name + slot for name in trainable(plain) for slot in ('/RMSProp', '/RMSProp_1')}
+    assert set(values) == network | slots | {name + EMA for name in network} | {'learning_rate', 'global_step'}
+
+
+def test_averages_start_from_loaded_weights_and_move_after_every_step_of_the_run(train, finished, tmp_path):
+    train(tmp_path / 'run', '--load', str(finished), *LEAN, '--steps-per-epoch', '1', '--epochs', '3',
+          '--moving-average-decay', '0.25')
+    want = of_network(variables(tmp_path / 'run', 1))
+    want = {name: variables(finished, 2 * STEPS)[name].astype(np.float64) for name in want}
+    # min(0.25, (1 + n) / (10 + n))
+    for n, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):
+        values = variables(tmp_path / 'run', n)
+        for name in want:
+            want[name] = decay * want[name] + (1 - decay) * values[name]
+            np.testing.assert_allclose(values[name + EMA], want[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert 'conv0/W' in differing(of_network(values), {name: values[name + EMA] for name in want})
+
+
+def test_averages_are_judged_beside_the_weights_and_decide_which_checkpoint_is_best(averaged):
+    statistics = read_json(averaged / 'stats.json')
+    for entry in statistics:
+        for name in [name for name in entry if name.startswith('eval-') and '-ema-' not in name]:
+            assert name.replace('eval-', 'eval-ema-') in entry
+        assert {'eval-2step-top1-error', 'eval-ema-clean-top1-error',
+                'eval-ema-2step-attack-success-rate'} < entry.keys()
+    best = min(entry['eval-ema-2step-top1-error'] for entry in statistics)
+    assert read_json(averaged / 'best.json')['eval-ema-2step-top1-error'] == best
+
+
+def test_judging_the_averages_changes_nothing_of_the_run(train, averaged, tmp_path):
+    train(tmp_path / 'run', *AVERAGED, '--warmup-epochs', '0', '--eval-every', '2')
+    assert differing(variables(averaged, STEPS), variables(tmp_path / 'run', STEPS)) == []
+    assert differing(variables(averaged, 2 * STEPS), variables(tmp_path / 'run', 2 * STEPS)) == []
+
+
+def test_a_judged_average_is_the_network_of_the_averages(data, averaged, tmp_path):
+    """As `--eval` judges them, in a graph of their own."""
+    def error(decay):
+        folder = str(tmp_path / decay)
+        with tf.Graph().as_default():
+            main.main(SMALL + ['--data', data, '--eval', '--load', str(averaged / 'model-6'), '--results-dir', folder,
+                               '--moving-average-decay', decay])
+        return read_json(tmp_path / decay / 'results.json')
+    last = read_json(averaged / 'stats.json')[-1]
+    for decay, prefix in (('0.9', 'eval-ema-'), ('0', 'eval-')):
+        results = error(decay)
+        assert last[prefix + 'clean-top1-error'] == pytest.approx(results['clean']['top1_error'])
+
+
+def test_a_run_with_averages_and_rmsprop_ends_after_resuming_as_if_uninterrupted(train, averaged, tmp_path,
+                                                                                 monkeypatch):
+    folder, flags = tmp_path / 'run', AVERAGED + ['--warmup-epochs', '0']
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_before(patch, STEPS + 2)
+        train(folder, *flags)
+    train(folder, '--resume', *flags)
+    assert differing(variables(averaged, 2 * STEPS), variables(folder, 2 * STEPS)) == []
+
+
+@pytest.mark.parametrize('flags, named', [
+    (['--moving-average-decay', '0.8'], ['moving_average_decay', '0.9', '0.8']),
+    (['--optimizer', 'momentum'], ['optimizer', 'rmsprop', 'momentum']),
+    (['--accumulate', '2'], ['accumulate', '1', '2']), (['--weight-decay', '0'], ['weight_decay', '0.0']),
+    (['--batch-norm-momentum', '0.5'], ['batch_norm_momentum', '0.5'])])
+def test_resuming_with_other_averages_optimizer_or_parts_is_refused(capsys, train, averaged, flags, named):
+    line = refused(capsys, lambda: train(averaged, '--resume', *AVERAGED, '--warmup-epochs', '0', *flags))
+    assert '--resume' in line and all(part in line for part in named), line
+
+
+def test_recomputing_blocks_may_be_switched_on_by_a_resumed_run(train, tmp_path):
+    train(tmp_path / 'run', '--epochs', '1', *LEAN)
+    train(tmp_path / 'run', '--resume', '--recompute', *LEAN)
+    assert epochs_in(tmp_path / 'run') == [1, 2]
+
+
+EFFICIENTNET = ['--input-size', '16', '--num-classes', '2', '--batch', str(BATCH), '--warmup-epochs', '0',
+                '--attack-iter', '2', '--attack-step-size', '2', '--eval-attack-iter', '1', '--survival-prob', '0.5',
+                '--dropout-rate', '0.5']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [[], ['--accumulate', '2', '--recompute']], ids=['plain', 'in parts, recomputed'])
+def test_an_efficientnet_run_ends_after_resuming_as_if_uninterrupted(data, few_blocks, tmp_path, monkeypatch, flags):
+    """With drop connect and dropout, the averages and RMSProp of its recipe."""
+    def train(folder, *more):
+        with tf.Graph().as_default():
+            main.main(few_blocks + EFFICIENTNET + ['--data', data, '--logdir', str(tmp_path / folder), '--epochs', '2',
+                                                   *flags, *more])
+    train('whole')
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_before(patch, STEPS + 2)
+        train('crashed')
+    train('crashed', '--resume')
+    whole, crashed = (variables(tmp_path / folder, 2 * STEPS) for folder in ('whole', 'crashed'))
+    assert {'efficientnet-b0/head/dense/bias/RMSProp_1', 'efficientnet-b0/head/dense/bias' + EMA} < whole.keys()
+    assert differing(whole, crashed) == []
+    moved = set(differing(variables(tmp_path / 'whole', STEPS), whole))
+    assert set(of_network(whole)) <= moved and {name + EMA for name in of_network(whole)} <= moved
+    assert 'eval-ema-1step-top1-error' in read_json(tmp_path / 'whole' / 'stats.json')[-1]
 
 
 @pytest.mark.slow
