@@ -26,6 +26,7 @@ def photos(count, side):
     return np.stack(cuts).astype(np.float32) / 127.5 - 1
 
 
+@pytest.mark.filterwarnings('ignore:PyTorch not found')
 @pytest.mark.parametrize('flags, side, count, epsilon', [
     (['--arch', 'EfficientNet', '--width-coefficient', '0.5', '--depth-coefficient', '0.5'], 64, 120, 0.2),
     (['--arch', 'CifarResNet', '-d', '8'], 32, 200, 0.5),
