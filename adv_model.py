@@ -361,8 +361,8 @@ class AdvImageNetModel(ModelDesc):
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
-            the tensors of ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed`` and
-            ``index``, the image's place in the evaluated set; without it, from its place in the batch.
+            the tensors of ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed``
+            and ``index``, the image's place in the evaluated set; without it, from its place in the batch.
         """
         def tower_func(image, label, index=None):
             if self.trains_now:

@@ -6,11 +6,9 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from third_party.imagedata.augment import VALIDATION_MARGIN
-from third_party.imagedata.images import decode_image
+from third_party.imagedata.images import JPEG_START, decode_image
 from third_party.imagedata.stream import ValidationBatches
 from third_party.utils import cpu_session_config
-
-_JPEG_START = b'\xff\xd8\xff'
 
 
 def released_view(content, size):
@@ -46,7 +44,7 @@ def _corner_and_size(window):
 
 def for_tensorflow(content):
     """``content`` as a JPEG, or as a PNG, the other format that keeps every pixel; None if it is no image."""
-    if content.startswith(_JPEG_START):
+    if content.startswith(JPEG_START):
         return content
     image = decode_image(content)
     return None if image is None else cv2.imencode('.png', image)[1].tobytes()

@@ -69,10 +69,10 @@ def load_rule_weights(weights_rule):
     """function(session): give every variable of the default graph the rule's value for its name and shape."""
     def load(session):
         import tensorflow.compat.v1 as tf
-        # What Variable.load does, for all in one call: a call for each takes seconds in a large graph.
-        variables = tf.global_variables()
-        session.run([v.initializer for v in variables], {
-            v.initializer.inputs[1]: weights_rule.weight(v.op.name, v.shape.as_list()) for v in variables})
+
+        import checkpoints
+        checkpoints.load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
+                                        for v in tf.global_variables()])
     return load
 
 

@@ -16,23 +16,11 @@ from adv_model import PIXEL, NoOpAttacker, PGDAttacker
 from efficientnet import network
 from efficientnet.network import Style
 from efficientnet.scaling import SIZES, Block, plan, scaled_channels
+from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 
-LAYOUTS = ('NHWC', 'NCHW')
 STYLE = Style('NHWC', False, 'silu')
 TRAINING = replace(STYLE, training=True, survival_prob=1.0, dropout_rate=0.0)
-
-
-def to_layout(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 3, 1, 2])
-
-
-def to_nhwc(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 2, 3, 1])
-
-
-def normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape)
 
 
 def set_variables(sess):

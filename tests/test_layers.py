@@ -15,22 +15,10 @@ import resnet_model
 from adv_model import PIXEL, PGDAttacker
 from efficientnet import network
 from efficientnet.scaling import Block
+from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from smooth_activations import activate, backward_slope
 
-LAYOUTS = ('NHWC', 'NCHW')
 STYLE = layers.Style('NHWC', True, 'silu')
-
-
-def to_layout(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 3, 1, 2])
-
-
-def to_nhwc(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 2, 3, 1])
-
-
-def normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape)
 
 
 # Batch norm

@@ -6,22 +6,10 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import resnet_model
+from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from resnet_model import Style
 
 STYLE = Style(data_format='NHWC', training=False, activation='relu', padding='explicit')
-LAYOUTS = ('NHWC', 'NCHW')
-
-
-def to_layout(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 3, 1, 2])
-
-
-def to_nhwc(x, data_format):
-    return x if data_format == 'NHWC' else np.transpose(x, [0, 2, 3, 1])
-
-
-def normal(*shape, seed=0):
-    return np.random.RandomState(seed).standard_normal(shape)
 
 
 def zeros_around(size, kernel, stride, padding):

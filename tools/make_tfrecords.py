@@ -21,7 +21,7 @@ try:
     import numpy as np
 
     from third_party.imagedata.folders import class_folders, open_dataset
-    from third_party.imagedata.images import Unreadable, decode_image
+    from third_party.imagedata.images import JPEG_START, Unreadable, decode_image
     from third_party.imagedata.records import (CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards,
                                                read_class_file)
     from third_party.imagedata.stream import available_cores, in_order
@@ -33,7 +33,6 @@ except ModuleNotFoundError as missing:
 # The release's numbers of shards, and what then is in one: no shard of a smaller set is to hold less.
 MAX_SHARDS = {'train': 1024, 'val': 128}
 IMAGES_PER_SHARD = {'train': 1250, 'val': 390}
-JPEG_START = b'\xff\xd8\xff'
 JPEG_FLAGS = [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 
 

@@ -3,6 +3,7 @@ import cv2
 import numpy as np
 
 IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])  # in lower case
+JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content
 
 
 class Unreadable(Exception):
