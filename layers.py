@@ -1,5 +1,6 @@
 """What the graph rooms share: the two layouts, batch norm, ops that a CPU has in one layout only, recomputation."""
 import dataclasses
+from typing import Callable, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.collection import freeze_collection
@@ -13,7 +14,8 @@ class Style:
 
     data_format: 'NHWC' or 'NCHW'. training: batch norm uses (and updates the averages by) the batch's statistics.
     activation: a name of ``smooth_activations``. bn_momentum, bn_epsilon: of batch norm. recompute: blocks keep only
-    their input for the backward pass, and are computed a second time there.
+    their input for the backward pass, and are computed a second time there. sum_over_ranks: tensor -> its sum over all
+    ranks, to share batch norm's statistics between them; None for each rank's own.
     """
     data_format: str
     training: bool
@@ -22,6 +24,7 @@ class Style:
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     recompute: bool = False
+    sum_over_ranks: Optional[Callable[[tf.Tensor], tf.Tensor]] = None
 
     @property
     def channel_axis(self):
@@ -56,15 +59,33 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
         if not style.training:
             return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=style.bn_epsilon,
                                           data_format=style.data_format, is_training=False)[0]
-        y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=style.bn_epsilon,
-                                                               data_format=style.data_format, is_training=True)
-        if not unbiased:
-            count = tf.cast(tf.size(x) // channels[0], tf.float32)
-            batch_variance *= (count - 1) / count
+        count = tf.cast(tf.size(x) // channels[0], tf.float32)
+        if style.sum_over_ranks is None:
+            y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=style.bn_epsilon,
+                                                                   data_format=style.data_format, is_training=True)
+            if not unbiased:
+                batch_variance *= (count - 1) / count
+        else:
+            count, batch_mean, batch_variance = _moments_over_ranks(x, count, style)
+            shape = style.per_axis(1, 1, channels[0])
+            y = tf.nn.batch_normalization(x, *(tf.reshape(v, shape) for v in (batch_mean, batch_variance, beta, gamma)),
+                                          variance_epsilon=style.bn_epsilon)
+            if unbiased:
+                batch_variance *= count / (count - 1)
         for average, new in ((mean, batch_mean), (variance, batch_variance)):
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
                                  average.assign_sub((average - new) * (1 - style.bn_momentum)))
         return y
+
+
+def _moments_over_ranks(x, count, style):
+    """(number of values of a channel, their means [C], their variances [C]) over the batches of all ranks."""
+    mean, variance = tf.nn.moments(x, [0, *style.spatial_axes])
+    # One exchange, of moments about 0; where the mean is large float32 would lose the variance in them.
+    count, mean, variance = (tf.cast(v, tf.float64) for v in (count, mean, variance))
+    sums = style.sum_over_ranks(tf.concat([[count], count * mean, count * (variance + tf.square(mean))], 0))
+    count, (mean, square) = sums[0], tf.split(sums[1:] / sums[0], 2)
+    return [tf.cast(v, tf.float32) for v in (count, mean, square - tf.square(mean))]
 
 
 def max_pool(x, kernel, stride, style):

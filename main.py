@@ -129,6 +129,9 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
                        help="weight of batch norm's moving averages in their update (default: the recipe's, 0.9)")
     group.add_argument('--batch-norm-epsilon', type=_positive, metavar='EPSILON',
                        help="added to batch norm's variance (default: the recipe's, 1e-5)")
+    group.add_argument('--sync-batch-norm', action='store_true',
+                       help="in training, batch norm's statistics are those of all ranks' images together, not of each "
+                            "rank's own: for few images in a rank")
     group.add_argument('--recompute', action='store_true',
                        help="keep only the blocks' inputs for backward passes, and compute the blocks again there: "
                             'less memory, about a third more time')

@@ -7,6 +7,7 @@ import resnet_model
 from adv_model import AdvImageNetModel
 from efficientnet import network as efficientnet
 from efficientnet.scaling import PREFIX, SIZES
+from third_party.utils import sum_over_ranks
 
 
 def resolve_data_format(data_format):
@@ -21,7 +22,7 @@ class _ConfiguredModel(AdvImageNetModel):
 
     Args:
         args: ``num_classes``, ``input_size``, ``activation_name``, ``batch_norm_momentum``, ``batch_norm_epsilon``,
-            ``recompute`` and ``data_format``.
+            ``sync_batch_norm``, ``recompute`` and ``data_format``.
     """
 
     def __init__(self, args):
@@ -30,7 +31,8 @@ class _ConfiguredModel(AdvImageNetModel):
         self.data_format = resolve_data_format(args.data_format)
         self._style = dict(data_format=self.data_format, activation=args.activation_name,
                            bn_momentum=args.batch_norm_momentum, bn_epsilon=args.batch_norm_epsilon,
-                           recompute=args.recompute)
+                           recompute=args.recompute,
+                           sum_over_ranks=sum_over_ranks if args.sync_batch_norm else None)
 
 
 class _ResidualModel(_ConfiguredModel):

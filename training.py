@@ -37,7 +37,7 @@ RUN_FILE = 'run.json'
 # Flags that a resumed run must share with the run it continues.
 _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
-          'batch_norm_epsilon', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
+          'batch_norm_epsilon', 'sync_batch_norm', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
           'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
           'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
           'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'base_lr',

@@ -70,8 +70,7 @@ def _normal(variance):
 
 
 def batch_norm(x, number, style):
-    """The scope's batch norm ``number``, from 0. Statistics are of this rank's images alone: the release shares them
-    between its TPU's cores where there are more than 8."""
+    """The scope's batch norm ``number``, from 0."""
     return layers.batch_norm(x, _numbered('tpu_batch_normalization', number), style, averages=MOVING_AVERAGES,
                              unbiased=False)
 

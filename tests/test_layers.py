@@ -69,6 +69,23 @@ def test_momentum_and_epsilon_of_batch_norm_are_the_styles(sess):
     np.testing.assert_allclose(sess.run(y), (x - mean) / np.sqrt(variance + 0.01), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('data_format', LAYOUTS)
+@pytest.mark.parametrize('unbiased, factor', [(True, 48 / 47), (False, 1)])
+@pytest.mark.parametrize('offset', [2, 1000])
+def test_shared_statistics_are_those_of_the_values_of_all_ranks(sess, data_format, unbiased, factor, offset):
+    # Float32 of values near 1000: a variance from sums of squares in float32 would be off by tens of percents.
+    mine, theirs = np.float32(offset + 3 * normal(2, 2, 3, 4, 5))
+    everything = np.stack([mine, theirs]).astype(np.float64)
+    style = replace(STYLE, data_format=data_format, sum_over_ranks=lambda sums: sums + tf.constant(np.concatenate(
+        [[24], theirs.sum((0, 1, 2), np.float64), np.square(theirs, dtype=np.float64).sum((0, 1, 2))])))
+    y = layers.batch_norm(tf.constant(to_layout(mine, data_format), tf.float32), 'bn', style, unbiased=unbiased)
+    mean, variance = updated_averages(sess, mine)
+    np.testing.assert_allclose(mean, 0.1 * everything.mean((0, 1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * factor * everything.var((0, 1, 2, 3)), rtol=1e-4)
+    want = (mine - everything.mean((0, 1, 2, 3))) / np.sqrt(everything.var((0, 1, 2, 3)) + 1e-5)
+    np.testing.assert_allclose(to_nhwc(sess.run(y), data_format), want, atol=1e-5 * offset)
+
+
 # Depthwise convolution
 
 def depthwise_with_gradients(x, kernel, stride, dy_of):

@@ -108,6 +108,57 @@ def test_two_ranks_exchange_texts_and_end_together_when_one_of_them_fails(tmp_pa
     assert ended.stderr.count('rank 1: its disk is full') == 1 and 'Traceback' not in ended.stderr
 
 
+SHARED_STATISTICS = '''
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.tower import TowerContext
+sys.path.insert(0, {tests!r})
+from networks import make_network
+from third_party import utils
+tf.disable_eager_execution()
+ranks = utils.start_ranks()
+image = np.random.RandomState(0).uniform(-1, 1, [6, 16, 16, 3])
+mine = slice(3 * ranks.rank, 3 * ranks.rank + 3)
+
+def of_network(image, weights, *flags):
+    "Weighted sum of the logits, its gradients of image and variables, the new averages; from the same variables."
+    with tf.Graph().as_default():
+        tf.set_random_seed(1)
+        image = tf.constant(image, tf.float32)
+        with TowerContext('', is_training=True):
+            model = make_network('--data-format', 'NHWC', *flags, {flags})
+            sum_ = tf.reduce_sum(model.network(image) * weights[:, None])
+        gradients = tf.gradients(sum_, [image] + tf.trainable_variables())
+        with tf.Session() as sess:
+            sess.run(tf.global_variables_initializer())
+            found = sess.run([sum_, gradients])
+            sess.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+            return found + [sess.run([v for v in tf.global_variables() if v not in tf.trainable_variables()])]
+
+weights = np.float32([1, -2, 3, 5, -1, 2])
+sum_, gradients, averages = of_network(image, weights)
+own_sum, own_gradients, own_averages = of_network(image[mine], weights[mine], '--sync-batch-norm')
+with tf.Graph().as_default(), tf.Session() as sess:
+    totals = sess.run([utils.sum_over_ranks(tf.constant(v)) for v in [own_sum] + own_gradients[1:]])
+pairs = zip(totals + own_gradients[:1] + own_averages, [sum_] + gradients[1:] + [gradients[0][mine]] + averages)
+for got, want in pairs:
+    # Some gradients are 0 but for rounding: batch norm takes away what comes before it.
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-3 * max(1, np.abs(want).max()))
+open('right-{{}}'.format(ranks.rank), 'w').close()
+'''
+
+
+@pytest.mark.parametrize('flags', [
+    ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--activation-name', 'silu'],
+    ['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.3', '--input-size', '16',
+     '--num-classes', '3', '--survival-prob', '1', '--dropout-rate', '0', '--recompute']], ids=['ResNet', 'EfficientNet'])
+def test_ranks_that_share_statistics_have_the_gradients_and_averages_of_one_rank_with_all_images(tmp_path, flags):
+    program = SHARED_STATISTICS.format(tests=os.path.dirname(__file__), flags=', '.join(map(repr, flags)))
+    ended = mpirun(2, '-c', program, cwd=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['right-0', 'right-1'], ended.stderr
+
+
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """Noise images of three classes."""

@@ -114,6 +114,17 @@ def gather_rows(ranks, rows, name):
     return hvd.allgather(rows, name=name)
 
 
+def sum_over_ranks(x):
+    """Build the op that sums a tensor over all ranks, by elements; its gradient is the ranks' sum too.
+
+    As for ``gather_rows``, every rank must build and run it.
+    """
+    if launched_rank() is None:
+        return x
+    import horovod.tensorflow as hvd
+    return hvd.allreduce(x, op=hvd.Sum)
+
+
 def gather_texts(ranks, text):
     """Every rank's ``text``, as a list, on all ranks."""
     if ranks.size == 1:
