@@ -203,6 +203,62 @@ def test_encoder_refuses_a_bare_array_and_a_dimension_beyond_int32():
         zmq_ops.dump_arrays([np.empty((0, 2 ** 31), 'u1')])
 
 
+@pytest.mark.parametrize('message', FIXTURE['messages'])
+def test_messages_written_into_a_buffer_are_the_fixture_bytes(message):
+    arrays, expected = fixture_arrays(message), bytes.fromhex(message['hex'])
+    specs = [(a.dtype, a.shape) for a in arrays]
+    assert wire.message_size(arrays) == wire.message_size(specs) == len(expected)
+    for kind in (bytearray, lambda size: np.full(size, 0x55, 'u1'), lambda size: memoryview(bytearray(size))):
+        written, filled = kind(len(expected)), kind(len(expected))
+        wire.write_message(arrays, written)
+        for view, array in zip(wire.payload_views(filled, specs), arrays):
+            assert view.dtype == array.dtype and view.shape == array.shape
+            view[...] = array
+        assert bytes(written) == bytes(filled) == expected
+
+
+def test_a_message_is_written_from_any_layout_and_leaves_the_rest_of_its_buffer():
+    arrays = [np.arange(12, dtype='i4').reshape(3, 4).T, np.arange(5, dtype='>i4'), 1.5, -7, True]
+    expected = zmq_ops.dump_arrays(arrays)
+    buffer = bytearray(b'x' * (len(expected) + 9))
+    wire.write_message(arrays, buffer)
+    assert buffer == expected + b'x' * 9 and len(expected) == wire.message_size(arrays)
+
+
+def test_a_batch_is_assembled_in_place_image_by_image():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), np.uint8)
+    specs = [(np.uint8, images.shape), ('>i4', (4,))]
+    buffer = bytearray(wire.message_size(specs))
+    image, label = wire.payload_views(buffer, specs)
+    for i in range(4):
+        image[i], label[i] = images[i], i
+    assert buffer == zmq_ops.dump_arrays([images, np.arange(4, dtype='i4')])
+
+
+@pytest.mark.parametrize('buffer, text', [
+    (bytearray(31), 'message of 32 bytes does not fit into 31 bytes'), (bytearray(), 'into 0 bytes'),
+    (bytes(32), 'does not fit into 32 bytes of read-only memory')])
+def test_a_buffer_that_cannot_take_the_message_is_refused_and_stays_as_it_was(buffer, text):
+    before = bytes(buffer)
+    for call in (lambda: wire.write_message([np.ones(2, 'f4')], buffer),
+                 lambda: wire.payload_views(buffer, [('f4', (2,))])):
+        with pytest.raises(ValueError, match=text):
+            call()
+    assert buffer == before
+
+
+def test_specs_and_elements_that_the_format_does_not_know_are_refused():
+    for call in (wire.message_size, lambda specs: wire.payload_views(bytearray(99), specs)):
+        with pytest.raises(TypeError, match='element 1: dtype datetime64'):
+            call([('u1', ()), ('M8[s]', (1,))])
+        with pytest.raises(ValueError, match='element 0: .* dimension'):
+            call([('u1', (0, 2 ** 31))])
+    with pytest.raises(TypeError, match='write_message takes a list or tuple'):
+        wire.write_message(np.zeros(3), bytearray(99))
+    with pytest.raises(TypeError, match='element 0: str'):
+        wire.message_size(['text'])
+
+
 def test_importing_the_package_for_the_encoder_leaves_tensorflow_out():
     code = "import sys, zmq_ops; zmq_ops.dump_arrays([1]); assert 'tensorflow' not in sys.modules"
     env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(zmq_ops.__file__)))

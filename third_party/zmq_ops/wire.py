@@ -1,4 +1,4 @@
-"""The bytes of one batch, as `dump_arrays` writes and the ZMQPull op reads them (wire.h holds the reader).
+"""The bytes of one batch, as the functions here write and the ZMQPull op reads them (wire.h holds the reader).
 
 A message is one ZMQ frame, little-endian, without padding:
 
@@ -7,6 +7,7 @@ A message is one ZMQ frame, little-endian, without padding:
 
 This module needs NumPy only: the data server imports it and stays free of TensorFlow.
 """
+import math
 import struct
 
 import numpy as np
@@ -19,6 +20,9 @@ DTYPE_CODES = {
 
 INT32 = np.iinfo(np.int32)
 FLOAT32 = np.finfo(np.float32)
+
+
+_COUNT = struct.Struct('<i')
 
 
 def dump_arrays(arrays):
@@ -36,28 +40,117 @@ def dump_arrays(arrays):
         TypeError: `arrays` is no list or tuple, or an element has a type or dtype that the format does not know.
         ValueError: a number does not fit into its 32 bits, or a dimension does not fit into an int32.
     """
-    if not isinstance(arrays, (list, tuple)):
-        raise TypeError('dump_arrays takes a list or tuple of arrays, got {}'.format(type(arrays).__name__))
-    parts = [struct.pack('<i', len(arrays))]
-    for index, element in enumerate(arrays):
-        array = _wire_array(element, index)
-        parts.append(struct.pack('<ii{}iq'.format(array.ndim), DTYPE_CODES[array.dtype.name], array.ndim,
-                                 *array.shape, array.nbytes))
-        parts.append(array)
+    arrays = _arrays(arrays, 'dump_arrays')
+    parts = [_COUNT.pack(len(arrays))]
+    for index, array in enumerate(arrays):
+        # Not ascontiguousarray(), which turns rank 0 into rank 1.
+        array = np.asarray(array, dtype=_dtype(array.dtype, index), order='C')
+        parts += [_header(array.dtype, array.shape, index), array]
     return b''.join(parts)
 
 
-def _wire_array(element, index):
-    """Element `index` of a batch as a C-contiguous little-endian array that the format can hold."""
-    if not isinstance(element, np.ndarray):
-        return _scalar(element, index)
-    if element.dtype.name not in DTYPE_CODES:
-        raise TypeError('element {}: dtype {} cannot be sent, choose from {}'.format(
-            index, element.dtype, sorted(DTYPE_CODES)))
-    if any(size > INT32.max for size in element.shape):
-        raise ValueError('element {}: shape {} has a dimension above {}'.format(index, element.shape, INT32.max))
-    # Not ascontiguousarray(), which turns rank 0 into rank 1.
-    return np.asarray(element, dtype=element.dtype.newbyteorder('<'), order='C')
+def message_size(arrays):
+    """Length of a message in bytes.
+
+    Args:
+        arrays (list or tuple): what `dump_arrays` takes; a ``(dtype, shape)`` pair may stand for an array.
+    Returns:
+        int: ``len(dump_arrays(arrays))``.
+    Raises:
+        as `dump_arrays`.
+    """
+    size = _COUNT.size
+    for index, element in enumerate(_sequence(arrays, 'message_size')):
+        if isinstance(element, tuple):
+            dtype, shape = element
+        else:
+            array = _array(element, index)
+            dtype, shape = array.dtype, array.shape
+        size += len(_header(dtype, shape, index)) + _nbytes(dtype, shape)
+    return size
+
+
+def write_message(arrays, buffer):
+    """Writes one batch as a message to the start of a buffer; the array data are copied once, whatever their layout.
+
+    Args:
+        arrays (list or tuple): see `dump_arrays`.
+        buffer: writable, contiguous memory of at least ``message_size(arrays)`` bytes, such as a bytearray, a shared
+            memory's ``buf`` or a uint8 array. What follows the message stays as it is.
+    Raises:
+        as `dump_arrays`; ValueError: the buffer is too small or read-only.
+    """
+    arrays = _arrays(arrays, 'write_message')
+    for view, array in zip(payload_views(buffer, [(array.dtype, array.shape) for array in arrays]), arrays):
+        np.copyto(view, array)
+
+
+def payload_views(buffer, specs):
+    """Makes the start of a buffer a message whose tensors are filled in place.
+
+    Writes everything but the tensors' values. The message takes ``message_size(specs)`` bytes.
+
+    Args:
+        buffer: see `write_message`.
+        specs (list or tuple): a ``(dtype, shape)`` pair for each tensor, dtypes from `DTYPE_CODES`.
+    Returns:
+        list of np.ndarray: writable views of the tensors in the buffer, little-endian, C order, in general not aligned
+        to their items' size; they keep the buffer alive.
+    Raises:
+        as `dump_arrays`; ValueError: the buffer is too small or read-only.
+    """
+    memory = np.frombuffer(buffer, np.uint8)
+    size = message_size(specs)
+    if memory.size < size or not memory.flags.writeable:
+        raise ValueError('a message of {} bytes does not fit into {} bytes{}'.format(
+            size, memory.size, '' if memory.flags.writeable else ' of read-only memory'))
+    views, offset = [], 0
+
+    def write(data):
+        nonlocal offset
+        memory[offset:offset + len(data)] = np.frombuffer(data, np.uint8)
+        offset += len(data)
+    write(_COUNT.pack(len(specs)))
+    for index, (dtype, shape) in enumerate(specs):
+        write(_header(dtype, shape, index))
+        views.append(np.ndarray(shape, _dtype(dtype, index), memory, offset))
+        offset += views[-1].nbytes
+    return views
+
+
+def _sequence(arrays, function):
+    if not isinstance(arrays, (list, tuple)):
+        raise TypeError('{} takes a list or tuple of arrays, got {}'.format(function, type(arrays).__name__))
+    return arrays
+
+
+def _arrays(arrays, function):
+    return [_array(element, index) for index, element in enumerate(_sequence(arrays, function))]
+
+
+def _array(element, index):
+    return element if isinstance(element, np.ndarray) else _scalar(element, index)
+
+
+def _dtype(dtype, index):
+    """A tensor's dtype as it is stored."""
+    dtype = np.dtype(dtype)
+    if dtype.name not in DTYPE_CODES:
+        raise TypeError('element {}: dtype {} cannot be sent, choose from {}'.format(index, dtype, sorted(DTYPE_CODES)))
+    return dtype.newbyteorder('<')
+
+
+def _header(dtype, shape, index):
+    """What stands before the payload of tensor ``index``."""
+    dtype = _dtype(dtype, index)
+    if any(size > INT32.max for size in shape):
+        raise ValueError('element {}: shape {} has a dimension above {}'.format(index, tuple(shape), INT32.max))
+    return struct.pack('<ii{}iq'.format(len(shape)), DTYPE_CODES[dtype.name], len(shape), *shape,
+                       _nbytes(dtype, shape))
+
+
+def _nbytes(dtype, shape):
+    return np.dtype(dtype).itemsize * math.prod(map(int, shape))
 
 
 def _scalar(number, index):
