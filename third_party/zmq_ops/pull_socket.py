@@ -37,16 +37,18 @@ class ZMQPullSocket:
         bind (bool): bind to `end_point`, or connect to it.
         name (str): name of the socket in the session (`shared_name`); two objects of one name, address, hwm and bind
             share a socket. The default is unique in the graph.
+        timeout (float): seconds that a pull waits without any message arriving, then its step raises
+            DeadlineExceededError; 0 for no limit.
     Raises:
         TypeError: a dtype that the wire format does not know.
-        ValueError: no types, or `hwm` below 1.
+        ValueError: no types, `hwm` below 1, or `timeout` negative.
         ImportError: see `load_op_library`.
 
     The first step that pulls opens the socket, so it is that step which raises InvalidArgumentError for an address that
     ZMQ does not accept, and FailedPreconditionError for one that is taken or that this machine does not have.
     """
 
-    def __init__(self, end_point, types, hwm=None, bind=True, name=None):
+    def __init__(self, end_point, types, hwm=None, bind=True, name=None, timeout=0.0):
         import tensorflow.compat.v1 as tf
         self._ops = load_op_library()
         self._types = [tf.as_dtype(dtype) for dtype in types]
@@ -59,6 +61,9 @@ class ZMQPullSocket:
         hwm = DEFAULT_HWM if hwm is None else int(hwm)
         if hwm < 1:
             raise ValueError('zmq_ops: hwm must be at least 1 message, got {}'.format(hwm))
+        if not timeout >= 0:
+            raise ValueError('zmq_ops: timeout must be at least 0 seconds, got {}'.format(timeout))
+        self._timeout = float(timeout)
         self._name = name or tf.get_default_graph().unique_name('ZMQPullSocket')
         with tf.device('/cpu:0'):  # there is no GPU kernel, and not every session places softly
             self._handle = self._ops.zmq_connection(end_point=end_point, hwm=hwm, bind=bind, shared_name=self._name)
@@ -79,4 +84,4 @@ class ZMQPullSocket:
         """
         import tensorflow.compat.v1 as tf
         with tf.device('/cpu:0'):
-            return list(self._ops.zmq_pull(self._handle, self._types))
+            return list(self._ops.zmq_pull(self._handle, self._types, timeout=self._timeout))

@@ -7,6 +7,7 @@
 #include <zmq.h>
 
 #include <algorithm>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -18,6 +19,8 @@ using tensorflow::Status;
 namespace errors = tensorflow::errors;
 
 namespace {
+
+constexpr double kLongestWait = 3600;  // seconds of one poll; a longer timeout takes several
 
 // The error of a libzmq call that has just failed, as the status of the class that its errno belongs to.
 Status ZmqError(const std::string& action, const std::string& end_point) {
@@ -45,51 +48,26 @@ Status ZmqError(const std::string& action, const std::string& end_point) {
   }
 }
 
-// A message that has been taken off the socket. Of one with several frames, which the op refuses, only the first is
-// kept.
-class HeldMessage {
- public:
-  HeldMessage() { zmq_msg_init(&first_); }
-  ~HeldMessage() { zmq_msg_close(&first_); }
-  HeldMessage(const HeldMessage&) = delete;
-  HeldMessage& operator=(const HeldMessage&) = delete;
-
-  bool empty() const { return frames_ == 0; }
-
-  MessageView view() { return {zmq_msg_data(&first_), zmq_msg_size(&first_), frames_}; }
-
-  void Clear() {
-    zmq_msg_close(&first_);
-    zmq_msg_init(&first_);
-    frames_ = 0;
-  }
-
-  // Takes a message if there is one, and never waits. Returns 0, or -1 with errno set.
-  int Receive(void* socket) {
-    if (ReceiveFrame(&first_, socket) < 0) return errno == EAGAIN ? 0 : -1;
-    frames_ = 1;
-    // ZMQ hands over a message's frames together, so the rest is there already.
-    for (bool more = zmq_msg_more(&first_); more; ++frames_) {
-      zmq_msg_t frame;
-      zmq_msg_init(&frame);
-      const int result = ReceiveFrame(&frame, socket);
-      more = result >= 0 && zmq_msg_more(&frame);
-      zmq_msg_close(&frame);
-      if (result < 0) return -1;
-    }
-    return 0;
-  }
-
- private:
-  static int ReceiveFrame(zmq_msg_t* frame, void* socket) {
-    return TEMP_FAILURE_RETRY(zmq_msg_recv(frame, socket, ZMQ_DONTWAIT));
-  }
-
-  zmq_msg_t first_;
-  int frames_ = 0;
-};
+int ReceiveFrame(zmq_msg_t* frame, void* socket) {
+  return TEMP_FAILURE_RETRY(zmq_msg_recv(frame, socket, ZMQ_DONTWAIT));
+}
 
 }  // namespace
+
+int Message::Receive(void* socket) {
+  if (ReceiveFrame(&first_, socket) < 0) return errno == EAGAIN ? 0 : -1;
+  frames_ = 1;
+  // ZMQ hands over a message's frames together, so the rest is there already.
+  for (bool more = zmq_msg_more(&first_); more; ++frames_) {
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    const int result = ReceiveFrame(&frame, socket);
+    more = result >= 0 && zmq_msg_more(&frame);
+    zmq_msg_close(&frame);
+    if (result < 0) return -1;
+  }
+  return 1;
+}
 
 void Receiver::ContextDeleter::operator()(void* context) const { TEMP_FAILURE_RETRY(zmq_ctx_term(context)); }
 
@@ -138,15 +116,23 @@ Status Receiver::StartThread() {
   return tensorflow::OkStatus();
 }
 
-void Receiver::Pull(tensorflow::CancellationManager* cancellation, Callback callback) {
+std::shared_ptr<Message> Receiver::Pull(tensorflow::CancellationManager* cancellation, double timeout,
+                                        Callback callback) {
+  std::shared_ptr<Message> message;
   Status refusal;
   {
     // One lock over registering and queueing: a cancellation in between would not find the pull. TensorFlow runs
     // cancellation callbacks without the manager's own lock, so the order of the two locks is no danger.
     std::lock_guard<std::mutex> lock(mu_);
     refusal = shut_;
+    if (refusal.ok() && waiting_.empty() && !polling_ && (cancellation == nullptr || !cancellation->IsCancelled())) {
+      refusal = TakeMessage(&message);
+    }
+    if (message != nullptr) return message;
     Waiting pull;
     pull.id = next_id_++;
+    pull.begin = Clock::now();
+    pull.timeout = timeout;
     pull.callback = callback;
     pull.cancellation = cancellation;
     if (refusal.ok() && cancellation != nullptr) {
@@ -161,8 +147,44 @@ void Receiver::Pull(tensorflow::CancellationManager* cancellation, Callback call
   if (refusal.ok()) {
     Wake();
   } else {
-    callback(refusal, MessageView());
+    callback(refusal, nullptr);
   }
+  return nullptr;
+}
+
+// For whoever holds mu_ and may use the socket. Leaves `message` null if there is none.
+Status Receiver::TakeMessage(std::shared_ptr<Message>* message) {
+  auto taken = std::make_shared<Message>();
+  const int received = taken->Receive(socket_.get());
+  if (received < 0) return ZmqError("receive from", options_.end_point);
+  if (received > 0) {
+    last_message_ = Clock::now();
+    *message = std::move(taken);
+  }
+  return tensorflow::OkStatus();
+}
+
+// Of a waiting pull with a timeout, until the socket has been silent for that long. Double, as any number of seconds may
+// be asked for.
+double Receiver::SecondsLeft(const Waiting& pull) const {
+  const std::chrono::duration<double> silence = Clock::now() - std::max(pull.begin, last_message_);
+  return pull.timeout - silence.count();
+}
+
+// Takes the pulls that have waited for too long out of the queue. `seconds_left` is lowered to the others' next timeout.
+std::vector<Receiver::Waiting> Receiver::TakeSilent(double* seconds_left) {
+  std::vector<Waiting> silent;
+  for (auto pull = waiting_.begin(); pull != waiting_.end();) {
+    const double left = pull->timeout > 0 ? SecondsLeft(*pull) : *seconds_left;
+    if (left <= 0) {
+      silent.push_back(std::move(*pull));
+      pull = waiting_.erase(pull);
+    } else {
+      *seconds_left = std::min(*seconds_left, left);
+      ++pull;
+    }
+  }
+  return silent;
 }
 
 void Receiver::Cancel(int64_t id) {
@@ -175,15 +197,15 @@ void Receiver::Cancel(int64_t id) {
     callback = std::move(pull->callback);
     waiting_.erase(pull);
   }
-  callback(errors::Cancelled("zmq_ops: the pull was cancelled while it waited for a message"), MessageView());
+  callback(errors::Cancelled("zmq_ops: the pull was cancelled while it waited for a message"), nullptr);
 }
 
 // Whoever took the pull out of the queue calls this, without the lock.
-void Receiver::Complete(const Waiting& pull, const Status& status, const MessageView& message) {
+void Receiver::Complete(const Waiting& pull, const Status& status, std::shared_ptr<Message> message) {
   // "Try", because the other form waits for all callbacks of a cancellation under way, and one of them might wait for
   // this thread. If it comes too late, Cancel() finds nothing; the receiver it is called on is kept alive by it.
   if (pull.cancellation != nullptr) pull.cancellation->TryDeregisterCallback(pull.token);
-  pull.callback(status, message);
+  pull.callback(status, std::move(message));
 }
 
 void Receiver::Close() {
@@ -204,7 +226,7 @@ void Receiver::Shut(const Status& reason) {
     shut_ = reason;
     abandoned.swap(waiting_);
   }
-  for (const Waiting& pull : abandoned) Complete(pull, reason, MessageView());
+  for (const Waiting& pull : abandoned) Complete(pull, reason, nullptr);
 }
 
 void Receiver::Wake() {
@@ -222,36 +244,47 @@ void Receiver::Run() {
 
 // The thread's loop. Returns OK when the receiver was shut, and the error if the socket broke.
 Status Receiver::ReceiveUntilShut() {
-  HeldMessage held;
   while (true) {
     bool somebody_waits;
     Waiting pull;
+    std::shared_ptr<Message> message;
+    std::vector<Waiting> silent;
+    double seconds_left = kLongestWait;
     {
       std::lock_guard<std::mutex> lock(mu_);
+      polling_ = false;
       if (!shut_.ok()) return tensorflow::OkStatus();
-      somebody_waits = !waiting_.empty();
-      if (somebody_waits && !held.empty()) {
+      if (!waiting_.empty()) TF_RETURN_IF_ERROR(TakeMessage(&message));
+      if (message != nullptr) {
         pull = std::move(waiting_.front());
         waiting_.pop_front();
+      } else {
+        silent = TakeSilent(&seconds_left);
       }
+      somebody_waits = !waiting_.empty();
+      polling_ = somebody_waits && message == nullptr;
     }
-    if (pull.callback != nullptr) {
-      Complete(pull, tensorflow::OkStatus(), held.view());
-      held.Clear();
+    if (message != nullptr) {
+      Complete(pull, tensorflow::OkStatus(), std::move(message));
       continue;
+    }
+    for (const Waiting& late : silent) {
+      std::ostringstream text;
+      text << "zmq_ops: no batch from '" << options_.end_point << "' for " << late.timeout
+           << " s; is its data server running?";
+      Complete(late, errors::DeadlineExceeded(text.str()), nullptr);
     }
 
     zmq_pollitem_t items[] = {{nullptr, wake_fd_, ZMQ_POLLIN, 0}, {socket_.get(), 0, ZMQ_POLLIN, 0}};
-    if (zmq_poll(items, somebody_waits ? 2 : 1, -1) < 0) {
+    // Rounded up: a wait that ended too early would have to be repeated.
+    const long milliseconds = somebody_waits ? static_cast<long>(seconds_left * 1000) + 1 : -1;
+    if (zmq_poll(items, somebody_waits ? 2 : 1, milliseconds) < 0) {
       if (zmq_errno() == EINTR) continue;
       return ZmqError("poll", options_.end_point);
     }
     if (items[0].revents != 0) {
       eventfd_t ignored;
       eventfd_read(wake_fd_, &ignored);
-    }
-    if (items[1].revents != 0 && held.Receive(socket_.get()) < 0) {
-      return ZmqError("receive from", options_.end_point);
     }
   }
 }

@@ -3,6 +3,9 @@
 #ifndef ZMQ_OPS_RECEIVER_H_
 #define ZMQ_OPS_RECEIVER_H_
 
+#include <zmq.h>
+
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -11,6 +14,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "tensorflow/core/framework/cancellation.h"
 #include "tensorflow/core/platform/status.h"
@@ -27,21 +31,37 @@ struct ReceiverOptions {
   }
 };
 
-// First frame of a received message, valid during the callback that gets it.
-struct MessageView {
-  const void* data = nullptr;
-  size_t size = 0;  // bytes
-  int frames = 0;
+// A received message. It is freed with the last reference to it, on any thread. Of one with several frames, which the
+// op refuses, only the first is kept.
+class Message {
+ public:
+  Message() { zmq_msg_init(&first_); }
+  ~Message() { zmq_msg_close(&first_); }
+  Message(const Message&) = delete;
+  Message& operator=(const Message&) = delete;
+
+  void* data() { return zmq_msg_data(&first_); }
+  size_t size() const { return zmq_msg_size(&first_); }  // bytes
+  int frames() const { return frames_; }
+
+  // Takes a message off a socket if there is one, and never waits. Returns 1 if there was, 0 if not, or -1 with errno
+  // set.
+  int Receive(void* socket);
+
+ private:
+  zmq_msg_t first_;
+  int frames_ = 0;
 };
 
-// Pull() only puts a callback in a queue, so no thread of TensorFlow's waits for a message and no lock is held over a
-// wait. The receiver's thread alone touches the socket, and takes a message off it only while somebody waits: the
-// others stay in ZMQ's queue, where the high-water mark counts them. If the pull is cancelled after that, the thread
-// keeps the message for the next one; none is lost.
+// A pull that finds a message takes it along. One that does not only puts a callback in a queue, so no thread of
+// TensorFlow's waits for a message and no lock is held over a wait. A message is taken off the socket only together with
+// the pull that gets it: the others stay in ZMQ's queue, where the high-water mark counts them, and none is lost when a
+// pull is cancelled.
 class Receiver : public std::enable_shared_from_this<Receiver> {
  public:
-  // Gets OK and a message, or an error and an empty view. Called once, on any thread, without a lock held.
-  using Callback = std::function<void(const tensorflow::Status&, const MessageView&)>;
+  // Gets OK and a message, or an error and null. Called once, on any thread, without a lock held. On the receiver's
+  // thread it keeps the other pulls waiting.
+  using Callback = std::function<void(const tensorflow::Status&, std::shared_ptr<Message>)>;
 
   // Opens the socket and starts the thread. An address that ZMQ does not accept is InvalidArgument, one that is taken
   // or that this machine does not have is FailedPrecondition; the text names it. The caller must Close() the receiver.
@@ -49,8 +69,10 @@ class Receiver : public std::enable_shared_from_this<Receiver> {
 
   ~Receiver();
 
-  // `cancellation` may be null. Cancelling completes the pull at once, with Cancelled.
-  void Pull(tensorflow::CancellationManager* cancellation, Callback callback);
+  // Returns the next message if it is there and nobody else waits for it; then the callback is not called. Else returns
+  // null. `cancellation` may be null. Cancelling completes the pull at once, with Cancelled; `timeout` seconds without
+  // any message while it waits complete it with DeadlineExceeded, 0 is no limit.
+  std::shared_ptr<Message> Pull(tensorflow::CancellationManager* cancellation, double timeout, Callback callback);
 
   // Completes the waiting pulls with Cancelled, stops the thread and frees the address.
   void Close();
@@ -58,8 +80,12 @@ class Receiver : public std::enable_shared_from_this<Receiver> {
   const ReceiverOptions& options() const { return options_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   struct Waiting {
     int64_t id = 0;
+    Clock::time_point begin;
+    double timeout = 0;  // seconds; 0 is none
     Callback callback;
     tensorflow::CancellationManager* cancellation = nullptr;
     tensorflow::CancellationToken token = tensorflow::CancellationManager::kInvalidToken;
@@ -79,7 +105,10 @@ class Receiver : public std::enable_shared_from_this<Receiver> {
   void Shut(const tensorflow::Status& reason);
   void Cancel(int64_t id);
   void Wake();
-  static void Complete(const Waiting& pull, const tensorflow::Status& status, const MessageView& message);
+  tensorflow::Status TakeMessage(std::shared_ptr<Message>* message);
+  double SecondsLeft(const Waiting& pull) const;
+  std::vector<Waiting> TakeSilent(double* seconds_left);
+  static void Complete(const Waiting& pull, const tensorflow::Status& status, std::shared_ptr<Message> message);
 
   const ReceiverOptions options_;
   // The socket is declared last because it must be closed first: ending a context waits for its sockets.
@@ -90,6 +119,9 @@ class Receiver : public std::enable_shared_from_this<Receiver> {
 
   std::mutex mu_;
   std::deque<Waiting> waiting_;  // guarded by mu_
+  // True while the receiver's thread waits for the socket without mu_; else whoever holds mu_ may use the socket.
+  bool polling_ = false;            // guarded by mu_
+  Clock::time_point last_message_;  // guarded by mu_; when one was taken last
   tensorflow::Status shut_;      // guarded by mu_; OK while pulls are served, else what they get
   int64_t next_id_ = 0;          // guarded by mu_
 };
