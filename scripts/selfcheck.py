@@ -1,4 +1,4 @@
-"""Last step of `make setup`: Horovod has MPI, the zmq_ops op loads, and two ranks can add two numbers."""
+"""Last step of `make setup`: Horovod has MPI, the compiled parts load, and two ranks can add two numbers."""
 import os
 import subprocess
 import sys
@@ -20,6 +20,8 @@ def main():
     assert hvd.mpi_built(), 'Horovod was built without MPI'
     import zmq_ops
     zmq_ops.load_op_library()
+    import jpeg_part
+    jpeg_part.load_library()
     env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
     command = ['mpirun', '--oversubscribe', '-np', '2', sys.executable, __file__, 'allreduce']
     subprocess.run(command, env=env, check=True)

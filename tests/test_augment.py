@@ -1,4 +1,5 @@
 """third_party/imagedata/augment.py, against tensorpack's augmentors and the recorded outputs of the released code."""
+import itertools
 import zlib
 
 import cv2
@@ -36,6 +37,11 @@ def levels(one, other):
     return np.abs(one.astype(int) - other.astype(int)).max()
 
 
+def stepped(step, image, strength):
+    """A colour step on an image of its own."""
+    return step(ours.Colors(image), strength).image()
+
+
 def assert_as_recorded(image, record):
     assert list(image.shape) == record['shape'] and image.dtype == np.uint8
     step = record['grid_step']
@@ -70,15 +76,16 @@ def test_images_are_read_in_bgr_order(tmp_path):
 @pytest.mark.parametrize('factor', [0.6, 0.7831, 1.0, 1.2345, 1.4])
 def test_brightness_and_contrast_equal_tensorpack_exactly(imgaug, views, factor):
     for image in views:
-        assert (ours.brightness(image, factor) == imgaug.BrightnessScale((0, 2), clip=False)._augment(image, factor)).all()
-        assert (ours.contrast(image, factor) == imgaug.Contrast((0, 2), clip=False)._augment(image, factor)).all()
+        for step, augmentor in ((ours.brightness, imgaug.BrightnessScale((0, 2), clip=False)),
+                                (ours.contrast, imgaug.Contrast((0, 2), clip=False))):
+            assert (stepped(step, image, factor) == augmentor._augment(image, factor)).all()
 
 
 @pytest.mark.parametrize('factor', [0.6, 0.7831, 1.0, 1.2345, 1.4])
 def test_saturation_equals_tensorpack_up_to_truncation(imgaug, views, factor):
     for image in views:
         theirs = imgaug.Saturation(0.4, rgb=False, clip=False)._augment(image, factor)
-        result = ours.saturation(image, factor)
+        result = stepped(ours.saturation, image, factor)
         assert levels(result, theirs) <= 1
         # Truncation turns the last bit of a whole number into a grey level; everywhere else the two agree.
         exact = image * factor + cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[:, :, None] * (1 - factor)
@@ -93,19 +100,29 @@ def test_lighting_equals_tensorpack(imgaug, views, noise):
         clip=False)
     for image in views:
         expected = theirs._augment(image, np.asarray(noise, np.float32))
-        assert levels(ours.lighting(image, noise), expected) <= 1
-        assert (ours.lighting(image, noise) == expected).mean() > 0.99
+        assert levels(stepped(ours.lighting, image, noise), expected) <= 1
+        assert (stepped(ours.lighting, image, noise) == expected).mean() > 0.99
 
 
 def test_colour_steps_truncate_and_clip():
     image = np.array([[[10, 200, 255]]], np.uint8)
-    assert ours.brightness(image, 0.99).tolist() == [[[9, 198, 252]]]
-    assert ours.brightness(image, 1.3).tolist() == [[[13, 255, 255]]]
+    assert stepped(ours.brightness, image, 0.99).tolist() == [[[9, 198, 252]]]
+    assert stepped(ours.brightness, image, 1.3).tolist() == [[[13, 255, 255]]]
+
+
+def test_colour_steps_in_a_row_are_those_one_after_the_other(views):
+    for order in itertools.permutations([(ours.brightness, 1.3), (ours.contrast, 0.7), (ours.saturation, 1.2),
+                                         (ours.lighting, (0.1, -0.2, 0.15))]):
+        for image in views:
+            before, alone, colors = image.copy(), image, ours.Colors(image)
+            for step, strength in order:
+                alone, colors = stepped(step, alone, strength), step(colors, strength)
+            assert (colors.image() == alone).all() and (image == before).all()
 
 
 def test_strongest_lighting_component_shifts_all_channels_alike():
     """The first principal component of RGB is grey; it comes last after the reversal to BGR."""
-    shift = ours.lighting(np.full((1, 1, 3), 100, np.uint8), (0, 0, -0.5))[0, 0].astype(int) - 100
+    shift = stepped(ours.lighting, np.full((1, 1, 3), 100, np.uint8), (0, 0, -0.5))[0, 0].astype(int) - 100
     assert (shift > 12).all() and np.ptp(shift) <= 2 and shift[0] >= shift[2]
 
 

@@ -53,7 +53,7 @@ def augment(image, size, augmentation, rng, policy=None):
     """One random training view.
 
     Args:
-        image (np.ndarray): uint8 [H,W,3], BGR.
+        image (np.ndarray or Jpeg): uint8 [H,W,3], BGR. Of a ``Jpeg`` no more is decoded than the view shows.
         size (int): pixels per side of the result.
         augmentation (str): one of ``AUGMENTATIONS``.
         rng (np.random.Generator): source of all random choices.
@@ -70,9 +70,9 @@ def augment(image, size, augmentation, rng, policy=None):
 
 def _random_view(image, size, augmentation, rng):
     if augmentation == 'none':
-        return resize_plain(image, size)
+        return resize_plain(image[:, :], size)
     if augmentation == 'cifar':
-        return random_flip(padded_crop(resize_plain(image, size), rng), rng)
+        return random_flip(padded_crop(resize_plain(image[:, :], size), rng), rng)
     if augmentation == 'efficientnet':
         return random_flip(distorted_crop(image, size, rng), rng)
     image = random_area_crop(image, size, rng)
@@ -157,7 +157,7 @@ def random_area_crop(image, size, rng):
     """Crop of random area, aspect ratio and place, resized (cubic) to [size,size,3]."""
     box = area_crop_box(image.shape[0], image.shape[1], rng)
     if box is None:
-        return center_crop(resize_shortest_edge(image, size), size)
+        return center_crop(resize_shortest_edge(image[:, :], size), size)
     top, left, height, width = box
     return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)
 
@@ -213,40 +213,59 @@ def random_color(image, rng):
              functools.partial(contrast, factor=rng.uniform(*CONTRAST)),
              functools.partial(saturation, factor=rng.uniform(*SATURATION)),
              functools.partial(lighting, noise=rng.normal(0.0, LIGHTING_STD, size=3))]
+    colors = Colors(image)
     for number in rng.permutation(len(steps)):
-        image = steps[number](image)
-    return image
+        colors = steps[number](colors)
+    return colors.image()
 
 
-def brightness(image, factor):
+class Colors:
+    """An image between colour steps. Steps that only map values wait, and those in a row go over the pixels once.
+
+    Args:
+        image (np.ndarray): uint8 [H,W,3]. table (np.ndarray or None): uint8 [1,256,3], what becomes of its values.
+    """
+
+    def __init__(self, image, table=None):
+        self._image, self._table = image, table
+
+    def image(self):
+        """uint8 [H,W,3]."""
+        if self._table is not None:
+            self._image, self._table = cv2.LUT(self._image, self._table), None
+        return self._image
+
+    def mapped(self, values):
+        """Value v of channel c replaced by ``values[v,c]``, or ``values[v,0]``, clipped to 0-255 and truncated."""
+        table = np.empty((1, 256, 3), np.uint8)
+        np.copyto(table[0], np.clip(values, 0, 255), casting='unsafe')
+        return Colors(self._image, table if self._table is None else cv2.LUT(self._table, table))
+
+
+def brightness(colors, factor):
     """Multiply every value by ``factor``."""
-    return _map_values(image, _VALUES * np.float32(factor))
+    return colors.mapped(_VALUES * np.float32(factor))
 
 
-def contrast(image, factor):
+def contrast(colors, factor):
     """Scale the distance of every value from its channel's mean by ``factor``."""
-    mean = np.array(cv2.mean(image)[:3])
-    return _map_values(image, _VALUES.astype(np.float64)[:, None] * factor + mean * (1 - factor))
+    mean = np.array(cv2.mean(colors.image())[:3])
+    return colors.mapped(_VALUES.astype(np.float64) * factor + mean * (1 - factor))
 
 
-def saturation(image, factor):
+def saturation(colors, factor):
     """Scale the distance of every pixel from its grey value by ``factor``."""
+    image = colors.image()
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     grey = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    mixed = cv2.addWeighted(image, factor, grey, 1 - factor, 0, dtype=cv2.CV_32F)  # a uint8 result would be rounded
-    return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
+    return Colors(cv2.addWeighted(image, factor, grey, 1 - factor, _TRUNCATE, dst=grey))
 
 
-def lighting(image, noise):
+def lighting(colors, noise):
     """Add ``noise`` (3 numbers, one per principal component of ImageNet's colours) to all pixels alike."""
-    shift = LIGHTING_EIGENVECTORS @ (np.asarray(noise, np.float32) * LIGHTING_EIGENVALUES)
-    return _map_values(image, _VALUES[:, None] + shift)
+    return colors.mapped(_VALUES + LIGHTING_EIGENVECTORS @ (np.asarray(noise, np.float32) * LIGHTING_EIGENVALUES))
 
 
-_VALUES = np.arange(256, dtype=np.float32)
-
-
-def _map_values(image, table):
-    """Replace each value v of channel c by ``table[v]`` or ``table[v,c]``, clipped to 0-255 and truncated."""
-    table = np.clip(table, 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table if table.ndim == 1 else table[None])
+_VALUES = np.arange(256, dtype=np.float32)[:, None]
+# Added before OpenCV rounds to uint8. Short of a half, so that a whole number with an error of float32 stays itself.
+_TRUNCATE = -0.499

@@ -2,6 +2,9 @@
 import cv2
 import numpy as np
 
+from third_party import jpeg_part
+from third_party.imagedata.stopwatch import stopwatch
+
 IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])  # in lower case
 JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content
 
@@ -11,6 +14,52 @@ class Unreadable(Exception):
 
     def __init__(self, name, reason=None):
         super().__init__('{}: {}'.format(name, reason) if reason else 'cannot decode image {}'.format(name))
+
+
+class Undecodable(Exception):
+    """OpenCV cannot decode an image."""
+
+
+class Jpeg:
+    """A JPEG of which ``image[top:bottom, left:right]`` decodes that part only; the bounds are inside the image.
+
+    The part is an array with the very pixels that ``decode_image`` has there. Where the part's data are damaged,
+    ``decode_image`` decides what is there, or that the image is ``Undecodable``.
+
+    Attributes:
+        shape: (height, width, 3).
+    """
+
+    def __init__(self, content, height, width):
+        self._content, self.shape = content, (height, width, 3)
+
+    def __getitem__(self, part):
+        (top, bottom, _), (left, right, _) = (side.indices(length) for side, length in zip(part, self.shape))
+        with stopwatch.during('decode'):
+            image = jpeg_part.decode(self._content, top, left, bottom - top, right - left)
+            return _decode_or_raise(self._content)[part] if image is None else image
+
+
+def open_image(content):
+    """An image of which parts will be wanted, by slices of rows and columns.
+
+    Args:
+        content (bytes): see ``decode_image``.
+    Returns:
+        Jpeg, or uint8 [H,W,3] in BGR where the format has to be decoded as a whole.
+    Raises:
+        Undecodable.
+    """
+    with stopwatch.during('decode'):
+        size = jpeg_part.size(content) if content.startswith(JPEG_START) else None
+        return Jpeg(content, *size) if size else _decode_or_raise(content)
+
+
+def _decode_or_raise(content):
+    image = decode_image(content)
+    if image is None:
+        raise Undecodable
+    return image
 
 
 def read_content(path):

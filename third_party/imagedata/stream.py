@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 
 from third_party.imagedata.augment import augment, check_augmentation, validation_transform
-from third_party.imagedata.images import Unreadable, decode_image
+from third_party.imagedata.images import Undecodable, Unreadable, decode_image, open_image
+from third_party.imagedata.stopwatch import stopwatch
+from third_party.jpeg_part import load_library
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class TrainingStream:
         self._dataset, self._batch, self._size, self._augmentation, self._seed, self._policy = (
             dataset, batch, input_size, augmentation, seed, policy)
         self._reader = _Reader(dataset)
+        load_library()
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     @property
@@ -75,13 +78,17 @@ class TrainingStream:
         passes, offset = divmod(position, len(self._dataset.files))
         order = self._order(passes)
         for index in itertools.chain(order[offset:], order[:offset]):
-            found = self._reader.read(index)
+            found = self._reader.read(index, functools.partial(self._view, position))
             if found is not None:
-                image, label = found
-                rng = np.random.default_rng([self._seed, _SAMPLE, position])
-                return augment(image, self._size, self._augmentation, rng, self._policy), label
+                return found
         raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
             len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[0]]))
+
+    def _view(self, position, content):
+        rng = np.random.default_rng([self._seed, _SAMPLE, position])
+        image = open_image(content)
+        with stopwatch.during('augment'):
+            return augment(image, self._size, self._augmentation, rng, self._policy)
 
     def _draw_order(self, passes):
         return np.random.default_rng([self._seed, _ORDER, passes]).permutation(len(self._dataset.files))
@@ -206,15 +213,19 @@ class _Reader:
         self.unreadable = {}  # name to what is wrong
 
     def read(self, index, decode=decode_image):
-        """``decode``'s image of the content (uint8 [H,W,3], BGR) and the label (int), or None."""
-        name = self._dataset.files[index]
-        if name in self.unreadable:
-            return None
+        """``decode``'s result for the content, and the label (int), or None.
+
+        Every image is tried each time: whether a part of a damaged one can be had depends on the part, and must not
+        depend on what was asked for before.
+        """
         try:
-            content, label = self._dataset.load(index)
+            with stopwatch.during('read'):
+                content, label = self._dataset.load(index)
             image = decode(content)
             if image is not None:
                 return image, label
+            self.leave_out(index)
+        except Undecodable:
             self.leave_out(index)
         except Unreadable as error:
             self.leave_out(index, error)
