@@ -189,6 +189,11 @@ def latest(folder):
     return prefix_of(folder, steps[-1]) if steps else None
 
 
+def name_latest(folder):
+    """The newest complete checkpoint in ``folder``, for a message."""
+    return "the last good checkpoint is '{}'".format(latest(folder)) if latest(folder) else 'there is no checkpoint yet'
+
+
 def write_text(path, text):
     """Write a file whole or not at all."""
     temporary = path + _UNFINISHED
@@ -262,18 +267,20 @@ class CheckpointSaver(Callback):
     def _trigger_epoch(self):
         if self.statistics:
             self.statistics.trigger_epoch()
-        step = self.global_step
-        self._save(prefix_of(self.folder, step))
-        write_text(os.path.join(self.folder, 'checkpoint'), 'model_checkpoint_path: "model-{}"\n'.format(step))
-        self._keep_best(step)
+        self.save()
+        self._keep_best(self.global_step)
         for old in saved_steps(self.folder)[:-self.keep]:
             _remove(prefix_of(self.folder, old))
 
-    def _save(self, prefix):
+    def save(self):
+        """Save all variables as they are now, in the middle of an epoch too."""
+        prefix = prefix_of(self.folder, self.global_step)
         temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
         for part in _PARTS:
             os.replace(temporary + part, prefix + part)
+        write_text(os.path.join(self.folder, 'checkpoint'),
+                   'model_checkpoint_path: "{}"\n'.format(os.path.basename(prefix)))
 
     def _keep_best(self, step):
         try:

@@ -18,6 +18,7 @@ import recipes
 import training
 from adv_model import NoOpAttacker, PGDAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
+from stopping import StopSignal
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, connect,
                                         default_data_address, describe_policy, goodbye, list_images, make_policy,
                                         open_dataset)
@@ -148,6 +149,11 @@ def classify_directory(args):
 
 def train(args):
     """Train: from fake data, from images read here, or from the machine's data server."""
+    with StopSignal() as signals:
+        _train(args, signals)
+
+
+def _train(args, signals):
     ranks = _start()
     data = together(ranks, lambda: _open_training_data(args, ranks))
     if args.steps_per_epoch is None:
@@ -166,7 +172,7 @@ def train(args):
                         len(validation.files)),
         functools.lru_cache(None)(
             lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),
-        data.classes, folder, start, session_init)
+        data.classes, folder, start, session_init, signals)
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
@@ -227,11 +233,14 @@ def _open_run(args, ranks, classes):
     error = None
     if ranks.is_chief:
         try:
-            folder = training.open_log_directory(training.log_directory(args, ranks.size), args.resume)
-            if args.resume:
+            base = training.log_directory(args, ranks.size)
+            last = training.last_run(base) if args.resume_if_any else None
+            folder = last or training.open_log_directory(base, args.resume)
+            resume = args.resume or last is not None
+            if resume:
                 training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 training.check_same_classes(folder, classes)
-            start = training.find_start(args, folder)
+            start = training.find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
             training.trim_statistics(folder, start.epoch)
             told = json.dumps([folder, start])

@@ -157,7 +157,11 @@ def get_parser():
                      help='where --eval writes results.json and per_example.csv (default: results/<network>-<attack>)')
     run.add_argument('--logdir', metavar='NAME',
                      help="suffix of the log directory's name; with a slash in it, the directory itself")
-    run.add_argument('--resume', action='store_true', help='continue the last run of this log directory exactly')
+    again = run.add_mutually_exclusive_group()
+    again.add_argument('--resume', action='store_true', help='continue the last run of this log directory exactly')
+    again.add_argument('--resume-if-any', action='store_true',
+                       help='continue the last run of this log directory if there is one, else start one: for jobs that '
+                            'are queued again')
     run.add_argument('--starting-epoch', type=_at_least(1), default=1, metavar='EPOCH',
                      help='first epoch, with --load (default: %(default)s)')
     run.add_argument('--seed', type=_seed, default=0, help='of all randomness (default: %(default)s)')
@@ -322,8 +326,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error('--eval and --eval-directory: choose one')
     if (args.eval or args.eval_directory) and not args.load:
         parser.error('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
-    if (args.eval or args.eval_directory) and args.resume:
-        parser.error('--resume is for training')
+    if (args.eval or args.eval_directory) and (args.resume or args.resume_if_any):
+        parser.error('--resume{} is for training'.format('-if-any' if args.resume_if_any else ''))
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:

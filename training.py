@@ -24,6 +24,7 @@ from adv_model import TRAINING_STEP
 from averaging import AverageWeights
 from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
+from stopping import StopTogether
 from third_party.imagenet_utils import iterate
 from third_party.utils import library_versions, session_config, together
 
@@ -107,6 +108,19 @@ class FeedTrainingStep(Callback):
         return tf.train.SessionRunArgs([], feed_dict={self._placeholder: self.global_step})
 
 
+class RestOfEpoch(Callback):
+    """Makes the first epoch of a run that is continued in mid-epoch the rest of that epoch, possibly without a step."""
+    _chief_only = False
+
+    def __init__(self, steps_per_epoch, start):
+        self.steps_per_epoch = steps_per_epoch
+        self.done = start.step - (start.epoch - 1) * steps_per_epoch
+
+    def _before_epoch(self):
+        self.trainer.loop.steps_per_epoch = self.steps_per_epoch - self.done
+        self.done = 0
+
+
 class ServedDataFlow(DataFlow):
     """Batches of a data server in tensorpack's serialisation (``--no-zmq-ops``).
 
@@ -174,6 +188,12 @@ def open_log_directory(base, resume):
     return found[-1]
 
 
+def last_run(base):
+    """Directory of the last run named ``base`` that got as far as writing its flags; None if there is none."""
+    runs = [folder for folder in _numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
+    return runs[-1] if runs else None
+
+
 def check_same_run(folder, run):
     """Refuse to resume a run with other flags than it was started with; ``run`` maps flags to values.
 
@@ -203,13 +223,20 @@ def check_same_classes(folder, classes):
             folder, len(before), before[0], len(classes), classes[0]))
 
 
+def _statistics(folder):
+    path = os.path.join(folder, JSONWriter.FILENAME)
+    if not os.path.isfile(path):
+        return []
+    with open(path) as f:
+        return json.load(f)
+
+
 def trim_statistics(folder, next_epoch):
     """Forget statistics of epochs that will run again, so that stats.json goes on without a gap or a double."""
-    path = os.path.join(folder, JSONWriter.FILENAME)
-    if os.path.isfile(path):
-        with open(path) as f:
-            kept = [entry for entry in json.load(f) if entry.get('epoch_num', 0) < next_epoch]
-        checkpoints.write_text(path, json.dumps(kept))
+    before = _statistics(folder)
+    if before:
+        checkpoints.write_text(os.path.join(folder, JSONWriter.FILENAME), json.dumps(
+            [entry for entry in before if entry.get('epoch_num', 0) < next_epoch]))
 
 
 def new_job_name():
@@ -217,7 +244,7 @@ def new_job_name():
     return '{}-{}-{:.0f}'.format(socket.gethostname(), os.getpid(), time.time())
 
 
-def train(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init):
+def train(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init, signals):
     """Train ``model`` and return when the last epoch is done.
 
     Args:
@@ -228,29 +255,34 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         classes (list of str): class names in label order.
         folder (str): log directory, used by the first rank.
         start (Start): where to begin. session_init (SessionInit): what the first rank loads.
+        signals (StopSignal): what may end the run before.
     """
-    callbacks = [LearningRate(lambda step: recipes.learning_rate(
+    saver = None
+    monitors = []
+    if ranks.is_chief:
+        statistics = JSONWriter()
+        saver = checkpoints.CheckpointSaver(folder, args.keep_checkpoints, monitored_name(
+            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics)
+        monitors = [TFEventWriter(), statistics, ScalarPrinter()]
+    stop = StopTogether(signals, ranks, folder, saver)
+    callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: recipes.learning_rate(
         step, args.steps_per_epoch, args.batch * ranks.size, args)), FeedTrainingStep()]
     averages = AverageWeights(args.moving_average_decay) if args.moving_average_decay else None
     if averages:
         callbacks.append(averages)
     if validation:
+        make_batches, num_images = validation
         callbacks.append(EvaluateRobustness(
-            model, make_attacker(args.eval_attack_iter), ranks, *validation,
+            model, make_attacker(args.eval_attack_iter), ranks, lambda: stop.watched(make_batches()), num_images,
             lambda epoch: _attackers_after(args, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
-    monitors = []
     if ranks.is_chief:
-        statistics = JSONWriter()
-        callbacks += [ProgressBar(), EstimatedTimeLeft(),
-                      checkpoints.CheckpointSaver(folder, args.keep_checkpoints,
-                                                  monitored_name(args.eval_attack_iter, bool(averages)) + '-top1-error',
-                                                  statistics)]
-        monitors = [TFEventWriter(), statistics, ScalarPrinter()]
+        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),
                                json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,
                                                versions=library_versions()), indent=2) + '\n')
+    callbacks.append(stop)
 
     tf.set_random_seed(args.seed)
     trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()
@@ -269,7 +301,8 @@ def _attackers_after(args, make_attacker, epoch):
 class Start(NamedTuple):
     """Where a run begins; the first rank finds out and tells the others.
 
-    epoch: first epoch, from 1. step: global step at its start. load: checkpoint to start from, or None.
+    epoch: first epoch, from 1. step: global step to begin at, in that epoch or, if only its evaluation is left, at its
+    end. load: checkpoint to start from, or None.
     everything: restore momentum, rate and step counter too, as a resumed run must.
     """
     epoch: int
@@ -289,12 +322,14 @@ class Start(NamedTuple):
                                        global_step=self.step if self.step and not self.everything else None)
 
 
-def find_start(args, folder):
-    """Start of a new run, or with --resume behind the last checkpoint in ``folder``."""
-    if not args.resume:
-        return Start(args.starting_epoch, (args.starting_epoch - 1) * args.steps_per_epoch, args.load, False)
-    steps = checkpoints.saved_steps(folder)
+def find_start(args, folder, resume):
+    """Start of a new run, or with ``resume`` behind the last checkpoint in ``folder``."""
+    steps = checkpoints.saved_steps(folder) if resume else []
     if not steps:
-        logger.warning("--resume: '{}' has no checkpoint yet, so the run starts at its beginning".format(folder))
-        return Start(1, 0, args.load, False)
-    return Start(steps[-1] // args.steps_per_epoch + 1, steps[-1], checkpoints.prefix_of(folder, steps[-1]), True)
+        if resume:
+            logger.warning("--resume: '{}' has no checkpoint yet, so the run starts at its beginning".format(folder))
+        return Start(args.starting_epoch, (args.starting_epoch - 1) * args.steps_per_epoch, args.load, False)
+    epochs, more = divmod(steps[-1], args.steps_per_epoch)
+    # An epoch is over when it is in the statistics; else the run was stopped before its evaluation, or in it.
+    over = more == 0 and epochs in (entry.get('epoch_num') for entry in _statistics(folder))
+    return Start(epochs + bool(more or over), steps[-1], checkpoints.prefix_of(folder, steps[-1]), True)

@@ -9,18 +9,16 @@ import pytest
 
 import checkpoints
 from image_folders import make_noise_folder
+from small_runs import MAIN, ROOT, mpirun
 from third_party import utils
 from third_party.utils import Ranks
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MAIN = os.path.join(ROOT, 'main.py')
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
 
 NUM_VALIDATION, BATCH, STEPS = 37, 8, 3  # 37 images: neither full batches nor the same share for each rank
 SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '3', '--batch', str(BATCH)]
 TRAINING = SMALL + ['--attack-iter', '1', '--eval-attack-iter', '1', '--steps-per-epoch', str(STEPS), '--epochs', '2']
-SECONDS = 180  # until a run counts as hanging
 
 
 @pytest.fixture
@@ -67,20 +65,6 @@ def test_one_rank_alone_agrees_with_itself(capsys):
     with pytest.raises(SystemExit) as end:
         utils.together(Ranks(), fails)
     assert end.value.code == 2 and 'no such thing' in capsys.readouterr().err
-
-
-def mpirun(ranks, *command, cwd):
-    """Run a program with this Python in several ranks; a hang is a failure."""
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
-    job = subprocess.Popen(['mpirun', '-np', str(ranks), '--oversubscribe', '-bind-to', 'none', sys.executable]
-                           + [str(word) for word in command], cwd=cwd, env=environment,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        out, err = job.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        job.terminate()  # mpirun ends its ranks; killed, it would leave them
-        raise AssertionError('hung; ended with:\n' + job.communicate()[1])
-    return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 
 AGREEMENT = '''

@@ -1,4 +1,5 @@
 """Training runs in one process: what they leave behind, and that they repeat and resume to the last bit."""
+import functools
 import json
 import os
 import signal
@@ -16,14 +17,8 @@ import checkpoints
 import main
 import training
 from image_folders import make_noise_folder
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-NUM_IMAGES, BATCH, STEPS = 11, 4, 3  # 11 / 4 images are rounded to 3 steps an epoch
-SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '2', '--batch', str(BATCH),
-         '--attack-iter', '2', '--attack-step-size', '2', '--eval-attack-iter', '2']
-# The quickest run there is, for what depends on neither data nor attack.
-LEAN = ['--fake', '--steps-per-epoch', str(STEPS), '--attack-iter', '0']
+from small_runs import (BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, start_training,
+                        variables)
 
 
 @pytest.fixture(scope='module')
@@ -35,10 +30,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope='module')
 def train(data):
     """function(log directory, flags): train in this process, on a fresh graph, two epochs unless told otherwise."""
-    def run(logdir, *flags):
-        with tf.Graph().as_default():
-            main.main(SMALL + ['--data', data, '--logdir', str(logdir), '--epochs', '2'] + list(flags))
-    return run
+    return functools.partial(start_training, data)
 
 
 @pytest.fixture(scope='module')
@@ -49,21 +41,6 @@ def finished(train, tmp_path_factory):
     return folder
 
 
-def variables(folder, step):
-    return checkpoints.read(str(folder / 'model-{}'.format(step)))
-
-
-def read_json(path):
-    with open(path) as f:
-        return json.load(f)
-
-
-def differing(first, second):
-    """Names of the variables that are not equal bit for bit."""
-    assert first.keys() == second.keys()
-    return [name for name in first if first[name].tobytes() != second[name].tobytes()]
-
-
 def trainable(values):
     return {name: value for name, value in values.items() if name + '/Momentum' in values}
 
@@ -72,10 +49,6 @@ def content(folder):
     """All files but the log: the reading thread of an earlier run may write its last line there at any time."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob('*')
             if path.is_file() and path.name != 'log.log'}
-
-
-def epochs_in(folder):
-    return [entry['epoch_num'] for entry in read_json(folder / 'stats.json')]
 
 
 def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finished):
@@ -451,7 +424,7 @@ def test_a_killed_run_ends_after_resuming_as_if_uninterrupted(train, data, tmp_p
     """As by the machine's out-of-memory killer, or a job that reached its time limit."""
     steps, flags = 40, ['--steps-per-epoch', '40', '--epochs', '3']
     train(tmp_path / 'whole', *flags)
-    killed = subprocess.Popen([sys.executable, os.path.join(ROOT, 'main.py')] + SMALL + [
+    killed = subprocess.Popen([sys.executable, MAIN] + SMALL + [
         '--data', data, '--logdir', str(tmp_path / 'killed')] + flags, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120

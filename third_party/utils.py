@@ -125,6 +125,19 @@ def sum_over_ranks(x):
     return hvd.allreduce(x, op=hvd.Sum)
 
 
+def largest_over_ranks(ranks, x, name):
+    """Build the op that takes the maximum of a tensor over all ranks, by elements, for bookkeeping on the host.
+
+    As for ``gather_rows``, every rank must build and run it.
+    """
+    if ranks.size == 1:
+        return x
+    import horovod.tensorflow as hvd
+    import tensorflow.compat.v1 as tf
+    with tf.device('/cpu:0'):
+        return hvd.allreduce(x, op=hvd.Max, name=name)
+
+
 def gather_texts(ranks, text):
     """Every rank's ``text``, as a list, on all ranks."""
     if ranks.size == 1:

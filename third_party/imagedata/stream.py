@@ -121,6 +121,9 @@ class ValidationBatches:
     Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the list).
     Rows without an image, at the end of the set or because one is unreadable, have index -1, label 0, zero pixels.
 
+    Attributes:
+        rounds (int): batches of the rank that has the most, which may be one more than this one has.
+
     Raises:
         ValueError: an argument is out of range.
     """
@@ -132,7 +135,9 @@ class ValidationBatches:
         if not 0 <= rank < size:
             raise ValueError("rank {} of {} ranks".format(rank, size))
         self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
-        self._numbers = range(rank, -(-len(dataset.files) // batch), size)
+        num_batches = -(-len(dataset.files) // batch)
+        self._numbers = range(rank, num_batches, size)
+        self.rounds = len(range(0, num_batches, size))
         self._threads = available_cores() if threads is None else threads
         self._reader = _Reader(dataset)
 
