@@ -19,7 +19,8 @@ import training
 from adv_model import NoOpAttacker, PGDAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from stopping import StopSignal
-from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, connect,
+from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
+                                        connect,
                                         default_data_address, describe_policy, goodbye, list_images, make_policy,
                                         open_dataset)
 from third_party.utils import fail, gather_texts, library_versions, session_config, start_ranks, threads_for, together
@@ -223,6 +224,10 @@ def _served_data(args, ranks):
     if len(served['classes']) > args.num_classes:
         raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
             args.num_classes, address, len(served['classes'])))
+    shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
+    warning = check_servers([json.loads(text) for text in shared])
+    if warning:
+        logger.warning(warning)
     return _TrainingData(served['num_images'], served['classes'],
                          lambda step: training.served_input(address, not args.no_zmq_ops))
 

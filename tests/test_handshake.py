@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from third_party.imagedata.handshake import InfoServer
-from third_party.imagenet_utils import (connect, default_data_address, describe_policy, goodbye, info_address,
+from third_party.imagenet_utils import (check_servers, connect, default_data_address, describe_policy, goodbye, info_address,
                                         make_policy)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -77,7 +77,7 @@ def test_a_malformed_address_is_refused(wrong):
 
 def test_a_fitting_trainer_gets_the_description(server, address):
     found = connect(address, {field: DESCRIPTION[field] for field in DESCRIPTION}, 'job', 10)
-    assert {field: found[field] for field in DESCRIPTION} == DESCRIPTION and found['protocol'] == 1
+    assert {field: found[field] for field in DESCRIPTION} == DESCRIPTION and found['protocol'] == 2
 
 
 @pytest.mark.parametrize('field, value, message', [
@@ -217,7 +217,7 @@ def test_malformed_requests_do_not_end_the_server(server, address, message):
 
 @pytest.mark.parametrize('answer, message', [
     (b'hello', 'is not a data server'), (b'[]', 'is not a data server'), (b'{"description": 1}', 'is not a data server'),
-    (b'{"description": {"protocol": 99}}', 'speaks protocol 99, this program 1')])
+    (b'{"description": {"protocol": 99}}', 'speaks protocol 99, this program 2')])
 def test_strange_answers_are_refused(address, answer, message):
     context = zmq.Context()
     socket = context.socket(zmq.REP)
@@ -243,3 +243,35 @@ def test_closing_frees_the_address(address):
     with pytest.raises(zmq.ZMQError):
         InfoServer(address, DESCRIPTION)
     server.close()
+
+
+def ranks_with(*servers):
+    """What the ranks of a job were told by (name, index, count, seed) each."""
+    return [{'server': name, 'shard': [index, count], 'seed': seed, 'fake': False} for name, index, count, seed in servers]
+
+
+@pytest.mark.parametrize('servers', [
+    [('a', 0, 1, 0)] * 3,  # one machine
+    [('a', 0, 1, 0), ('b', 0, 1, 1)],  # each its own order
+    [('a', 0, 2, 0), ('b', 1, 2, 0)] * 2,
+    [('a', 0, 3, 0), ('b', 2, 3, 5), ('c', 1, 3, 0)]])
+def test_servers_that_fit_together_are_accepted(servers):
+    assert check_servers(ranks_with(*servers)) is None
+
+
+def test_servers_of_the_same_batches_are_warned_of_but_for_constant_ones():
+    servers = ranks_with(('a', 0, 1, 0), ('b', 0, 1, 0))
+    assert '2 data servers of this job serve the same batches' in check_servers(servers)
+    assert check_servers([dict(server, fake=True) for server in servers]) is None
+
+
+@pytest.mark.parametrize('servers, message', [
+    ([('a', 0, 2, 0), ('b', 0, 2, 0)], 'serve the parts 0, 0 of --shard I/2, not each of 0 to 1 once'),
+    ([('a', 0, 2, 0)] * 2, 'serve the parts 0 of --shard I/2'),
+    ([('a', 0, 3, 0), ('b', 2, 3, 0)], 'serve the parts 0, 2 of --shard I/3'),
+    ([('a', 0, 2, 0), ('b', 1, 3, 0)], r'different N in --shard I/N \(2, 3\)'),
+    ([('a', 0, 1, 0), ('b', 1, 2, 0)], r'different N in --shard I/N \(1, 2\)'),
+    ([('a', 0, 2, 0), ('b', 1, 2, 0), ('b', 1, 2, 0)], 'feed 1 and 2 ranks')])
+def test_servers_that_do_not_serve_every_image_once_are_refused(servers, message):
+    with pytest.raises(ValueError, match=message):
+        check_servers(ranks_with(*servers))

@@ -24,16 +24,18 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
 
 
-# Prints how many batches two workers build while the parent takes them in and hands none on, and then after it dropped 5.
+# Prints how many batches two workers build while the parent takes them in and hands none on, then after it dropped 5, and
+# how many slots there are.
 COUNT_BUILT = """
 import os, sys, time
 import numpy as np
 from third_party.imagedata.server import WorkerPool
 class Stream:
-    unreadable = frozenset()
-    def batch(self, number):
+    unreadable = {}
+    specs = [(np.uint8, (1, 2, 2, 3)), (np.int32, (1,))]
+    def fill(self, number, image, label):
         os.write(log, b'x')
-        return np.zeros((1, 2, 2, 3), np.uint8), np.zeros(1, np.int32)
+        image[:], label[:] = 0, number
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def settle():
     for _ in range(20):
@@ -44,9 +46,10 @@ with WorkerPool(Stream(), 'zmq_ops', 2) as pool:
     assert settle() == 0
     pool.start()
     first = settle()
-    for _ in range(5):
-        pool.pop()
-    print(pool.window, first, settle())
+    assert pool.slots.count == pool.window
+    for number in range(5):
+        assert bytes(pool.pop()[-4:]) == number.to_bytes(4, 'little')
+    print(pool.window, first, settle(), pool.slots.count)
 """
 
 
@@ -188,8 +191,9 @@ def test_a_trainer_of_another_policy_is_refused_with_the_command_of_a_server_tha
 def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
     result = subprocess.run([sys.executable, '-c', COUNT_BUILT, str(tmp_path / 'log')], cwd=ROOT, stdout=subprocess.PIPE,
                             text=True, check=True)
-    window, first, second = map(int, result.stdout.split())
+    window, first, second, slots = map(int, result.stdout.split())
     assert (first, second) == (window, window + 5) and window <= 10
+    assert slots == window + 1  # those of dropped batches are used again; one is in hand while the next is ordered
 
 
 def test_the_ready_line_and_the_description_say_what_is_served(start, address):
@@ -198,7 +202,7 @@ def test_the_ready_line_and_the_description_say_what_is_served(start, address):
                     '2 workers\n'.format(address))
     expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498, 'dataset': 'digits',
                 'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none', 'format': 'zmq_ops',
-                'fake': False, 'augment_name': None, 'randaug_num_layers': None, 'randaug_magnitude': None}
+                'shard': [0, 1], 'fake': False, 'augment_name': None, 'randaug_num_layers': None, 'randaug_magnitude': None}
     assert connect(address, expected, 'job', 10)['batch'] == 8
 
 
@@ -281,6 +285,7 @@ def test_a_socket_file_in_use_is_refused(tmp_path, start):
     (['--data', '{empty}'], 'no class folders and no images in'),
     (['--num-classes', '5'], r'--num-classes 5: .*has label 9'),
     (['--seed', '-1'], '--seed -1'),
+    (['--shard', '0/1499'], '--shard 0/1499: needs 0 <= I < N, and N no larger than the 1498 images'),
     (['--augment-name', 'randaugment', '--randaug-magnitude', '31'], '--randaug-magnitude 31: must be 0 to 30'),
     (['--augment-name', 'randaugment', '--randaug-magnitude', '-1'], '--randaug-magnitude -1: must be 0 to 30'),
     (['--address', 'nonsense'], "--address 'nonsense': choose ipc://"),
@@ -294,7 +299,8 @@ def test_bad_input_ends_with_one_line_and_exit_code_2(tmp_path, flags, message):
 
 @pytest.mark.parametrize('flags', [['--batch', '0'], ['--workers', '0'], ['--augmentation', 'cropp'], ['--dat', '/'],
                                    ['--fake', '--data', '/'], ['--augment-name', 'cutout'],
-                                   ['--randaug-num-layers', '0'], ['--randaug-magnitude', 'strong']])
+                                   ['--randaug-num-layers', '0'], ['--randaug-magnitude', 'strong'],
+                                   ['--shard', '2/2'], ['--shard', '-1/2'], ['--shard', '1'], ['--shard', '0/0']])
 def test_flags_out_of_range_or_abbreviated_are_refused(flags):
     result = run_to_end(*flags)
     assert result.returncode == 2 and result.stderr.count('\n') == 1
@@ -320,12 +326,92 @@ def test_an_unreadable_image_is_warned_of_once_by_all_workers_and_counted(tmp_pa
     assert output == 'serve-data: 1 of 3 images could not be decoded and were left out\n'
 
 
-def test_the_benchmark_measures_without_sending_and_stops_on_a_signal():
+def test_the_benchmark_reports_and_stops_on_a_signal():
     server = subprocess.Popen([sys.executable, SCRIPT, '--benchmark', '--fake', '--input-size', '32', '--workers', '2'], cwd='/',
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert re.fullmatch(r'serve-data: [1-9]\d* images/s after [5-9] s\n', server.stdout.readline())
     server.terminate()
     assert server.communicate(timeout=10)[1] == '' and server.returncode == 143
+
+
+# A short benchmark of serve-data.py with the flags in argv.
+SHORT_BENCHMARK = """
+import runpy, sys
+import third_party.imagedata.server as server
+measure = server.measure
+server.measure = lambda pool, sink, batch, seconds, *rest: measure(pool, sink, batch, 0.5, *rest)
+sys.argv[0] = 'third_party/serve-data.py'
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_the_benchmark_says_where_the_time_goes():
+    result = subprocess.run([sys.executable, '-c', SHORT_BENCHMARK, '--benchmark', '--batch', '4', '--workers', '1'],
+                            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, '')
+    first, second = result.stdout.splitlines()
+    speed, per_core = re.fullmatch(r'serve-data: (\d+) images/s, (\d+) per core \(1 workers, \d+ cores\)', first).groups()
+    assert int(speed) == int(per_core) > 0
+    parts = dict(part.split() for part in second[len('serve-data: ms per image: '):].split(', '))
+    assert list(parts) == ['read', 'decode', 'augment', 'batch', 'send']
+    parts = {name: float(value) for name, value in parts.items()}
+    assert all(value > 0 for value in parts.values())
+    # One worker does the first four, one after the other.
+    assert sum(parts.values()) - parts['send'] <= 1.05 * 1000 / int(speed)
+
+
+def memory_of_batches(server):
+    """Bytes that a server holds for batches."""
+    folder = '/proc/{}/fd'.format(server.pid)
+    found = {os.stat(os.path.join(folder, name)) for name in os.listdir(folder)
+             if 'memfd:batches' in os.readlink(os.path.join(folder, name))}
+    assert len(found) == 1
+    return found.pop().st_blocks * 512
+
+
+def test_memory_is_bounded_while_nobody_pulls_and_while_trainers_stand_still(start, receive):
+    server, _ = start('--batch', '64', '--workers', '2', '--hwm', '3')
+    slot, window = 64 * 32 * 32 * 3 + 4096, 2 * 2 + 3
+    time.sleep(1)
+    assert memory_of_batches(server) <= window * slot
+    messages = receive(4, receivers=2)
+    time.sleep(1)
+    still = memory_of_batches(server)
+    # What a connection itself has taken out of its queue counts as one more batch.
+    assert window * slot < still <= (window + 2 * (3 + 1)) * slot
+    messages += receive(96, receivers=2)
+    # Those that have just left come back a moment later.
+    assert memory_of_batches(server) <= (window + 2 * (3 + 1) + 10) * slot
+    stream = TrainingStream(open_dataset(None, 'train', 10), 64, 32, 'none', 0)
+    number_of = {stream.batch(number)[0].tobytes(): number for number in range(120)}
+    assert len({number_of[decode(message)[0].tobytes()] for message in messages}) == 100  # none written over
+
+
+@pytest.mark.parametrize('count', [2, 3])
+def test_the_parts_of_all_machines_together_hold_every_image_once(address, count):
+    dataset, served = open_dataset(None, 'train', 10), collections.Counter()
+    context = zmq.Context()
+    servers = []
+    try:
+        for index in range(count):
+            here = '{}-{}'.format(address, index)
+            servers.append(subprocess.Popen(
+                [sys.executable, SCRIPT, '--input-size', '32', '--batch', '2', '--workers', '1', '--address', here,
+                 '--shard', '{}/{}'.format(index, count)], stdout=subprocess.PIPE, text=True))
+            assert 'ready' in servers[-1].stdout.readline()
+            found = connect(here, {'num_images': 1498}, 'job', 10)
+            assert found['shard'] == [index, count]
+            part = len(range(index, 1498, count))
+            with context.socket(zmq.PULL) as pull:
+                pull.connect(here)
+                images = [picture.tobytes() for _ in range(-(-part // 2)) for picture in decode(pull.recv())[0]]
+            served.update(images[:part])
+    finally:
+        for server in servers:
+            server.kill()
+            server.communicate()
+        context.destroy(linger=0)
+    assert served == collections.Counter(read_image(path).tobytes() for path in dataset.files)
 
 
 def test_a_python_without_the_packages_is_told_which_one_to_use():
@@ -336,5 +422,5 @@ def test_a_python_without_the_packages_is_told_which_one_to_use():
 
 def test_help_needs_no_data():
     result = run_to_end('--help')
-    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--augmentation',
+    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--shard', '--augmentation',
                                                                                '--augment-name'))

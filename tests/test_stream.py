@@ -54,6 +54,48 @@ def test_every_image_has_its_own_label(dataset):
         assert image.shape == (6, 8, 8, 3) and image.dtype == np.uint8 and label.dtype == np.int32
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 23])
+def test_parts_are_disjoint_and_every_pass_holds_each_image_of_a_part_once(dataset, count):
+    parts = []
+    for index in range(count):
+        stream = TrainingStream(dataset, 1, 8, 'none', 0, shard=(index, count))
+        size = len(range(index, 23, count))
+        passes = [served(stream, range(begin, begin + size)).tolist() for begin in range(0, 3 * size, size)]
+        assert all(sorted(each) == sorted(passes[0]) and len(set(each)) == size for each in passes)
+        assert size < 7 or len(set(map(tuple, passes))) == 3
+        parts += passes[0]
+    assert sorted(parts) == list(range(23))
+
+
+def test_machines_do_not_meet_neighbouring_images_in_the_same_order(dataset):
+    orders = [served(TrainingStream(dataset, 11, 8, 'none', 0, shard=(index, 2)), [0]) // 2 for index in (0, 1)]
+    assert (orders[0] != orders[1]).any()
+
+
+def test_the_whole_set_is_served_as_before_there_were_parts(dataset):
+    expected = np.random.default_rng([5, 0, 1]).permutation(23)
+    assert (served(plain(dataset, 23, seed=5), [1]) == expected).all()
+
+
+def test_a_batch_may_be_written_into_given_arrays(dataset):
+    for stream in (plain(dataset, 4), FakeStream(4, 8, 3)):
+        given = [np.full(shape, 99, dtype) for dtype, shape in stream.specs]
+        stream.fill(3, *given)
+        assert all((one == other).all() and one.dtype == other.dtype for one, other in zip(given, stream.batch(3)))
+
+
+def test_batches_with_an_image_that_ends_early_are_the_same_in_any_order(tmp_path, fixture_path):
+    dataset = numbered_set(tmp_path, 3)
+    with open(fixture_path('sample.jpg'), 'rb') as source:
+        content = source.read()
+    with open(dataset.files[1], 'wb') as target:
+        target.write(content[:len(content) // 2])
+    one, other = (TrainingStream(dataset, 2, 32, 'imagenet', 0) for _ in range(2))
+    expected = [one.batch(number) for number in range(30)]
+    for number in reversed(range(30)):
+        assert all((a == b).all() for a, b in zip(other.batch(number), expected[number]))
+
+
 def test_passes_and_seeds_have_different_orders(dataset):
     orders = [tuple(served(plain(dataset, 23, seed), [number])) for seed in (0, 1) for number in (0, 1, 2)]
     assert len(set(orders)) == 6
@@ -207,6 +249,8 @@ def test_fake_batches_are_constant_with_labels_in_range():
     (lambda data: TrainingStream(data, 1, 0, 'none', 0), '--input-size 0'),
     (lambda data: TrainingStream(data, 1, 8, 'nothing', 0), "--augmentation 'nothing'"),
     (lambda data: TrainingStream(data, 1, 8, 'none', -1), '--seed -1'),
+    (lambda data: TrainingStream(data, 1, 8, 'none', 0, shard=(2, 2)), '--shard 2/2: needs 0 <= I < N'),
+    (lambda data: TrainingStream(data, 1, 8, 'none', 0, shard=(0, 24)), 'no larger than the 23 images of numbered'),
     (lambda data: FakeStream(1, 8, 0), '--num-classes 0'),
     (lambda data: ValidationBatches(data, 0, 8, 'none'), '--batch 0'),
     (lambda data: ValidationBatches(data, 1, 8, 'none', rank=2, size=2), 'rank 2 of 2'),

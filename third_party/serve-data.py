@@ -8,6 +8,7 @@ The released programs (FD, SAT) have a server of this name with --data, --fake, 
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 
@@ -36,6 +37,14 @@ def positive(text):
     return value
 
 
+def shard(text):
+    """(I, N) of 'I/N'."""
+    found = re.fullmatch(r'(\d+)/(\d+)', text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise argparse.ArgumentTypeError("{!r} is not I/N with 0 <= I < N".format(text))
+    return int(found[1]), int(found[2])
+
+
 def get_parser():
     parser = OneLineParser(prog='serve-data', allow_abbrev=False, description=(
         'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
@@ -61,6 +70,9 @@ def get_parser():
                       help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
     data.add_argument('--seed', type=int, default=0,
                       help='seed of order and augmentation, 0 or more (default: %(default)s)')
+    data.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
+                      help='serve part I of N (from 0) of the images: give each machine its own I, and all the same N and '
+                           '--seed; each needs as many ranks (default: all images)')
     server_group = parser.add_argument_group('server')
     server_group.add_argument('--address', metavar='URL', help='where trainers connect, ipc://@<name> or tcp://*:<port>; the '
                               'next port or <name>-info answers their questions (default: {})'.format(
@@ -70,9 +82,10 @@ def get_parser():
     server_group.add_argument('--workers', type=positive, metavar='PROCESSES',
                               help='(default: the cores available, at most {})'.format(server.MAX_WORKERS))
     server_group.add_argument('--hwm', type=positive, default=server.HWM, metavar='BATCHES',
-                              help='batches that may wait for each trainer (default: %(default)s)')
-    server_group.add_argument('--benchmark', action='store_true', help='measure images/s for {:g} s, send nothing (default: '
-                              'off)'.format(BENCHMARK_SECONDS))
+                              help='batches that may wait for each trainer. At most 2 x workers + 3, and HWM + 1 for each '
+                              'trainer, are in memory (default: %(default)s)')
+    server_group.add_argument('--benchmark', action='store_true', help='measure for {:g} s how many images go to a '
+                              'receiver on this machine, and where the time goes (default: off)'.format(BENCHMARK_SECONDS))
     return parser
 
 
@@ -92,19 +105,25 @@ def make_stream(args):
             classes = synsets()
     else:
         dataset = open_dataset(args.data, 'train', args.num_classes)
-        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed, policy)
+        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed, policy,
+                                args.shard)
         classes, num_images, name = dataset.classes, len(dataset.files), dataset.name
     return stream, {
         'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
+        'shard': args.shard,
         'classes': classes, 'dataset': name, 'augmentation': augmentation, 'seed': args.seed, 'fake': args.fake,
         'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops', **describe_policy(policy)}
 
 
-def benchmark(pool, batch, workers):
-    pool.start()
-    speed = server.measure(pool, batch, BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
-        "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
-    print("serve-data: {:.0f} images/s with {} workers".format(speed, workers), flush=True)
+def benchmark(stream, wire_format, args, workers):
+    with server.Sink() as sink, server.WorkerPool(stream, wire_format, workers) as pool:
+        found = server.measure(pool, sink, args.batch, BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
+            "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
+    cores = available_cores()
+    print("serve-data: {:.0f} images/s, {:.0f} per core ({} workers, {} cores)".format(
+        found.speed, found.speed / min(workers, cores), workers, cores))
+    print("serve-data: ms per image: {}".format(', '.join(
+        '{} {:.3f}'.format(*item) for item in found.milliseconds.items())), flush=True)
 
 
 def run(args):
@@ -112,9 +131,9 @@ def run(args):
     handshake.info_address(address)
     stream, description = make_stream(args)
     workers = args.workers or min(available_cores(), server.MAX_WORKERS)
+    if args.benchmark:
+        return benchmark(stream, description['format'], args, workers)
     with server.WorkerPool(stream, description['format'], workers) as pool:
-        if args.benchmark:
-            return benchmark(pool, args.batch, workers)
         try:
             server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
                 "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, "

@@ -7,16 +7,18 @@ never take each other's batches. The released programs have no such check. Ours,
     data  ipc://@imagenet-train-b32        info  ipc://@imagenet-train-b32-info
     data  tcp://host:5000                  info  tcp://host:5001
 """
+import collections
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import threading
 
 import zmq
 
-PROTOCOL = 1
+PROTOCOL = 2
 FAKE = 'fake'  # the description's ``dataset`` of a server started with --fake
 # FD and SAT, released code: one server per machine and batch size, on an abstract Unix socket.
 DEFAULT_ADDRESS = 'ipc://@imagenet-train-b{}'
@@ -74,7 +76,7 @@ class InfoServer:
     """
 
     def __init__(self, address, description):
-        self._description = dict(description, protocol=PROTOCOL)
+        self._description = dict(description, protocol=PROTOCOL, server=secrets.token_hex(8))
         self._claims = Claims(address)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.REP)
@@ -155,9 +157,9 @@ def connect(address, expected, job, timeout=60.0):
         job (str): name of the job, the same in all its processes and in no other job.
         timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
     Returns:
-        description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images, classes (list of
-        str), dataset (see ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of
-        ``describe_policy``, format ('zmq_ops' or 'tensorpack'), seed, fake (bool).
+        description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole data
+        set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of
+        ``describe_policy``, format ('zmq_ops' or 'tensorpack'), seed, fake (bool), server (str, no other's).
     Raises:
         ValueError: no answer, another job holds the server, or a field differs.
     """
@@ -181,6 +183,38 @@ def connect(address, expected, job, timeout=60.0):
         raise ValueError("the data server at {} does not fit this run: {}; start it with:  {}".format(
             address, '; '.join(differences), server_command(expected, address)))
     return found
+
+
+def check_servers(servers):
+    """Whether the data servers of one job together serve what they should.
+
+    Args:
+        servers (list of dict): for each rank what ``connect`` has returned to it.
+    Returns:
+        None, or a warning (str): machines learn from the same batches.
+    Raises:
+        ValueError: a part of the images has no server, or the parts would not be served equally often.
+    """
+    ranks_of = collections.Counter((found['server'], *found['shard'], found['seed']) for found in servers)
+    counts = {count for _, _, count, _ in ranks_of}
+    parts = collections.Counter((index, seed) for _, index, _, seed in ranks_of)
+    if len(counts) > 1:
+        raise ValueError("the data servers of this job were started with different N in --shard I/N ({}); give all the "
+                         "number of servers".format(', '.join(map(str, sorted(counts)))))
+    count = counts.pop()
+    if count == 1:
+        twice = any(number > 1 for number in parts.values()) and not servers[0]['fake']
+        return ("{} data servers of this job serve the same batches in the same order; start them with --shard 0/{}, 1/{} "
+                "... or with different --seed".format(len(ranks_of), len(ranks_of), len(ranks_of))) if twice else None
+    found = sorted(index for _, index, _, _ in ranks_of)
+    if found != list(range(count)):
+        raise ValueError("the data servers of this job serve the parts {} of --shard I/{}, not each of 0 to {} once".format(
+            ', '.join(map(str, found)), count, count - 1))
+    if len(set(ranks_of.values())) > 1:
+        raise ValueError("the data servers of this job feed {} ranks, so the parts of --shard I/{} would not be used up "
+                         "together; start as many ranks on each machine, or the servers without --shard".format(
+                             ' and '.join(map(str, sorted(ranks_of.values()))), count))
+    return None
 
 
 def goodbye(address, job, timeout=2.0):

@@ -17,14 +17,14 @@ class Unreadable(Exception):
 
 
 class Undecodable(Exception):
-    """OpenCV cannot decode an image."""
+    """An image cannot be decoded."""
 
 
 class Jpeg:
     """A JPEG of which ``image[top:bottom, left:right]`` decodes that part only; the bounds are inside the image.
 
-    The part is an array with the very pixels that ``decode_image`` has there. Where the part's data are damaged,
-    ``decode_image`` decides what is there, or that the image is ``Undecodable``.
+    The part is an array with the very pixels that ``decode_image`` has there. Where a file ends early it is grey, while
+    OpenCV leaves there what was in memory before. Raises ``Undecodable`` where libjpeg gives up.
 
     Attributes:
         shape: (height, width, 3).
@@ -37,7 +37,9 @@ class Jpeg:
         (top, bottom, _), (left, right, _) = (side.indices(length) for side, length in zip(part, self.shape))
         with stopwatch.during('decode'):
             image = jpeg_part.decode(self._content, top, left, bottom - top, right - left)
-            return _decode_or_raise(self._content)[part] if image is None else image
+        if image is None:
+            raise Undecodable
+        return image
 
 
 def open_image(content):
@@ -52,11 +54,7 @@ def open_image(content):
     """
     with stopwatch.during('decode'):
         size = jpeg_part.size(content) if content.startswith(JPEG_START) else None
-        return Jpeg(content, *size) if size else _decode_or_raise(content)
-
-
-def _decode_or_raise(content):
-    image = decode_image(content)
+        image = Jpeg(content, *size) if size else decode_image(content)
     if image is None:
         raise Undecodable
     return image

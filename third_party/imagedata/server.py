@@ -1,14 +1,14 @@
 """The data server: worker processes that build batches, and one process that hands them on in order.
 
-The parent writes batch numbers to a pipe that all workers read, so a free worker takes the next number; it puts the
-finished batches back into order and pushes them to the trainers. A number is written only when a batch has left, which
-bounds what lies in memory to ``window`` batches here and ``hwm`` batches per trainer. What is served is therefore the
-stream's batches 0, 1, 2, ... whatever the number of workers.
+The parent writes orders, a batch number and a slot of shared memory each, to a pipe that all workers read, so a free
+worker takes the next one. The worker builds the batch in the slot; the parent puts the finished ones back into order
+and has ZMQ push them to the trainers from where they lie. An order is written only when a batch has left, which bounds
+the slots to ``window`` + 1 here and ``hwm`` + 1 per trainer. What is served is therefore the stream's batches
+0, 1, 2, ... whatever the number of workers.
 """
 import contextlib
 import ctypes
 import functools
-import importlib.util
 import itertools
 import logging
 import multiprocessing
@@ -18,11 +18,15 @@ import signal
 import socket
 import struct
 import time
+from typing import NamedTuple
 
 import cv2
 import zmq
 
 from third_party.imagedata.handshake import InfoServer
+from third_party.imagedata.messages import message_writer
+from third_party.imagedata.slots import Slots
+from third_party.imagedata.stopwatch import ACTIVITIES, stopwatch
 
 # FD and SAT, released code: min(50, cores) worker processes, high-water mark 150 on the sending side.
 MAX_WORKERS = 50
@@ -30,7 +34,8 @@ HWM = 150
 
 logger = logging.getLogger(__name__)
 
-_NUMBER = struct.Struct('<q')
+_ORDER = struct.Struct('<qq')  # number of the batch, slot
+_DONE = struct.Struct('<qqq{}d'.format(len(ACTIVITIES)))  # number of the batch, slot, bytes, seconds of each activity
 _FAILED = b'failed'
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -65,54 +70,44 @@ def stop_on_signals():
         signal.signal(number, stop)
 
 
-def encoder(wire_format):
-    """The function that turns ``[image, label]`` into one message: 'zmq_ops', or 'tensorpack' for its Python receivers."""
-    if wire_format == 'zmq_ops':
-        from third_party.zmq_ops import dump_arrays
-        return dump_arrays
-    # Only this file of tensorpack, as the package as a whole imports TensorFlow.
-    folder = importlib.util.find_spec('tensorpack').submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location('tensorpack_serialize', os.path.join(folder, 'utils', 'serialize.py'))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.dumps
-
-
 class WorkerPool:
-    """Worker processes that build and encode the batches of a stream.
+    """Worker processes that build the batches of a stream as messages.
 
     A context manager; leaving it ends the workers. They also end when this process ends in any way. Enter it before the
     process has threads or ZMQ contexts, as the workers are forked (and so share the list of files).
 
     Args:
-        stream: has ``batch(number) -> (image, label)``.
-        wire_format (str): see ``encoder``.
+        stream: has ``specs``, ``fill(number, image, label)`` and ``unreadable`` as ``TrainingStream``.
+        wire_format (str): see ``message_writer``.
         workers (int): number of processes.
+    Attributes:
+        window (int): batches being built, on the way or waiting for their turn.
+        slots (Slots): where the batches lie.
+        unreadable (set of str): names of the images that a worker could not have.
+        seconds (dict): what the workers together have spent in each of ``ACTIVITIES``.
     """
 
     def __init__(self, stream, wire_format, workers):
-        self.window = 2 * workers + 2  # batches being built, on the way or waiting for their turn
-        self._stream, self._encode, self._workers = stream, encoder(wire_format), workers
+        self.window = 2 * workers + 2
+        size, self._write = message_writer(wire_format, stream)
+        self.slots = Slots(size)
+        self._stream, self._workers = stream, workers
         self._processes, self._arrived, self._next = [], {}, 0
-        self.unreadable = set()  # names of the images that a worker could not have
+        self.unreadable, self.seconds = set(), dict.fromkeys(ACTIVITIES, 0.0)
 
     def __enter__(self):
-        # One 8-byte write is one 8-byte read on a pipe; all of a window fits into its buffer.
-        numbers, self._numbers = os.pipe()
+        # One 16-byte write is one 16-byte read on a pipe; all of a window fits into its buffer.
+        orders, self._orders = os.pipe()
         self._written = itertools.count()
         endpoint = 'ipc://@imagenet-workers-{}-{}'.format(os.getpid(), secrets.token_hex(4))
         context = multiprocessing.get_context('fork')
-        # A signal that arrived in a child before it has left this process's handlers would be handled twice.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
+        with _signals_blocked() as before:
             for _ in range(self._workers):
                 process = context.Process(target=_work, daemon=True, args=(
-                    self._stream, self._encode, numbers, self._numbers, endpoint, os.getpid(), before))
+                    self._stream, self._write, self.slots, orders, self._orders, endpoint, os.getpid(), before))
                 process.start()
                 self._processes.append(process)
-        finally:
-            os.close(numbers)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(orders)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.rcvhwm = self.window
@@ -125,22 +120,28 @@ class WorkerPool:
         for process in self._processes:
             process.join()
         self._context.destroy(linger=0)
-        os.close(self._numbers)
+        os.close(self._orders)
+        self.slots.close()
 
     def start(self):
         """Let the workers begin."""
         for _ in range(self.window):
             self._order_one()
 
-    def peek(self):
-        """The next batch in order as a ZMQ frame, or None while it is not there."""
-        return self._arrived.get(self._next)
+    def ready(self):
+        """Whether the next batch in order is there."""
+        return self._next in self._arrived
 
     def pop(self):
-        """Drop the batch that ``peek`` showed and order another one."""
-        del self._arrived[self._next]
+        """Take the next batch, which is there, and order another one.
+
+        Returns:
+            memoryview of the message, valid as long as it is referred to.
+        """
+        message = self.slots.lend(*self._arrived.pop(self._next))
         self._next += 1
         self._order_one()
+        return message
 
     def register(self, poller):
         """Make ``poller`` return whenever ``receive`` has something to do."""
@@ -157,12 +158,15 @@ class WorkerPool:
         ended = next((process for process in self._processes if process.exitcode is not None), None)
         # Its last words may still be on the way.
         while self._socket.poll(500 if ended else 0):
-            number, batch, *unreadable = self._socket.recv_multipart(copy=False)
-            if number.bytes == _FAILED:
-                raise WorkerDied(batch.bytes.decode())
-            texts = [os.fsdecode(text.bytes) for text in unreadable]
+            kind, *texts = self._socket.recv_multipart()
+            texts = [os.fsdecode(text) for text in texts]
+            if kind == _FAILED:
+                raise WorkerDied(texts[0])
+            number, slot, length, *seconds = _DONE.unpack(kind)
+            for activity, spent in zip(ACTIVITIES, seconds):
+                self.seconds[activity] += spent
             self._report(zip(texts[::2], texts[1::2]))
-            self._arrived[_NUMBER.unpack(number.bytes)[0]] = batch
+            self._arrived[number] = slot, length
         if ended:
             raise WorkerDied("worker process {} ended with exit code {}".format(ended.pid, ended.exitcode))
 
@@ -176,21 +180,34 @@ class WorkerPool:
         """Block until the first batch is there. Raises: WorkerDied."""
         poller = zmq.Poller()
         self.register(poller)
-        while self.peek() is None:
+        while not self.ready():
             poller.poll()
             self.receive()
 
     def _order_one(self):
-        os.write(self._numbers, _NUMBER.pack(next(self._written)))
+        os.write(self._orders, _ORDER.pack(next(self._written), self.slots.take()))
 
 
-def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
-    """Body of a worker process: build the batches whose numbers come out of the pipe."""
+@contextlib.contextmanager
+def _signals_blocked():
+    """While processes are forked. Gives the mask from before.
+
+    A signal that arrived in a child before it has left this process's handlers would be handled twice.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(stream, write, slots, orders, orders_end, endpoint, parent, mask):
+    """Body of a worker process: build the batches whose orders come out of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole terminal; the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _die_with(parent)
-    os.close(numbers_end)
+    os.close(orders_end)
     cv2.setNumThreads(0)
     logging.disable(logging.WARNING)  # the parent warns, once for all workers
     told = ()
@@ -199,17 +216,20 @@ def _work(stream, encode, numbers, numbers_end, endpoint, parent, mask):
         push.connect(endpoint)
         try:
             while True:
-                number = os.read(numbers, _NUMBER.size)
-                if not number:
+                order = os.read(orders, _ORDER.size)
+                if not order:
                     return
-                image, label = stream.batch(_NUMBER.unpack(number)[0])
+                number, slot = _ORDER.unpack(order)
+                before = dict(stopwatch.seconds)
+                length = write(number, slots.buffer(slot))
+                spent = [stopwatch.seconds[activity] - before[activity] for activity in ACTIVITIES]
                 unreadable = stream.unreadable
                 new = [name for name in unreadable if name not in told]
-                texts = [os.fsencode(text) for name in new for text in (name, unreadable[name])]
-                push.send_multipart([number, encode([image, label])] + texts, copy=False)
+                push.send_multipart([_DONE.pack(number, slot, length, *spent)] + [
+                    os.fsencode(text) for name in new for text in (name, unreadable[name])])
                 told = unreadable
         except ValueError as error:
-            push.send_multipart([_FAILED, str(error).encode()])
+            push.send_multipart([_FAILED, os.fsencode(str(error))])
             raise SystemExit(1)
 
 
@@ -269,50 +289,93 @@ def serve(pool, address, hwm, description, on_ready):
         pool.start()
         pool.wait_for_first()
         on_ready()
-        poller = zmq.Poller()
-        pool.register(poller)
+        for _ in _push_all(pool, push):
+            pass
+
+
+def _push_all(pool, push):
+    """Push the batches of a pool in order, each as soon as it is there and may leave. Yields after each."""
+    poller = zmq.Poller()
+    pool.register(poller)
+    while True:
+        poller.register(push, zmq.POLLOUT if pool.ready() else 0)
+        ready = dict(poller.poll())
+        if ready.pop(push, 0):
+            push.send(pool.pop(), copy=False)
+            yield
+        if ready:
+            pool.receive()
+
+
+class Sink:
+    """A process that receives batches and drops them, for measurements. A context manager; enter it before a pool.
+
+    Attributes:
+        address (str): where it wants to be served.
+    """
+
+    def __init__(self):
+        self.address = 'ipc://@imagenet-sink-{}-{}'.format(os.getpid(), secrets.token_hex(4))
+
+    def __enter__(self):
+        with _signals_blocked():
+            self._process = multiprocessing.get_context('fork').Process(
+                target=_drain, args=(self.address, os.getpid()), daemon=True)
+            self._process.start()
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.join()
+
+
+def _drain(address, parent):
+    _die_with(parent)  # signals stay blocked: the parent ends this process
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.rcvhwm = 1
+        pull.connect(address)
         while True:
-            poller.register(push, 0 if pool.peek() is None else zmq.POLLOUT)
-            ready = dict(poller.poll())
-            if ready.pop(push, 0):
-                push.send(pool.peek(), copy=False)
-                pool.pop()
-            if ready:
-                pool.receive()
+            pull.recv(copy=False)
 
 
-def measure(pool, batch, seconds, report_every, report):
-    """Speed of a started pool with nobody receiving.
+class Measured(NamedTuple):
+    """Speed of a server: images per second, and milliseconds per image of each activity.
+
+    Those of ``ACTIVITIES`` are of the workers' clocks, added up; 'send' is processor time of the parent process.
+    """
+    speed: float
+    milliseconds: dict
+
+
+def measure(pool, sink, batch, seconds, report_every, report):
+    """Speed of a pool that sends to ``sink``.
 
     Args:
+        pool (WorkerPool): entered, not started. sink (Sink): entered before.
         batch (int): images per batch.
         seconds (float): length of the measurement, after a warm-up of three windows of batches.
         report_every (float): seconds between calls of ``report(images_per_second, seconds_so_far)``.
     Returns:
-        images per second.
+        Measured.
     """
-    poller = zmq.Poller()
-    pool.register(poller)
+    with _bound_push_socket(sink.address, hwm=1) as push:
+        pool.start()
+        pushed = _push_all(pool, push)
+        for _ in range(3 * pool.window):
+            next(pushed)
+        begin = reported = time.perf_counter()
+        before, images = _spent(pool), 0
+        for _ in pushed:
+            images += batch
+            now = time.perf_counter()
+            if now - begin >= seconds:
+                break
+            if now - reported >= report_every:
+                report(images / (now - begin), now - begin)
+                reported = now
+        after = _spent(pool)
+    return Measured(images / (now - begin), {name: 1000 * (after[name] - before[name]) / images for name in after})
 
-    def take_ready():
-        poller.poll()
-        pool.receive()
-        count = 0
-        while pool.peek() is not None:
-            pool.pop()
-            count += 1
-        return count
 
-    warm_up = 3 * pool.window
-    while warm_up > 0:
-        warm_up -= take_ready()
-    begin = reported = time.perf_counter()
-    images = 0
-    while True:
-        images += batch * take_ready()
-        now = time.perf_counter()
-        if now - begin >= seconds:
-            return images / (now - begin)
-        if now - reported >= report_every:
-            report(images / (now - begin), now - begin)
-            reported = now
+def _spent(pool):
+    return dict(pool.seconds, send=time.process_time())

@@ -33,25 +33,36 @@ class TrainingStream:
     samples ``b*batch`` to ``(b+1)*batch - 1``, so a batch may span passes and the set may be smaller than a batch.
     The augmentation of sample i draws from (seed, i). (FD serves shuffled passes without such an order.)
 
+    With ``shard`` (I, N) the set is images I, I + N, I + 2N, ... only, and I joins the seed: N streams of one seed hold
+    every image once, and which images meet does not depend on the order of the files.
+
     An unreadable image is replaced by the next readable one of its pass, with one warning per image.
 
     Attributes:
         unreadable (dict of str to str): names of the images that could not be had so far, each with what is wrong.
+        specs (list of (dtype, shape)): of the arrays of a batch.
 
     Args:
         augmentation (str), policy (Policy or None): see ``augment``.
     Raises:
-        ValueError: ``batch``, ``seed`` or ``augmentation`` is out of range.
+        ValueError: ``batch``, ``seed``, ``augmentation`` or ``shard`` is out of range, or `make setup` has not been run.
     """
 
-    def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None):
+    def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None, shard=(0, 1)):
         _check_positive('--batch', batch)
         _check_positive('--input-size', input_size)
         check_augmentation(augmentation)
         if seed < 0:
             raise ValueError("--seed {}: must not be negative".format(seed))
-        self._dataset, self._batch, self._size, self._augmentation, self._seed, self._policy = (
-            dataset, batch, input_size, augmentation, seed, policy)
+        index, count = shard
+        if not 0 <= index < count <= len(dataset.files):
+            raise ValueError("--shard {}/{}: needs 0 <= I < N, and N no larger than the {} images of {}".format(
+                index, count, len(dataset.files), dataset.name))
+        self._dataset, self._batch, self._size, self._augmentation, self._policy = (
+            dataset, batch, input_size, augmentation, policy)
+        self._indexes = np.arange(index, len(dataset.files), count)
+        self._seed = [seed], [index] if count > 1 else []  # what comes before and after the words of one draw
+        self.specs = _specs(batch, input_size)
         self._reader = _Reader(dataset)
         load_library()
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
@@ -68,30 +79,38 @@ class TrainingStream:
         Raises:
             ValueError: not one image of the set can be decoded.
         """
-        image = np.empty((self._batch, self._size, self._size, 3), np.uint8)
-        label = np.empty(self._batch, np.int32)
-        for row in range(self._batch):
-            image[row], label[row] = self._sample(number * self._batch + row)
-        return image, label
+        arrays = tuple(np.empty(shape, dtype) for dtype, shape in self.specs)
+        self.fill(number, *arrays)
+        return arrays
+
+    def fill(self, number, image, label):
+        """Write batch ``number`` into arrays of the shapes and dtypes in ``specs``. Raises: see ``batch``."""
+        with stopwatch.during('batch'):
+            for row in range(self._batch):
+                image[row], label[row] = self._sample(number * self._batch + row)
 
     def _sample(self, position):
-        passes, offset = divmod(position, len(self._dataset.files))
+        passes, offset = divmod(position, len(self._indexes))
         order = self._order(passes)
         for index in itertools.chain(order[offset:], order[:offset]):
             found = self._reader.read(index, functools.partial(self._view, position))
             if found is not None:
                 return found
         raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
-            len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[0]]))
+            len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[self._indexes[0]]]))
 
     def _view(self, position, content):
-        rng = np.random.default_rng([self._seed, _SAMPLE, position])
+        rng = self._random(_SAMPLE, position)
         image = open_image(content)
         with stopwatch.during('augment'):
             return augment(image, self._size, self._augmentation, rng, self._policy)
 
     def _draw_order(self, passes):
-        return np.random.default_rng([self._seed, _ORDER, passes]).permutation(len(self._dataset.files))
+        return self._random(_ORDER, passes).permutation(self._indexes)
+
+    def _random(self, purpose, number):
+        before, after = self._seed
+        return np.random.default_rng(before + [purpose, number] + after)
 
 
 class FakeStream:
@@ -105,10 +124,16 @@ class FakeStream:
         _check_positive('--num-classes', num_classes)
         self._image = np.random.default_rng(0).integers(0, 256, (batch, input_size, input_size, 3), dtype=np.uint8)
         self._label = np.arange(batch, dtype=np.int32) % np.int32(num_classes)
+        self.specs = _specs(batch, input_size)
 
     def batch(self, number):
         """Returns: image (uint8 [batch,S,S,3]), label (int32 [batch]), the same arrays for every ``number``."""
         return self._image, self._label
+
+    def fill(self, number, image, label):
+        """Write the batch into arrays of the shapes and dtypes in ``specs``."""
+        with stopwatch.during('batch'):
+            image[:], label[:] = self._image, self._label
 
 
 class ValidationBatches:
@@ -243,6 +268,11 @@ class _Reader:
             if name not in self.unreadable:
                 self.unreadable[name] = str(error or Unreadable(name))
                 logger.warning("%s; it is left out", self.unreadable[name])
+
+
+def _specs(batch, input_size):
+    """dtype and shape of a batch's images and of its labels."""
+    return [(np.uint8, (batch, input_size, input_size, 3)), (np.int32, (batch,))]
 
 
 def _check_positive(name, value):

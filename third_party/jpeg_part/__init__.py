@@ -1,4 +1,4 @@
-"""Rectangles of JPEGs, decoded without the rest by libjpeg-turbo: the pixels that a decoder of the whole image gives.
+"""Rectangles of JPEGs, decoded without the rest by libjpeg-turbo; the pixels are those of the whole image.
 
 The library is compiled by `make setup`. Its functions run without Python's lock, in any number of threads.
 """
@@ -31,8 +31,8 @@ def load_library():
 def size(content):
     """Height and width of an encoded image (bytes), from its header.
 
-    None if it is no JPEG of which ``decode`` knows parts: those of grey or colour without EXIF data, which may tell to
-    turn the image.
+    None if it is no JPEG of which ``decode`` knows parts: those of grey or colour, of 2^30 pixels at most, without EXIF
+    data, which may tell to turn the image.
     """
     height, width = ctypes.c_int(), ctypes.c_int()
     return (height.value, width.value) if load_library().jpeg_part_size(content, len(content), height, width) else None
@@ -42,7 +42,8 @@ def decode(content, top, left, height, width):
     """A rectangle, in pixels, of an image that has a ``size``.
 
     Returns:
-        uint8 [height,width,3] in BGR; None if it is not inside the image, or the data are damaged as far as it needs them.
+        uint8 [height,width,3] in BGR, grey where the data end early; None if it is not inside the image or libjpeg
+        gives up.
     """
     part = np.empty((height, width, 3), np.uint8)
     found = load_library().jpeg_part_decode(content, len(content), top, left, height, width, part.ctypes.data)

@@ -1,6 +1,6 @@
 // A rectangle of a JPEG, decoded without the rest: libjpeg-turbo skips the rows above it, stops after its last row, and
-// transforms only the blocks that it touches. Whatever is out of the ordinary is left to the caller, who has a decoder
-// for whole images: both functions then return 0.
+// transforms only the blocks that it touches. Where the data end early or are damaged, the pixels are what libjpeg makes
+// of them, grey in the end, and the same each time.
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -12,6 +12,8 @@
 // Chroma at half the resolution is interpolated from its neighbours, so the pixels beside the rectangle count as well.
 #define MARGIN 2
 #define CHANNELS 3
+// As OpenCV's: a damaged header must not make us fill all memory.
+#define MAX_PIXELS (1LL << 30)
 
 typedef struct {
   struct jpeg_error_mgr base;  // first: libjpeg hands out its address
@@ -20,15 +22,15 @@ typedef struct {
 
 static void Fail(j_common_ptr jpeg) { longjmp(((ErrorManager *)jpeg->err)->failed, 1); }
 
-// Level -1 is a warning, which is damage to the data; the others are comments.
-static void FailOnDamage(j_common_ptr jpeg, int level) {
-  if (level < 0) Fail(jpeg);
+static void Ignore(j_common_ptr jpeg, int level) {
+  (void)jpeg;
+  (void)level;
 }
 
 static void SetErrorManager(struct jpeg_decompress_struct *jpeg, ErrorManager *errors) {
   jpeg->err = jpeg_std_error(&errors->base);
   errors->base.error_exit = Fail;
-  errors->base.emit_message = FailOnDamage;
+  errors->base.emit_message = Ignore;
 }
 
 // Whether a marker with EXIF data was read; it may tell to turn the image.
@@ -43,7 +45,8 @@ static int ReadHeader(struct jpeg_decompress_struct *jpeg, const unsigned char *
   jpeg_mem_src(jpeg, data, size);
   jpeg_save_markers(jpeg, JPEG_APP0 + 1, 6);
   jpeg_read_header(jpeg, TRUE);
-  return (jpeg->num_components == 1 || jpeg->num_components == CHANNELS) && !HasExif(jpeg);
+  return (jpeg->num_components == 1 || jpeg->num_components == CHANNELS) && !HasExif(jpeg) &&
+         (long long)jpeg->image_height * jpeg->image_width <= MAX_PIXELS;
 }
 
 // The height and width of a JPEG of which jpeg_part_decode can decode parts. Returns 1, or 0 for any other content.
@@ -67,7 +70,7 @@ static int Min(int a, int b) { return a < b ? a : b; }
 static int Max(int a, int b) { return a > b ? a : b; }
 
 // Decodes a rectangle, in pixels, into `out`, uint8 BGR [height, width, 3]. Returns 1, or 0 if it is not inside the image
-// or the data are damaged as far as they were read.
+// or libjpeg gives up.
 int jpeg_part_decode(const unsigned char *data, size_t size, int top, int left, int height, int width,
                      unsigned char *out) {
   struct jpeg_decompress_struct jpeg;
