@@ -1,4 +1,5 @@
 """Weights on disk: reading the released formats strictly, and writing a checkpoint whole or not at all."""
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
 from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
+
+from third_party.utils import reason
 
 CLASSES_FILE = 'classes.json'
 BEST = 'best'
@@ -22,6 +25,7 @@ AVERAGE = '/ExponentialMovingAverage'
 _SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
 _TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(_SLOT, AVERAGE))
 _STEPS = re.compile(r'model-(\d+)\.index$')
+_ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, _PARTS))))
 _SHOWN = 3  # names in an error message
 
 
@@ -44,11 +48,25 @@ def find(path):
         if name == BEST:
             prefix = _best_prefix(folder) or prefix
         elif name == 'checkpoint' or os.path.isdir(prefix):
-            prefix = tf.train.latest_checkpoint(prefix if os.path.isdir(prefix) else folder or '.') or prefix
+            prefix = _newest_named(prefix if os.path.isdir(prefix) else folder or '.') or prefix
     if not os.path.isfile(prefix + '.index'):
-        raise ValueError("--load '{}': no such checkpoint; give an .npz file, or a TensorFlow checkpoint's name "
-                         "without '.index'".format(path))
+        named = '' if prefix == path else ": it means '{}', which has no .index".format(prefix)
+        raise ValueError("--load '{}': no such checkpoint{}; give an .npz file, or a TensorFlow checkpoint's name "
+                         "without '.index'".format(path, named))
     return prefix
+
+
+def _newest_named(folder):
+    """The newest checkpoint according to the file ``checkpoint``; None without that file."""
+    state = os.path.join(folder, 'checkpoint')
+    try:
+        newest = tf.train.latest_checkpoint(folder)
+    except ValueError:  # it is empty
+        newest = None
+    if newest is None and os.path.isfile(state):
+        raise ValueError("--load '{}': the file '{}' is damaged, or what it names is gone; give a checkpoint's own name{}"
+                         .format(folder, state, ", such as '{}'".format(latest(folder)) if latest(folder) else ''))
+    return newest
 
 
 def read(path):
@@ -68,12 +86,16 @@ def read(path):
             # tensorpack's older dictionaries are pickled; such a file can run code, as the README warns.
             values = np.load(path, allow_pickle=True, encoding='latin1').item()
         else:
-            reader = tf.train.NewCheckpointReader(path)
-            values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+            values = _read_tensors(path)
     except Exception as error:  # NumPy, zip and TensorFlow each have their own for a damaged file
         raise ValueError("--load '{}': not a readable checkpoint ({})".format(path, ' '.join(str(error).split()))) \
             from error
     return {re.sub(r':0$', '', name): value for name, value in values.items()}
+
+
+def _read_tensors(prefix):
+    reader = tf.train.NewCheckpointReader(prefix)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def network_variables(variables):
@@ -179,6 +201,48 @@ def saved_steps(folder):
     return [s for s in steps if os.path.isfile(prefix_of(folder, s) + _PARTS[0])]
 
 
+def newest_whole(folder):
+    """Step of the newest checkpoint in ``folder`` that can be read; None where none has been finished yet.
+
+    Damaged ones after it get the ending ``.damaged``, so that they are neither overwritten nor counted any more.
+
+    Raises:
+        ValueError: there are checkpoints, and all are damaged. OSError: they cannot be renamed.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    steps = {int(m.group(1)) for m in map(_ANY_PART.fullmatch, names) if m}
+    damaged = {}
+    for step in sorted(steps, reverse=True):
+        damage = _damage(prefix_of(folder, step))
+        if not damage:
+            break
+        damaged[step] = damage
+    else:
+        if saved_steps(folder):
+            raise ValueError("--resume: all checkpoints in '{}' are damaged; the newest, {}: {}".format(
+                folder, os.path.basename(latest(folder)), damaged[saved_steps(folder)[-1]]))
+        return None
+    for bad, damage in damaged.items():
+        logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
+            prefix_of(folder, bad), damage, prefix_of(folder, step)))
+        for part in _PARTS:
+            if os.path.exists(prefix_of(folder, bad) + part):
+                os.replace(prefix_of(folder, bad) + part, prefix_of(folder, bad) + part + '.damaged')
+    return step
+
+
+def _damage(prefix):
+    """What is wrong with a checkpoint; None if it can be read in full."""
+    for part in _PARTS:
+        if not os.path.isfile(prefix + part):
+            return '{} is missing'.format(os.path.basename(prefix + part))
+    try:
+        _read_tensors(prefix)
+    except Exception as error:  # RuntimeError, ValueError and several of TensorFlow's own
+        return ' '.join(str(error).split())
+    return None
+
+
 def prefix_of(folder, step):
     return os.path.join(folder, 'model-{}'.format(step))
 
@@ -204,6 +268,19 @@ def write_text(path, text):
     os.replace(temporary, path)
 
 
+def read_json(path, advice=''):
+    """Content of a file that ``write_text`` wrote.
+
+    Raises:
+        ValueError: it is damaged; ``advice`` is added to the message.
+    """
+    with open(path) as f:
+        try:
+            return json.load(f)
+        except ValueError as error:
+            raise ValueError("'{}' is damaged ({}){}".format(path, error, advice)) from error
+
+
 def write_classes(folder, classes):
     write_text(os.path.join(folder, CLASSES_FILE), json.dumps(classes, indent=0))
 
@@ -216,19 +293,13 @@ def read_classes(checkpoint):
 def classes_in(folder):
     """Class names, in label order, stored in ``folder``; None where there are none."""
     path = os.path.join(folder, CLASSES_FILE)
-    if not os.path.isfile(path):
-        return None
-    with open(path) as f:
-        return json.load(f)
+    return read_json(path) if os.path.isfile(path) else None
 
 
 def _best_record(folder):
     """Content of best.json: ``global_step``, ``epoch`` and the value by which it is the best; {} before there is one."""
     path = os.path.join(folder, BEST_FILE)
-    if not os.path.isfile(path):
-        return {}
-    with open(path) as f:
-        return json.load(f)
+    return read_json(path, '; name the checkpoint itself instead') if os.path.isfile(path) else {}
 
 
 def _best_prefix(folder, step=None):
@@ -246,7 +317,8 @@ class CheckpointSaver(Callback):
     """Saves all variables after each epoch: ``model-<step>``, the newest ``keep`` of them, and the best one.
 
     The best is that with the lowest ``monitor`` (a scalar), kept as ``best-<step>``, which best.json names. A
-    checkpoint is written under a temporary name and renamed, its index last, so one with an index is whole.
+    checkpoint is written under a temporary name and renamed, its index last, so one with an index is whole. It is never
+    written with a variable that is not finite. Where it cannot be written, OSError says why and which one is left.
 
     Args:
         folder (str). keep (int). monitor (str).
@@ -258,6 +330,7 @@ class CheckpointSaver(Callback):
 
     def _setup_graph(self):
         self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
+        self._finite = {v.op.name: tf.reduce_all(tf.is_finite(v)) for v in tf.global_variables() if v.dtype.is_floating}
 
     def _before_train(self):
         for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
@@ -265,19 +338,42 @@ class CheckpointSaver(Callback):
                 os.remove(os.path.join(self.folder, name))
 
     def _trigger_epoch(self):
-        if self.statistics:
-            self.statistics.trigger_epoch()
-        self.save()
-        self._keep_best(self.global_step)
-        for old in saved_steps(self.folder)[:-self.keep]:
-            _remove(prefix_of(self.folder, old))
+        with self._failing_in_one_line():
+            self._check_finite()
+            if self.statistics:
+                self.statistics.trigger_epoch()
+            self._save()
+            self._keep_best(self.global_step)
+            for old in saved_steps(self.folder)[:-self.keep]:
+                _remove(prefix_of(self.folder, old))
 
     def save(self):
         """Save all variables as they are now, in the middle of an epoch too."""
+        with self._failing_in_one_line():
+            self._check_finite()
+            self._save()
+
+    @contextlib.contextmanager
+    def _failing_in_one_line(self):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            raise OSError('cannot write the checkpoint of step {}: {}; {}'.format(
+                self.global_step, reason(error), name_latest(self.folder))) from error
+
+    def _check_finite(self):
+        finite = self.trainer.sess.run(self._finite)
+        bad = sorted(name for name in finite if not finite[name])
+        if bad:
+            raise OSError('{} of {} variables are not finite, as {}'.format(len(bad), len(finite), _some(bad)))
+
+    def _save(self):
         prefix = prefix_of(self.folder, self.global_step)
         temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
         for part in _PARTS:
+            with open(temporary + part, 'rb') as f:
+                os.fsync(f.fileno())
             os.replace(temporary + part, prefix + part)
         write_text(os.path.join(self.folder, 'checkpoint'),
                    'model_checkpoint_path: "{}"\n'.format(os.path.basename(prefix)))
@@ -287,7 +383,11 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
-        before = _best_record(self.folder)
+        try:
+            before = _best_record(self.folder)
+        except ValueError as error:
+            logger.warning('{}: the best checkpoint is chosen anew'.format(error))
+            before = {}
         # A resumed run may be judged by another number of steps; then the search starts anew.
         if before.get(self.monitor, float('inf')) <= value:
             return

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import threading
 import time
 from typing import Callable, List, NamedTuple
 
@@ -23,7 +24,8 @@ from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, Va
                                         connect,
                                         default_data_address, describe_policy, goodbye, list_images, make_policy,
                                         open_dataset)
-from third_party.utils import fail, gather_texts, library_versions, session_config, start_ranks, threads_for, together
+from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
+                               together)
 
 
 def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
@@ -146,6 +148,22 @@ def classify_directory(args):
         checkpoints.write_text(args.prediction_file, ''.join(lines))
         logger.info('{} predictions are in {}; {} files could not be read'.format(
             len(lines), args.prediction_file, len(files) - len(lines)))
+
+
+def run(args):
+    """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
+    hook = threading.excepthook
+
+    def quiet(failed):
+        if not isinstance(failed.exc_value, tf.errors.OpError):  # those, of TensorFlow's writing thread, it has logged
+            hook(failed)
+    threading.excepthook = quiet
+    try:
+        (evaluate if args.eval else classify_directory if args.eval_directory else train)(args)
+    except (OSError, tf.errors.OpError) as error:
+        end_by(error)
+    finally:
+        threading.excepthook = hook
 
 
 def train(args):

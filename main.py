@@ -371,9 +371,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
 def main(argv=None):
     args = parse_args(argv)
     import commands
-    run = commands.evaluate if args.eval else commands.classify_directory if args.eval_directory else commands.train
     try:
-        run(args)
+        commands.run(args)
     except KeyboardInterrupt:
         return 130
 

@@ -108,6 +108,13 @@ class FeedTrainingStep(Callback):
         return tf.train.SessionRunArgs([], feed_dict={self._placeholder: self.global_step})
 
 
+class Statistics(JSONWriter):
+    """stats.json, written whole or not at all; tensorpack's own would log a traceback and go on."""
+
+    def _write_stat(self):
+        checkpoints.write_text(self._fname, json.dumps(self._stats))
+
+
 class RestOfEpoch(Callback):
     """Makes the first epoch of a run that is continued in mid-epoch the rest of that epoch, possibly without a step."""
     _chief_only = False
@@ -203,8 +210,7 @@ def check_same_run(folder, run):
     path = os.path.join(folder, RUN_FILE)
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
-    with open(path) as f:
-        before = json.load(f)
+    before = checkpoints.read_json(path)
     for name in _FIXED:
         if before.get(name) != json.loads(json.dumps(run[name])):
             raise ValueError("--resume: '{}' was started with {} {}, now it is {}".format(
@@ -227,8 +233,7 @@ def _statistics(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
-    with open(path) as f:
-        return json.load(f)
+    return checkpoints.read_json(path, '; move it away to go on without the statistics so far')
 
 
 def trim_statistics(folder, next_epoch):
@@ -256,11 +261,13 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         folder (str): log directory, used by the first rank.
         start (Start): where to begin. session_init (SessionInit): what the first rank loads.
         signals (StopSignal): what may end the run before.
+    Raises:
+        OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
     """
     saver = None
     monitors = []
     if ranks.is_chief:
-        statistics = JSONWriter()
+        statistics = Statistics()
         saver = checkpoints.CheckpointSaver(folder, args.keep_checkpoints, monitored_name(
             args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics)
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
@@ -289,6 +296,8 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
     trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
                   AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
+    if trainer.global_step < args.epochs * args.steps_per_epoch:  # tensorpack takes this for a good end
+        raise OSError('the training data ended after step {}'.format(trainer.global_step))
 
 
 def _attackers_after(args, make_attacker, epoch):
@@ -323,13 +332,17 @@ class Start(NamedTuple):
 
 
 def find_start(args, folder, resume):
-    """Start of a new run, or with ``resume`` behind the last checkpoint in ``folder``."""
-    steps = checkpoints.saved_steps(folder) if resume else []
-    if not steps:
+    """Start of a new run, or with ``resume`` behind the last whole checkpoint in ``folder``.
+
+    Raises:
+        ValueError: there are checkpoints to resume from, and all are damaged.
+    """
+    step = checkpoints.newest_whole(folder) if resume else None
+    if step is None:
         if resume:
             logger.warning("--resume: '{}' has no checkpoint yet, so the run starts at its beginning".format(folder))
         return Start(args.starting_epoch, (args.starting_epoch - 1) * args.steps_per_epoch, args.load, False)
-    epochs, more = divmod(steps[-1], args.steps_per_epoch)
+    epochs, more = divmod(step, args.steps_per_epoch)
     # An epoch is over when it is in the statistics; else the run was stopped before its evaluation, or in it.
     over = more == 0 and epochs in (entry.get('epoch_num') for entry in _statistics(folder))
-    return Start(epochs + bool(more or over), steps[-1], checkpoints.prefix_of(folder, steps[-1]), True)
+    return Start(epochs + bool(more or over), step, checkpoints.prefix_of(folder, step), True)

@@ -2,15 +2,20 @@
 
 The times that tests measure are printed (pytest -s); their bounds are asserted.
 """
+import contextlib
 import functools
 import logging
 import os
 import re
+import shutil
 import signal
+import subprocess
 import time
 
+import numpy as np
 import psutil
 import pytest
+from tensorpack.dataflow import DataFlowTerminated
 
 import checkpoints
 import evaluation
@@ -73,14 +78,19 @@ def exit_code(run, *args):
     return end.value.code
 
 
-def signal_in_step(monkeypatch, step, number):
+def in_step(monkeypatch, step, act):
+    """Let a run ``act`` before its step of this number, from 1."""
     before_run = training.FeedTrainingStep._before_run
 
-    def send(self, context):
+    def run(self, context):
         if self.global_step == step - 1:
-            os.kill(os.getpid(), number)
+            act()
         return before_run(self, context)
-    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', send)
+    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', run)
+
+
+def signal_in_step(monkeypatch, step, number):
+    in_step(monkeypatch, step, lambda: os.kill(os.getpid(), number))
 
 
 @pytest.mark.parametrize('number', SIGNALS)
@@ -190,6 +200,206 @@ def test_all_ranks_know_how_many_batches_the_busiest_has(ranks, images, rounds):
     batches = [ValidationBatches(dataset, 8, 8, 'none', rank, ranks) for rank in range(ranks)]
     assert [b.rounds for b in batches] == [rounds] * ranks
     assert max(len(b) for b in batches) == rounds
+
+
+def refusal(capsys, run, *args):
+    """The line in which ``run`` ends with exit code 2."""
+    capsys.readouterr()
+    assert exit_code(run, *args) == 2
+    out, err = capsys.readouterr()
+    assert 'Traceback' not in out + err, out + err
+    line, = [line for line in err.splitlines() if 'error: ' in line]
+    return line
+
+
+def rate_explodes(monkeypatch, step):
+    """The update of this step makes weights infinite; its own loss is that of before."""
+    monkeypatch.setattr(training.recipes, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
+
+
+@pytest.mark.parametrize('explodes, saved, named', [(1, [], 'there is no checkpoint yet'),
+                                                    (STEPS + 2, [STEPS], "'{}/model-%d'" % STEPS)])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_the_last_good_checkpoint(
+        train, tmp_path, monkeypatch, capsys, explodes, saved, named):
+    rate_explodes(monkeypatch, explodes)
+    line = refusal(capsys, train, tmp_path / 'run', *LEAN)
+    assert 'the loss is not finite at step {}; '.format(explodes + 1) in line
+    assert named.format(tmp_path / 'run') in line
+    assert checkpoints.saved_steps(str(tmp_path / 'run')) == saved
+
+
+def test_weights_that_are_not_finite_are_not_saved(train, tmp_path, monkeypatch, capsys):
+    rate_explodes(monkeypatch, 2 * STEPS)
+    line = refusal(capsys, train, tmp_path / 'run')
+    assert 'not finite' in line and 'step {}:'.format(2 * STEPS) in line and 'model-{}\''.format(STEPS) in line
+    assert checkpoints.saved_steps(str(tmp_path / 'run')) == [STEPS] and epochs_in(tmp_path / 'run') == [1]
+    assert read_json(tmp_path / 'run' / 'best.json')['global_step'] == STEPS
+
+
+def test_a_signal_does_not_save_weights_that_are_not_finite(train, tmp_path, monkeypatch, capsys):
+    rate_explodes(monkeypatch, STEPS + 2)
+    signal_in_step(monkeypatch, STEPS + 2, signal.SIGTERM)
+    assert 'not finite' in refusal(capsys, train, tmp_path / 'run', *LEAN)
+    assert checkpoints.saved_steps(str(tmp_path / 'run')) == [STEPS]
+
+
+@contextlib.contextmanager
+def no_room(folder):
+    """A file system of its own at ``folder``, so full that nothing can be added, if a superuser runs this."""
+    filler = folder / 'filler'
+    with open(filler, 'wb', buffering=0) as f:
+        with pytest.raises(OSError, match='No space left'):
+            while True:
+                f.write(bytes(4096))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    superuser = not os.geteuid()
+    if superuser:  # a mode does not stop
+        mount('--bind', folder, folder)
+        mount('-o', 'remount,bind,ro', folder)
+    else:
+        folder.chmod(0o555)
+    try:
+        yield
+    finally:
+        subprocess.run(['umount', str(folder)], check=True) if superuser else folder.chmod(0o755)
+
+
+def mount(*words):
+    if os.geteuid() or subprocess.run(['mount'] + [str(word) for word in words], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip('this user cannot mount a file system')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    mount('-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', tmp_path / 'disk')
+    yield tmp_path / 'disk'
+    subprocess.run(['umount', '--lazy', str(tmp_path / 'disk')], check=True)
+
+
+@pytest.mark.filterwarnings('error::pytest.PytestUnhandledThreadExceptionWarning')
+@pytest.mark.parametrize('trouble, says', [(no_room, 'No space left on device'),
+                                           (read_only, 'Read-only file system|Permission denied')],
+                         ids=['full', 'read-only'])
+@pytest.mark.parametrize('stopped', [False, True])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line_and_leaves_the_one_before(
+        request, train, tmp_path, monkeypatch, capsys, trouble, says, stopped):
+    folder = (request.getfixturevalue('small_disk') if trouble is no_room else tmp_path) / 'run'
+    with contextlib.ExitStack() as until_fixed, monkeypatch.context() as patch:
+        in_step(patch, STEPS + 2, lambda: until_fixed.enter_context(trouble(folder)))
+        if stopped:
+            signal_in_step(patch, 2 * STEPS, signal.SIGTERM)
+        line = refusal(capsys, train, folder, *LEAN)
+        assert 'step {}'.format(2 * STEPS) in line and re.search(says, line), line
+        assert "the last good checkpoint is '{}/model-{}'".format(folder, STEPS) in line
+        assert checkpoints.saved_steps(str(folder)) == [STEPS]
+        checkpoints.read(str(folder))
+    train(folder, '--resume', *LEAN)
+    assert checkpoints.saved_steps(str(folder)) == [STEPS, 2 * STEPS] and epochs_in(folder) == [1, 2]
+
+
+@pytest.fixture
+def three_epochs(train, tmp_path_factory, request, tmp_path):
+    """A copy of the log directory of a run of three epochs, which three checkpoints are in."""
+    if not hasattr(request.module, 'original'):
+        request.module.original = tmp_path_factory.mktemp('three') / 'run'
+        train(request.module.original, '--epochs', '3')
+    shutil.copytree(request.module.original, tmp_path / 'run')
+    return tmp_path / 'run'
+
+
+def truncate(path):
+    with open(path, 'r+b') as f:
+        f.truncate(path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize('part', ['.data-00000-of-00001', '.index'])
+@pytest.mark.parametrize('damage', [truncate, flip, os.remove])
+def test_resuming_falls_back_to_the_last_whole_checkpoint_and_says_so(train, three_epochs, said, damage, part):
+    newest = variables(three_epochs, 3 * STEPS)
+    damage(three_epochs / 'model-{}{}'.format(3 * STEPS, part))
+    train(three_epochs, '--resume', '--epochs', '3')
+    line, = [line for line in said if 'damaged' in line]
+    names = ["'{}/model-{}'".format(three_epochs, k * STEPS) for k in (3, 2)]
+    assert line.index(names[0]) < line.index(names[1])
+    assert differing(newest, variables(three_epochs, 3 * STEPS)) == []
+    assert epochs_in(three_epochs) == [1, 2, 3]
+    kept = {path.name for path in three_epochs.glob('*.damaged')}
+    assert len(kept) == (1 if damage is os.remove else 2)
+
+
+def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(train, three_epochs):
+    truncate(three_epochs / 'model-{}.index'.format(3 * STEPS))
+    train(three_epochs, '--resume', '--epochs', '3', '--keep-checkpoints', '1')
+    assert checkpoints.saved_steps(str(three_epochs)) == [3 * STEPS]
+    variables(three_epochs, 3 * STEPS)
+
+
+def test_a_run_without_any_whole_checkpoint_is_not_begun_again_over_it(train, three_epochs, capsys):
+    for k in (1, 2, 3):
+        truncate(three_epochs / 'model-{}.data-00000-of-00001'.format(k * STEPS))
+    before = sorted(os.listdir(three_epochs))
+    line = refusal(capsys, train, three_epochs, '--resume')
+    assert 'all checkpoints in' in line and 'model-{}'.format(3 * STEPS) in line
+    assert sorted(os.listdir(three_epochs)) == before
+
+
+def test_data_without_any_index_is_of_a_run_that_has_not_saved_yet(train, tmp_path):
+    train(tmp_path / 'run', '--epochs', '1', *LEAN)
+    os.remove(tmp_path / 'run' / 'model-{}.index'.format(STEPS))
+    train(tmp_path / 'run', '--resume', '--epochs', '1', *LEAN)
+    variables(tmp_path / 'run', STEPS)
+
+
+@pytest.mark.parametrize('content', ['', 'model_checkpoint_path: "mod', 'model_checkpoint_path: "model-77"\n'])
+def test_a_damaged_checkpoint_file_is_named_and_does_not_hinder_resuming(train, three_epochs, content):
+    (three_epochs / 'checkpoint').write_text(content)
+    with pytest.raises(ValueError, match="'{0}/checkpoint' is damaged, .* such as '{0}/model-9'".format(three_epochs)):
+        checkpoints.find(str(three_epochs))
+    train(three_epochs, '--resume', '--epochs', '4')
+    assert checkpoints.find(str(three_epochs)) == str(three_epochs / 'model-12')
+
+
+@pytest.mark.parametrize('damage', [truncate, os.remove])
+@pytest.mark.parametrize('part', ['.data-00000-of-00001', '.index'])
+def test_a_damaged_best_checkpoint_is_named(three_epochs, damage, part):
+    name = 'best-{}'.format(read_json(three_epochs / 'best.json')['global_step'])
+    damage(three_epochs / (name + part))
+    with pytest.raises(ValueError, match="--load '{}/.*{}".format(three_epochs, name)):
+        checkpoints.read(str(three_epochs / 'best'))
+
+
+def test_a_damaged_best_json_is_named_and_chosen_anew_by_a_resumed_run(train, three_epochs, said):
+    truncate(three_epochs / 'best.json')
+    with pytest.raises(ValueError, match='best.json. is damaged'):
+        checkpoints.find(str(three_epochs / 'best'))
+    train(three_epochs, '--resume', '--epochs', '4')
+    assert [line for line in said if 'best.json' in line and 'chosen anew' in line]
+    assert read_json(three_epochs / 'best.json')['global_step'] == 4 * STEPS
+
+
+@pytest.mark.parametrize('name', ['run.json', 'stats.json', 'classes.json'])
+def test_a_damaged_file_of_the_log_directory_is_named(train, three_epochs, capsys, name):
+    truncate(three_epochs / name)
+    assert "'{}' is damaged".format(three_epochs / name) in refusal(capsys, train, three_epochs, '--resume')
+
+
+def test_data_that_end_early_are_no_success(train, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training.StreamDataFlow, '__iter__', lambda self: (_ for _ in ()).throw(DataFlowTerminated()))
+    assert 'data ended after step 0' in refusal(capsys, train, tmp_path / 'run', *LEAN)
 
 
 class Job:

@@ -11,6 +11,9 @@ import numpy as np
 _RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
 
 
+_OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks that are left
+
+
 class Ranks(NamedTuple):
     """This process's number among all and among those of its machine."""
     rank: int = 0
@@ -42,6 +45,27 @@ def start_ranks():
     import horovod.tensorflow as hvd
     hvd.init()
     return Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+
+
+def reason(error):
+    """What an OSError or one of TensorFlow's errors says, in one line, without the graph's part in it."""
+    if isinstance(error, OSError):
+        return str(error) if error.errno is None else '{}{}'.format(
+            error.strerror, " ('{}')".format(error.filename) if error.filename else '')
+    # TensorFlow puts the place in the program above the message, and the node behind it.
+    lines = [type(error).__name__] + error.message.split('\n\t [[')[0].split('\n')
+    return next(line for line in reversed(lines) if line.strip()).strip()
+
+
+def end_by(error):
+    """End this process with exit code 2, because of an OSError or one of TensorFlow's errors, in one line.
+
+    Every rank that knows a reason says it. That another rank has ended is news on the first rank only.
+    """
+    rank, text = launched_rank() or 0, reason(error)
+    if _OTHER_ENDED in text:
+        fail('another rank has ended; what it or the launcher says is the reason', rank)
+    fail('rank {}: {}'.format(rank, text) if rank else text, 0)
 
 
 def fail(message, rank):
