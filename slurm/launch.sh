@@ -1,0 +1,36 @@
+# What train.sh and eval.sh share: settings, and how ranks are started in a Slurm allocation. Sourced, never run.
+# Settings are variables of the environment: DATA=/data/imagenet sbatch --nodes=16 slurm/train.sh ...
+
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "$0: submit this with sbatch" >&2; exit 2; }
+cd "${SAT_ROOT:-$SLURM_SUBMIT_DIR}"   # the checkout; on a file system that all nodes share
+[ -f main.py ] || { echo "$PWD holds no main.py: submit from the checkout, or set SAT_ROOT to it" >&2; exit 2; }
+
+PYTHON="${PYTHON:-.venv/bin/python}"
+DATA="${DATA-$HOME/data/imagenet}"    # empty: the handwritten digits, for a trial
+BATCH="${BATCH:-32}"                  # images in a step, for each rank
+GPUS="${SLURM_GPUS_ON_NODE:-0}"
+RANKS_PER_NODE="${RANKS_PER_NODE:-$((GPUS > 0 ? GPUS : 1))}"
+LAUNCHER="${LAUNCHER:-mpirun}"        # or srun
+SRUN_MPI="${SRUN_MPI:-pmix}"          # of srun --mpi; see srun --mpi=list
+MPIRUN_FLAGS="${MPIRUN_FLAGS:-}"      # more flags for mpirun, as -mca btl_tcp_if_include ib0
+
+# A step must not wait until the data servers' step gives its resources back.
+export SLURM_OVERLAP=1
+
+# The releases took the program's flags as one quoted argument; that works too.
+main_flags=("$@")
+[ $# != 1 ] || read -ra main_flags <<<"$1"
+main_flags=(--batch "$BATCH" ${DATA:+--data "$DATA"} "${main_flags[@]}")
+
+# launch PROGRAM FLAGS...: run it in all ranks; none is bound to cores, so that each machine's ranks share all of them.
+launch() {
+  local ranks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) more
+  read -ra more <<<"$MPIRUN_FLAGS"
+  case $LAUNCHER in
+    mpirun) exec mpirun -np "$ranks" -map-by "ppr:$RANKS_PER_NODE:node:OVERSUBSCRIBE" -bind-to none "${more[@]}" \
+              "$PYTHON" "$@" ;;
+    srun) exec srun --mpi="$SRUN_MPI" --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$ranks" \
+            --ntasks-per-node="$RANKS_PER_NODE" --overcommit --cpu-bind=none --kill-on-bad-exit=1 "$PYTHON" "$@" ;;
+    *) echo "LAUNCHER=$LAUNCHER: choose mpirun or srun" >&2; exit 2 ;;
+  esac
+}
