@@ -6,7 +6,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 
-.PHONY: setup demo test test-all
+.PHONY: setup demo test test-all test-slurm test-multihost
 
 setup:
 	@scripts/setup.sh
@@ -18,4 +18,15 @@ test: setup
 	@$(PY) -m pytest -q
 
 test-all: setup
-	@$(PY) -m pytest -q -m "slow or not slow"
+	@$(PY) -m pytest -q -m "not slurm and not multihost"
+
+# Both need root; where they cannot run they are skipped with the reason.
+CLUSTER_TESTS := $(PY) -m pytest -v -rs --durations=0 --durations-min=1
+
+test-slurm: setup
+	@scripts/install-packages.sh slurm-wlm munge iproute2 procps
+	@$(CLUSTER_TESTS) -m slurm tests/test_slurm.py
+
+test-multihost: setup
+	@scripts/install-packages.sh iproute2 procps
+	@$(CLUSTER_TESTS) -m multihost tests/test_multihost.py

@@ -94,6 +94,11 @@ class Cluster:
         return subprocess.run(self._network.login.command(words, cwd), env=dict(self.environment, **environment),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=check)
 
+    def kill(self, node, pattern):
+        """Kill the processes of a node whose command line has ``pattern`` in it, as if they had crashed."""
+        machine = next(machine for machine in self._network.nodes if machine.name == node)
+        machine.run('pkill', '--signal', 'KILL', '--full', pattern)
+
 
 def _wait_until(what, condition, seconds=SECONDS):
     deadline = time.time() + seconds
