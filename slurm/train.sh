@@ -34,7 +34,7 @@ start_servers() {
 # What runs on a node: a server, until SIGUSR1 (srun hands that on; with any other signal it kills without a word).
 # shellcheck disable=SC2016
 readonly SERVE='
-  "$@" --shard "$((SLURM_PROCID + 1))/$SLURM_NTASKS" & server=$!
+  "$@" --shard "$SLURM_PROCID/$SLURM_NTASKS" & server=$!
   trap "kill $server; wait $server; exit 0" USR1
   wait $server'
 

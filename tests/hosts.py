@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 
-_NEEDED = ('ip', 'unshare', 'nsenter', 'taskset')
+_NEEDED = ('ip', 'unshare', 'nsenter', 'setpriv', 'taskset')
 # What the first process of a machine does: set up what is its own, and live until its input ends. As the first of its
 # process numbers it also collects orphans, which bash does while it reads.
 _INIT = '''
@@ -58,7 +58,9 @@ class Machine:
         if processes:
             with open('/proc/{0}/task/{0}/children'.format(self.pid)) as children:
                 self.pid = int(children.read())
-        self.enter = ['taskset', '-c', ','.join(map(str, cpus)), 'nsenter', '-t', str(self.pid)] + namespaces
+        # With process numbers of its own a command is a child of nsenter; it is told when that ends.
+        self.enter = ['taskset', '-c', ','.join(map(str, cpus)), 'nsenter', '-t', str(self.pid)] + namespaces + [
+            'setpriv', '--pdeathsig', 'TERM']
 
     def command(self, words, cwd='/'):
         """The command line that runs ``words`` on this machine, in the folder ``cwd``."""
