@@ -3,7 +3,7 @@
 #   DATA=/data/imagenet sbatch --nodes=2 --gres=gpu:8 slurm/eval.sh --load R152.npz --attack-iter 100 ...
 # Results: RESULTS_DIR (default results/job-<number>). A job that Slurm requeues starts again.
 #SBATCH --job-name=sat-eval
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail

@@ -17,6 +17,11 @@ MPIRUN_FLAGS="${MPIRUN_FLAGS:-}"      # more flags for mpirun, as -mca btl_tcp_i
 # A step must not wait until the data servers' step gives its resources back.
 export SLURM_OVERLAP=1
 
+# mpirun notices that a machine is silent after 30 to 60 s, not after Open MPI's 8 minutes.
+export OMPI_MCA_oob_tcp_keepalive_time="${OMPI_MCA_oob_tcp_keepalive_time:-30}"
+export OMPI_MCA_oob_tcp_keepalive_intvl="${OMPI_MCA_oob_tcp_keepalive_intvl:-10}"
+export OMPI_MCA_oob_tcp_keepalive_probes="${OMPI_MCA_oob_tcp_keepalive_probes:-3}"
+
 # The releases took the program's flags as one quoted argument; that works too.
 main_flags=("$@")
 [ $# != 1 ] || read -ra main_flags <<<"$1"

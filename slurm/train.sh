@@ -6,7 +6,7 @@
 # Slurm warns before the time limit (SIGUSR1 120 s before it, below) or ends the job (SIGTERM): the ranks then write a
 # checkpoint and end, the job requeues itself, unless it was cancelled, and goes on from there when it runs again.
 #SBATCH --job-name=sat-train
-#SBATCH --exclusive
+#SBATCH --exclusive --mem=0
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
@@ -28,7 +28,8 @@ start_servers() {
   mkdir -p "$LOGS"
   exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none \
     --gres=none --kill-on-bad-exit=1 --open-mode=append --output="$LOGS/data-$SLURM_JOB_ID.%N.log" \
-    bash -c "$SERVE" serve-data "$PYTHON" third_party/serve-data.py --batch "$BATCH" ${DATA:+--data "$DATA"} "${more[@]}"
+    bash -c "$SERVE" serve-data \
+    "$PYTHON" third_party/serve-data.py --batch "$BATCH" ${DATA:+--data "$DATA"} "${more[@]}"
 }
 
 # What runs on a node: a server, until SIGUSR1 (srun hands that on; with any other signal it kills without a word).

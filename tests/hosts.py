@@ -101,7 +101,8 @@ class Network:
             self.nodes = [self._start(name, hosts, [cpus[(k * share + i) % len(cpus)] for i in range(share)], True)
                           for k, name in enumerate(names[1:])]
             for k, node in enumerate(self.nodes):
-                self.login.run('ip', 'link', 'add', node.name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', node.pid)
+                self.login.run('ip', 'link', 'add', node.name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns',
+                               node.pid)
                 self.login.run('ip', 'link', 'set', node.name, 'master', 'bridge', 'up')
                 node.run('ip', 'address', 'add', _address(k + 1) + '/24', 'dev', 'eth0')
                 node.run('ip', 'link', 'set', 'eth0', 'up')

@@ -59,11 +59,12 @@ class Cluster:
     def __enter__(self):
         with open(self._path('slurm.conf'), 'w') as f:
             f.write(_CONFIGURATION.format(folder=self._folder, nodes=','.join(n.name for n in self._network.nodes)))
-        with open(os.open(self._path('munge.key'), os.O_WRONLY | os.O_CREAT, 0o400), 'wb') as f:
+        with open(os.open(self._path('munge.key-file'), os.O_WRONLY | os.O_CREAT, 0o400), 'wb') as f:
             f.write(secrets.token_bytes(128))
         try:
-            self._start(self._network.login, 'munged', '--foreground', '--force', '--key-file', self._path('munge.key'),
-                        *('--{}={}'.format(name, self._path('munge.' + name)) for name in ('socket', 'pid-file', 'seed-file')))
+            self._start(self._network.login, 'munged', '--foreground', '--force', *(
+                '--{}={}'.format(name, self._path('munge.' + name))
+                for name in ('socket', 'key-file', 'pid-file', 'seed-file')))
             _wait_until('munged answers', lambda: os.path.exists(self._path('munge.socket')))
             self._start(self._network.login, 'slurmctld', '-D')
             for node in self._network.nodes:

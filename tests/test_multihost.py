@@ -23,14 +23,15 @@ TRAINING = NETWORK + ['--epochs', str(EPOCHS), '--attack-iter', '1', '--eval-att
                       '--eval-attack-step-size', '4', '--base-lr', '1', '--warmup-epochs', '0']
 ADDRESS, OTHER = 'ipc://@imagenet-train-b{}'.format(BATCH), 'ipc://@another'
 SECONDS = 240  # until a job counts as hanging
-# What docs/cluster.md recommends: mpirun finds out that a machine is silent after 30 to 60 s instead of after 8 minutes.
-KEEPALIVE = ['--mca', 'oob_tcp_keepalive_time', '30', '--mca', 'oob_tcp_keepalive_intvl', '10',
-             '--mca', 'oob_tcp_keepalive_probes', '3']
+# What docs/cluster.md recommends and slurm/launch.sh sets: mpirun notices a silent machine after 30 to 60 s.
+KEEPALIVE = {'OMPI_MCA_oob_tcp_keepalive_' + name: value for name, value in
+             [('time', '30'), ('intvl', '10'), ('probes', '3')]}
 
 
 @pytest.fixture(scope='module')
 def environment():
-    return dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
+    return dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT,
+                **KEEPALIVE)
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def mpirun(network, environment, tmp_path):
 
     def start(*words):
         jobs.append(subprocess.Popen(
-            network.login.command(['mpirun', '--mca', 'plm_rsh_agent', network.agent, '-bind-to', 'none', *KEEPALIVE,
-                                   *words], tmp_path),
+            network.login.command(['mpirun', '--mca', 'plm_rsh_agent', network.agent, '-bind-to', 'none', *words],
+                                  tmp_path),
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return jobs[-1]
     yield start
@@ -114,8 +115,8 @@ def test_two_machines_with_a_server_each_train_as_one_machine_with_two_servers(n
 
 
 def test_a_cut_network_ends_the_job_with_the_name_of_the_machine(network, mpirun, tmp_path):
-    job = mpirun('-H', 'node1:1,node2:1', sys.executable, MAIN, *NETWORK, '--fake', '--attack-iter', '0', '--epochs', '1000',
-                 '--logdir', tmp_path / 'run')
+    job = mpirun('-H', 'node1:1,node2:1', sys.executable, MAIN, *NETWORK, '--fake', '--attack-iter', '0', '--epochs',
+                 '1000', '--logdir', tmp_path / 'run')
     while not checkpoints.saved_steps(str(tmp_path / 'run')):
         assert job.poll() is None, job.stdout.read()
         time.sleep(0.2)

@@ -13,7 +13,7 @@ import slurm_cluster
 pytestmark = pytest.mark.slurm
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-NODES, RANKS_PER_NODE, BATCH, STEPS = 2, 1, 8, 10
+NODES, BATCH, STEPS = 2, 8, 10
 NUM_VALIDATION = 299
 NETWORK = ['--arch', 'CifarResNet', '-d', '8']
 TRAINING = NETWORK + ['--steps-per-epoch', str(STEPS), '--attack-iter', '1', '--eval-attack-iter', '1',
@@ -25,13 +25,13 @@ ENDED = {'COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT', 'NODE_FAIL'}
 class Job:
     """A job that was submitted from the checkout with logs in ``folder``."""
 
-    def __init__(self, cluster, folder, script, *flags, **settings):
-        self._cluster, self.folder = cluster, folder
+    def __init__(self, cluster, folder, script, *flags, sbatch=(), **settings):
+        self._cluster = cluster
         settings = dict(dict(DATA='', BATCH=str(BATCH), SERVE_FLAGS='--input-size 32 --workers 1', LOGS=str(folder),
-                             LOGDIR=str(folder / 'run'), RESULTS_DIR=str(folder / 'results'),
-                             RANKS_PER_NODE=str(RANKS_PER_NODE)), **settings)
-        self.number = cluster.run('sbatch', '--parsable', '--nodes={}'.format(NODES), '--output={}/%j.log'.format(folder),
-                                  os.path.join('slurm', script), *flags, cwd=ROOT, **settings).stdout.strip()
+                             LOGDIR=str(folder / 'run'), RESULTS_DIR=str(folder / 'results')), **settings)
+        self.number = cluster.run(
+            'sbatch', '--parsable', '--nodes={}'.format(NODES), '--output={}/%j.log'.format(folder), *sbatch,
+            os.path.join('slurm', script), *flags, cwd=ROOT, **settings).stdout.strip()
         self._output = folder / (self.number + '.log')
 
     def __getitem__(self, field):
@@ -88,16 +88,17 @@ def test_two_nodes_train_and_judge(submit, tmp_path, launcher):
     job = submit('train.sh', *TRAINING, '--epochs', '2', LAUNCHER=launcher)
     assert job.end() == 'COMPLETED', job.output()
     run = tmp_path / 'run'
-    assert json.loads((run / 'run.json').read_text())['ranks'] == NODES * RANKS_PER_NODE
+    assert json.loads((run / 'run.json').read_text())['ranks'] == NODES
     assert [entry['global_step'] for entry in statistics(run)] == [STEPS, 2 * STEPS]
     for node in ('node1', 'node2'):
         assert 'ready at ipc://@imagenet-train-b8' in (tmp_path / 'data-{}.{}.log'.format(job.number, node)).read_text()
 
     # The flags as one argument, as the releases' scripts take them.
-    judge = submit('eval.sh', ' '.join(NETWORK + ['--load', str(run), '--attack-iter', '2']), LAUNCHER=launcher)
+    judge = submit('eval.sh', ' '.join(NETWORK + ['--load', str(run), '--attack-iter', '2']), LAUNCHER=launcher,
+                   RANKS_PER_NODE='2')
     assert judge.end() == 'COMPLETED', judge.output()
     results = json.loads((tmp_path / 'results' / 'results.json').read_text())
-    assert results['num_images'] == NUM_VALIDATION and results['args']['ranks'] == NODES * RANKS_PER_NODE
+    assert results['num_images'] == NUM_VALIDATION and results['args']['ranks'] == 2 * NODES
     assert (tmp_path / 'results' / 'per_example.csv').read_text().count('\n') == 1 + NUM_VALIDATION
 
 
@@ -114,6 +115,13 @@ def test_a_warned_job_writes_a_checkpoint_is_requeued_and_goes_on_from_it(cluste
     assert checkpoints.saved_steps(str(run))[-1] == 12 * STEPS
     assert [entry['epoch_num'] for entry in statistics(run)] == list(range(1, 13))
     assert not (tmp_path / 'run-2').exists()
+
+
+def test_slurm_s_own_warning_before_the_time_limit_requeues_the_job(cluster, submit, tmp_path):
+    job = submit('train.sh', *TRAINING, '--epochs', '1000', sbatch=['--time=3'])  # the script asks for 120 s before it
+    job.wait('the requeue', lambda: job['Restarts'] == '1')
+    assert 'train.sh: SIGUSR1: requeued' in job.output(), job.output()
+    assert checkpoints.read(str(tmp_path / 'run'))
 
 
 def test_a_cancelled_job_writes_a_checkpoint_and_stays_cancelled(cluster, submit, tmp_path):
