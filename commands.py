@@ -21,9 +21,8 @@ from adv_model import NoOpAttacker, PGDAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from stopping import StopSignal
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
-                                        connect,
-                                        default_data_address, describe_policy, goodbye, list_images, make_policy,
-                                        open_dataset)
+                                        connect, default_data_address, describe_policy, goodbye, list_images,
+                                        make_policy, open_dataset)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
 
