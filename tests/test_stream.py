@@ -36,8 +36,12 @@ def served(stream, numbers):
     return np.concatenate([value_of(stream.batch(number)[0]) for number in numbers])
 
 
+@pytest.fixture
 def batch_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith('batch')]
+    """A function giving the threads that prepare batches and were not there before the test."""
+    before = set(threading.enumerate())
+    return lambda: [thread for thread in threading.enumerate() if thread.name.startswith('batch')
+                    and thread not in before]
 
 
 @pytest.mark.parametrize('batch', [1, 5, 23, 60])
@@ -153,7 +157,7 @@ def test_iterate_prepares_few_batches_ahead():
     loop.close()
 
 
-def test_closing_ends_the_threads(dataset):
+def test_closing_ends_the_threads(dataset, batch_threads):
     loop = iterate(plain(dataset, 4), threads=3)
     next(loop)
     assert batch_threads()
@@ -165,7 +169,7 @@ def test_closing_ends_the_threads(dataset):
     assert not batch_threads()
 
 
-def test_an_error_in_a_thread_reaches_the_loop_and_ends_the_threads(dataset):
+def test_an_error_in_a_thread_reaches_the_loop_and_ends_the_threads(batch_threads):
     class Broken:
         def batch(self, number):
             raise ValueError('batch {}'.format(number))
