@@ -246,7 +246,7 @@ def _served_data(args, ranks):
     if warning:
         logger.warning(warning)
     return _TrainingData(served['num_images'], served['classes'],
-                         lambda step: training.served_input(address, not args.no_zmq_ops))
+                         lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
 
 
 def _open_run(args, ranks, classes):

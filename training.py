@@ -1,5 +1,6 @@
 """A training run: input, trainer, schedule, evaluation, checkpoints, logs."""
 import json
+import math
 import os
 import socket
 import sys
@@ -10,7 +11,7 @@ import tensorflow.compat.v1 as tf
 import zmq
 from tensorpack.callbacks import (Callback, EstimatedTimeLeft, HyperParamSetter, JSONWriter, MergeAllSummaries,
                                   MovingAverageSummary, ProgressBar, RunUpdateOps, ScalarPrinter, TFEventWriter)
-from tensorpack.dataflow import DataFlow
+from tensorpack.dataflow import DataFlow, DataFlowTerminated
 from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
 from tensorpack.tfutils.sesscreate import NewSessionCreator
 from tensorpack.tfutils.sessinit import JustCurrentSession, SessionInit
@@ -45,6 +46,13 @@ _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient
           'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs')
 
 
+class DataServerSilent(OSError):
+    """The data server has sent nothing for --data-timeout seconds."""
+
+    def __init__(self, address, seconds):
+        super().__init__("no batch from '{}' for {:g} s; is its data server running?".format(address, seconds))
+
+
 class FixedHorovodTrainer(HorovodTrainer):
     """tensorpack 0.11's trainer without its call of `tf.global_variables`, which TensorFlow 2 no longer has."""
 
@@ -70,6 +78,7 @@ class AgreedSessionInit(SessionInit):
 
 class StreamDataFlow(DataFlow):
     """Batches of a training stream from batch ``start`` on, in order, read by threads of this process."""
+    silence = None  # it never ends, see ServedDataFlow
 
     def __init__(self, stream, start=0):
         self.stream, self.start = stream, start
@@ -132,18 +141,43 @@ class ServedDataFlow(DataFlow):
     """Batches of a data server in tensorpack's serialisation (``--no-zmq-ops``).
 
     Not tensorpack's RemoteDataZMQ: that one's receiving thread hangs when the process ends.
-    """
 
-    def __init__(self, address):
-        self.address = address
+    Args:
+        address (str): the data address.
+        timeout (float): seconds without a batch after which the flow ends; 0 for no limit.
+    Attributes:
+        silence (DataServerSilent): why the flow has ended, or None. tensorpack would print a traceback for an exception
+            in its reading thread.
+    """
+    silence = None
+
+    def __init__(self, address, timeout):
+        self.address, self.timeout = address, timeout
 
     def __iter__(self):
         receiver = zmq.Context.instance().socket(zmq.PULL)
         receiver.linger = 0
         receiver.rcvhwm = ZMQ_PYTHON_HWM
         receiver.connect(self.address)
-        while True:
+        milliseconds = math.ceil(1000 * self.timeout) or None
+        while receiver.poll(milliseconds):
             yield loads(receiver.recv(copy=False))
+        self.silence = DataServerSilent(self.address, self.timeout)
+        raise DataFlowTerminated
+
+
+class ServedInput(ZMQInput):
+    """Batches of a data server in zmq_ops' format, received by the op; arguments as of ``ServedDataFlow``."""
+
+    def __init__(self, address, timeout):
+        super().__init__(address, ZMQ_OP_HWM, bind=False)
+        self.address, self.timeout = address, timeout
+
+    def _setup(self, signature):
+        super(ZMQInput, self)._setup(signature)
+        from zmq_ops import ZMQPullSocket  # by the name and at the moment that tensorpack's own ZMQInput does
+        self._zmq_pull_socket = ZMQPullSocket(self.address, [spec.dtype for spec in signature], hwm=ZMQ_OP_HWM,
+                                              bind=False, timeout=self.timeout)
 
 
 def local_input(stream, start):
@@ -151,11 +185,9 @@ def local_input(stream, start):
     return QueueInput(StreamDataFlow(stream, start), tf.FIFOQueue(QUEUE_BATCHES, [tf.uint8, tf.int32]))
 
 
-def served_input(address, zmq_ops):
-    """Input from a data server at ``address``, by the TensorFlow op or in Python."""
-    if zmq_ops:
-        return ZMQInput(address, ZMQ_OP_HWM, bind=False)
-    return QueueInput(ServedDataFlow(address))
+def served_input(address, zmq_ops, timeout):
+    """Input from a data server at ``address``, by the TensorFlow op or in Python; see ``ServedDataFlow``."""
+    return ServedInput(address, timeout) if zmq_ops else QueueInput(ServedDataFlow(address, timeout))
 
 
 def staged(source):
@@ -263,6 +295,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         signals (StopSignal): what may end the run before.
     Raises:
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
+        DataServerSilent: ``source`` has given up waiting.
     """
     saver = None
     monitors = []
@@ -294,9 +327,14 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     tf.set_random_seed(args.seed)
     trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
-    trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
-                  AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
-    if trainer.global_step < args.epochs * args.steps_per_epoch:  # tensorpack takes this for a good end
+    try:
+        trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
+                      AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
+    except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline
+        raise DataServerSilent(source.address, source.timeout) from None
+    if isinstance(source, QueueInput) and source.ds.silence:
+        raise source.ds.silence
+    if trainer.global_step < args.epochs * args.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
 
 

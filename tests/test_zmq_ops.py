@@ -9,6 +9,8 @@ import gc
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -475,6 +477,18 @@ def test_random_damage_gives_the_right_tensors_or_an_error(mixed_pipe, data):
         assert_same(mixed_pipe.pull(), expected)
 
 
+@pytest.mark.skipif(shutil.which('make') is None or shutil.which('g++') is None, reason='needs make and g++')
+@pytest.mark.parametrize('seed, inputs', [(0, 50000), pytest.param(1, 10 ** 6, marks=pytest.mark.slow)])
+def test_the_parser_withstands_damaged_messages_under_sanitizers(seed, inputs):
+    folder = os.path.dirname(zmq_ops.__file__)
+    command = ['make', '-C', folder, 'fuzz', 'FUZZ_SEED={}'.format(seed), 'FUZZ_INPUTS={}'.format(inputs)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout
+    found = re.search(r'(\d+) inputs, (\d+) valid, (\d+) refused, no fault', ended.stdout)
+    count, valid, refused = map(int, found.groups())
+    assert count == inputs == valid + refused and min(valid, refused) > inputs / 5
+
+
 # Waiting, cancelling, sharing.
 
 def test_pulls_share_the_socket_and_get_the_messages_in_the_order_of_their_steps():
@@ -643,6 +657,144 @@ def test_signals_do_not_disturb_a_waiting_pull():
             assert join() == [5]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+# Timeouts, and a sender that dies and comes back.
+
+def test_a_pull_ends_when_the_address_has_been_silent_for_its_timeout(address):
+    with new_pipe([tf.int32], address, timeout=0.3) as pipe:
+        for i in range(2):
+            begin = time.monotonic()
+            with pytest.raises(tf.errors.DeadlineExceededError) as error:
+                pipe.pull()
+            assert 0.3 <= time.monotonic() - begin < PROMPT
+            assert "no batch from '{}' for 0.3 s; is its data server running?".format(address) in error.value.message
+            pipe.send(int_message(i))
+            assert pipe.pull() == [i]
+
+
+def test_every_message_starts_the_clock_of_the_waiting_pulls_again():
+    with new_pipe([tf.int32], timeout=1.0) as pipe:
+        begin = time.monotonic()
+        joins = [pipe.pull_in_thread() for _ in range(5)]
+        for i in range(4):
+            time.sleep(0.4)
+            pipe.send(int_message(i))
+        last = time.monotonic()
+        results = [join() for join in joins]
+        assert last - begin > 1.0 and 0.9 < time.monotonic() - last < PROMPT
+        late, = [result for result in results if isinstance(result, tf.errors.DeadlineExceededError)]
+        assert sorted(r[0] for r in results if r is not late) == [0, 1, 2, 3] and 'for 1 s' in late.message
+
+
+def test_the_clock_starts_with_the_pull_and_not_with_the_last_message():
+    with new_pipe([tf.int32], timeout=0.5) as pipe:
+        pipe.send(int_message(1))
+        assert pipe.pull() == [1]
+        time.sleep(0.7)  # nobody waits, as while a network is judged
+        join = pipe.pull_in_thread()
+        time.sleep(0.2)
+        pipe.send(int_message(2))
+        assert join() == [2]
+
+
+def test_pulls_of_one_socket_have_timeouts_of_their_own(address):
+    with new_pipe([tf.int32], address, name='mine', timeout=0.2) as pipe:
+        patient = zmq_ops.ZMQPullSocket(address, [tf.int32], name='mine').pull()
+        join = pipe.pull_in_thread(patient)
+        time.sleep(0.1)
+        with pytest.raises(tf.errors.DeadlineExceededError, match='for 0.2 s'):
+            pipe.pull()
+        pipe.send(int_message(3))
+        assert join() == [3]
+
+
+@pytest.mark.parametrize('timeout', [-1, float('nan')])
+def test_a_timeout_below_zero_is_refused(address, timeout):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='timeout must be at least 0'):
+        zmq_ops.ZMQPullSocket(address, [tf.int32], timeout=timeout)
+
+
+SENDER = """
+import sys, zmq, zmq_ops
+with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+    push.bind(sys.argv[1])
+    while True:
+        push.send(zmq_ops.dump_arrays([int(sys.argv[2])]))
+"""
+
+
+@pytest.mark.parametrize('scheme', ['abstract', 'file'])
+def test_a_sender_that_is_killed_and_started_again_is_picked_up(tmp_path, scheme):
+    address = new_address() if scheme == 'abstract' else 'ipc://{}'.format(tmp_path / 'socket')
+    env = dict(os.environ, PYTHONPATH=os.path.dirname(os.path.dirname(zmq_ops.__file__)))
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32], bind=False, timeout=20.0).pull()
+        for number in range(3):
+            sender = subprocess.Popen([sys.executable, '-c', SENDER, address, str(number)], env=env)
+            try:
+                while sess.run(tensors) != [number]:  # what the one before had sent
+                    pass
+            finally:
+                sender.kill()
+                sender.wait()
+
+
+# Where the outputs lie.
+
+def aligned_somewhere():
+    """Two tensors for each alignment that a message's memory can have, so that two of them lie as TensorFlow needs.
+
+    malloc() aligns to 16 bytes and ZMQ puts 40 bytes before a large message, so this is a multiple of 8 bytes.
+    """
+    arrays, offset = [], 4
+    for k in range(16):
+        fill = (8 * k - offset - 20 - 20) % 64  # a tensor of rank 1 has 20 bytes before its payload
+        arrays.append(np.arange(fill, dtype='u1'))
+        offset += 20 + fill
+        arrays.append(np.arange(2048, dtype='f4') + k)
+        offset += 20
+        assert offset % 64 == 8 * k % 64
+        offset += arrays[-1].nbytes
+    return arrays
+
+
+def payload_offset(arrays, index):
+    return 4 + 20 * (index + 1) + sum(a.nbytes for a in arrays[:index])
+
+
+def test_aligned_tensors_stay_in_their_message_and_the_others_are_copied():
+    arrays = aligned_somewhere()
+    message = zmq_ops.dump_arrays(arrays)
+    with new_pipe([a.dtype for a in arrays]) as pipe:
+        kept = []
+        for _ in range(4):
+            pipe.send(message)
+            kept.append(pipe.pull())
+            # NumPy sees TensorFlow's own memory. Where a message begins follows from each tensor in it.
+            begins = [a.ctypes.data - payload_offset(arrays, i) for i, a in enumerate(kept[-1]) if i % 2]
+            shared = [begin for begin in begins if begins.count(begin) == 2 and begin % 8 == 0]
+            assert len(shared) == 2
+            assert all(a.ctypes.data % 64 == 0 for i, a in enumerate(kept[-1]) if i % 2)
+        # Messages live as long as their tensors, whatever comes after them.
+        for _ in range(20):
+            pipe.send(zmq_ops.dump_arrays([np.zeros_like(a) for a in arrays]))
+            pipe.pull()
+        for found in kept:
+            assert_same(found, arrays)
+        first = kept[0][1]
+        del kept, found
+        gc.collect()
+        assert np.array_equal(first, arrays[1])
+
+
+def test_an_op_that_works_in_place_changes_no_other_tensor_of_the_message():
+    arrays = aligned_somewhere()
+    with new_pipe([a.dtype for a in arrays]) as pipe:
+        doubled = [tensor * 2 for tensor in pipe.tensors[1::2]]  # may reuse its input's memory
+        pipe.send(zmq_ops.dump_arrays(arrays))
+        assert_same(pipe.sess.run(doubled + pipe.tensors[::2], options=LIMIT),
+                    [a * 2 for a in arrays[1::2]] + arrays[::2])
 
 
 # Connecting, options, user errors.

@@ -156,9 +156,9 @@ class ZMQPullOp : public AsyncOpKernel {
       ctx->SetStatus(status.ok() ? SetOutputs(ctx, message) : status);
       done();
     };
-    // A batch that comes later is copied by a thread of the step's, so that the receiver's thread can go on. The waiting
-    // pull holds no reference to the socket: closing it completes the pull. Kernel and context live until `done` is
-    // called.
+    // A batch that comes later is copied by a thread of the step's, so that the receiver's thread can go on. The
+    // waiting pull holds no reference to the socket: closing it completes the pull. Kernel and context live until
+    // `done` is called.
     const auto finish_later = [ctx, finish](const Status& status, std::shared_ptr<Message> message) {
       if (message == nullptr) {
         finish(status, nullptr);

@@ -164,14 +164,14 @@ Status Receiver::TakeMessage(std::shared_ptr<Message>* message) {
   return tensorflow::OkStatus();
 }
 
-// Of a waiting pull with a timeout, until the socket has been silent for that long. Double, as any number of seconds may
-// be asked for.
+// Of a waiting pull with a timeout, until the socket has been silent for that long. In double, as any number of seconds
+// may be asked for.
 double Receiver::SecondsLeft(const Waiting& pull) const {
   const std::chrono::duration<double> silence = Clock::now() - std::max(pull.begin, last_message_);
   return pull.timeout - silence.count();
 }
 
-// Takes the pulls that have waited for too long out of the queue. `seconds_left` is lowered to the others' next timeout.
+// Takes the pulls that have waited for too long out of the queue. Lowers `seconds_left` to the others' next timeout.
 std::vector<Receiver::Waiting> Receiver::TakeSilent(double* seconds_left) {
   std::vector<Waiting> silent;
   for (auto pull = waiting_.begin(); pull != waiting_.end();) {

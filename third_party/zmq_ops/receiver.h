@@ -54,9 +54,9 @@ class Message {
 };
 
 // A pull that finds a message takes it along. One that does not only puts a callback in a queue, so no thread of
-// TensorFlow's waits for a message and no lock is held over a wait. A message is taken off the socket only together with
-// the pull that gets it: the others stay in ZMQ's queue, where the high-water mark counts them, and none is lost when a
-// pull is cancelled.
+// TensorFlow's waits for a message and no lock is held over a wait. A message is taken off the socket only together
+// with the pull that gets it: the others stay in ZMQ's queue, where the high-water mark counts them, and none is lost
+// when a pull is cancelled.
 class Receiver : public std::enable_shared_from_this<Receiver> {
  public:
   // Gets OK and a message, or an error and null. Called once, on any thread, without a lock held. On the receiver's

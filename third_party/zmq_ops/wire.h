@@ -6,6 +6,7 @@
 #ifndef ZMQ_OPS_WIRE_H_
 #define ZMQ_OPS_WIRE_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -96,12 +97,12 @@ class MessageParser {
   }
 
   bool ReadDims(int32_t rank, TensorView* tensor) {
-    tensor->dims.resize(rank);
+    tensor->dims.reserve(std::min<size_t>(rank, Left() / sizeof(int32_t)));  // the rank may be a lie
     for (int32_t d = 0; d < rank; ++d) {
       int32_t dim;
       if (!Read(&dim)) return Truncated("dimension " + std::to_string(d), sizeof dim);
       if (dim < 0) return Fail("dimension " + std::to_string(d) + " is " + std::to_string(dim));
-      tensor->dims[d] = dim;
+      tensor->dims.push_back(dim);
     }
     return true;
   }

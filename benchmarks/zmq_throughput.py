@@ -1,0 +1,172 @@
+#!/usr/bin/env python
+"""How fast batches come from one sending process into TensorFlow tensors, against a bare ZMQ socket and tensorpack.
+
+    .venv/bin/python benchmarks/zmq_throughput.py
+
+Prints a Markdown table: median and range of the repeats, and the ratio to the bare socket's run next to each. The ways:
+
+    bare         pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
+    op           the same message again and again, as serve-data.py sends what its workers have assembled; ZMQPull, one
+                 pull a step as in training, and ops that read the tensors
+    op, written  the sender writes every batch into a message with write_message
+    tensorpack   send_dataflow_zmq and RemoteDataZMQ, up to NumPy arrays
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'third_party'))
+
+import numpy as np  # noqa: E402  (behind the path, like what follows)
+import zmq  # noqa: E402
+
+from zmq_ops import message_size, write_message  # noqa: E402
+
+WAYS = ('bare', 'op', 'op, written', 'tensorpack')
+WARM_UP = 20  # messages of each receiver before its clock starts
+PATIENCE = 60  # seconds beyond the measurement until a receiver counts as stuck
+RING = 4  # buffers that 'op, written' writes to in turn
+
+
+def batch(size, side):
+    image = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), np.uint8)
+    return [image, np.arange(size, dtype=np.int32)]
+
+
+def send(way, arrays, address, hwm):
+    """Sends batches until this process is killed."""
+    if way == 'tensorpack':
+        from tensorpack.dataflow import DataFromList, send_dataflow_zmq
+        send_dataflow_zmq(DataFromList([arrays] * 1000, shuffle=False), address, hwm=hwm, bind=True)
+    socket = zmq.Context().socket(zmq.PUSH)
+    socket.sndhwm = hwm
+    socket.bind(address)
+    buffers = [bytearray(message_size(arrays)) for _ in range(RING)]
+    for buffer in buffers:
+        write_message(arrays, buffer)
+    if way != 'op, written':
+        while True:
+            socket.send(buffers[0], copy=False)
+    trackers = [None] * RING
+    while True:
+        for k, buffer in enumerate(buffers):
+            if trackers[k]:
+                trackers[k].wait()
+            write_message(arrays, buffer)
+            trackers[k] = socket.send(buffer, copy=False, track=True)
+
+
+def receiver(way, arrays, address, hwm):
+    """A function that takes the next batch."""
+    if way == 'tensorpack':
+        from tensorpack.dataflow import RemoteDataZMQ
+        flow = RemoteDataZMQ(address, hwm=hwm, bind=False)
+        flow.reset_state()
+        batches = iter(flow)
+        return lambda: next(batches)
+    if way == 'bare':
+        socket = zmq.Context.instance().socket(zmq.PULL)
+        socket.rcvhwm = hwm
+        socket.connect(address)
+        return lambda: socket.recv(copy=False)
+    import tensorflow.compat.v1 as tf
+    from zmq_ops import ZMQPullSocket
+    tf.disable_v2_behavior()
+    image, label = ZMQPullSocket(address, [tf.uint8, tf.int32], hwm=hwm, bind=False).pull()
+    config = tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=2)
+    step = tf.Session(config=config).make_callable([image[-1, -1, -1, -1], label[-1]])
+    last = arrays[0][-1, -1, -1, -1], arrays[1][-1]
+
+    def pull():
+        if tuple(step()) != last:
+            raise SystemExit('the batch that arrived is not the one that was sent')
+    return pull
+
+
+def receive(pull, seconds):
+    """Prints the times at which batches arrived, a JSON list in seconds of the machine's monotonic clock."""
+    for _ in range(WARM_UP):
+        pull()
+    times = [time.monotonic()]
+    while times[-1] < times[0] + seconds:
+        pull()
+        times.append(time.monotonic())
+    print(json.dumps(times), flush=True)
+
+
+def measure(way, receivers, args):
+    """Batches per second of all receivers together, while all of them were receiving."""
+    address = 'ipc://@zmq-throughput-' + uuid.uuid4().hex
+    common = [sys.executable, __file__, '--batch', str(args.batch), '--input-size', str(args.input_size),
+              '--hwm', str(args.hwm), '--seconds', str(args.seconds), '--address', address, '--way', way]
+    # What a receiver says at its start goes the same way as in training: nowhere.
+    running = [subprocess.Popen(common + ['--role', 'receive'], stdout=subprocess.PIPE, text=True)
+               for _ in range(receivers)]
+    sender = None
+    try:
+        for process in running:
+            if process.stdout.readline() != 'ready\n':
+                raise SystemExit('a receiver ended before it was ready')
+        sender = subprocess.Popen(common + ['--role', 'send'], stderr=subprocess.DEVNULL)
+        arrivals = [json.loads(process.communicate(timeout=args.seconds + PATIENCE)[0]) for process in running]
+    finally:
+        for process in running + [sender] * bool(sender):
+            process.kill()
+            process.wait()
+    begin, end = max(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+    return sum(begin < t <= end for times in arrivals for t in times) / (end - begin)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--receivers', type=int, nargs='+', default=[1, 2, 4], metavar='N',
+                        help='numbers of receiving processes (default: 1 2 4)')
+    parser.add_argument('--ways', nargs='+', choices=WAYS, default=WAYS, metavar='WAY', help='(default: all)')
+    parser.add_argument('--batch', type=int, default=32, help='images in a message (default: %(default)s)')
+    parser.add_argument('--input-size', type=int, default=224, metavar='PIXELS', help='(default: %(default)s)')
+    parser.add_argument('--hwm', type=int, default=30, help='batches queued on each side (default: %(default)s)')
+    parser.add_argument('--seconds', type=float, default=3.0, help='of each measurement (default: %(default)s)')
+    parser.add_argument('--repeats', type=int, default=5, help='of all measurements in turn (default: %(default)s)')
+    parser.add_argument('--json', metavar='FILE', help='also write every measurement there')
+    for name in ('--role', '--way', '--address'):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    arrays = batch(args.batch, args.input_size)
+    if args.role == 'send':
+        send(args.way, arrays, args.address, args.hwm)
+    if args.role == 'receive':
+        pull = receiver(args.way, arrays, args.address, args.hwm)
+        print('ready', flush=True)
+        receive(pull, args.seconds)
+        os._exit(0)  # tensorpack's receiver would wait for its socket
+    report(args, message_size(arrays))
+
+
+def report(args, size):
+    rates = {(count, way): [] for count in args.receivers for way in args.ways}
+    for _ in range(args.repeats):
+        for count, way in rates:
+            rates[count, way].append(measure(way, count, args))
+    print('| receivers | way | GB/s | range | images/s | of bare |\n|---|---|---|---|---|---|')
+    for (count, way), found in rates.items():
+        speeds = [rate * size / 1e9 for rate in found]
+        bare = rates.get((count, 'bare'))
+        ratio = '{:.2f}'.format(statistics.median(r / b for r, b in zip(found, bare))) if bare else ''
+        print('| {} | {} | {:.2f} | {:.2f}-{:.2f} | {:.0f} | {} |'.format(
+            count, way, statistics.median(speeds), min(speeds), max(speeds),
+            statistics.median(found) * args.batch, ratio))
+    if args.json:
+        with open(args.json, 'w') as f:
+            json.dump({'message_bytes': size, 'batch': args.batch, 'batches_per_second': [
+                {'receivers': count, 'way': way, 'repeats': found} for (count, way), found in rates.items()]},
+                f, indent=2)
+
+
+if __name__ == '__main__':
+    main()
