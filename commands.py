@@ -1,5 +1,6 @@
 """What the modes of ``main.py`` do with the resolved flags."""
 import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -20,6 +21,7 @@ import training
 from adv_model import NoOpAttacker, PGDAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from stopping import StopSignal
+from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
                                         connect, default_data_address, describe_policy, goodbye, list_images,
                                         make_policy, open_dataset)
@@ -61,8 +63,23 @@ def _print_recipe(args):
     logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
 
 
-def _start():
-    """Start the ranks; only the first one speaks."""
+def run(args):
+    """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
+    try:
+        with _quiet_threads():
+            if args.eval or args.eval_directory:
+                with _started() as ranks:
+                    (evaluate if args.eval else classify_directory)(args, ranks)
+            else:
+                with StopSignal() as signals, _started() as ranks:
+                    train(args, ranks, signals)
+    except (OSError, tf.errors.OpError) as error:
+        end_by(error)
+
+
+@contextlib.contextmanager
+def _started():
+    """The ranks, with heartbeats while they are at work; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
     ranks = start_ranks()
@@ -70,7 +87,19 @@ def _start():
         for name in ('tensorpack', 'third_party'):
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
-    return ranks
+    with Heartbeats(ranks):
+        yield ranks
+
+
+@contextlib.contextmanager
+def _quiet_threads():
+    """Without the traceback of TensorFlow's thread that writes events; it has logged the failure in a line."""
+    hook = threading.excepthook
+    threading.excepthook = lambda failed: isinstance(failed.exc_value, tf.errors.OpError) or hook(failed)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 def validation_batches(args, dataset, ranks, augmentation):
@@ -93,10 +122,9 @@ def _session(ranks, args, values):
     return session
 
 
-def evaluate(args):
+def evaluate(args, ranks):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
     begin = time.time()
-    ranks = _start()
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
     _print_recipe(args)
@@ -127,9 +155,8 @@ def evaluate(args):
     logger.info('Results are in {}'.format(folder))
 
 
-def classify_directory(args):
+def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
-    ranks = _start()
     values = together(ranks, lambda: checkpoints.read(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
@@ -149,30 +176,8 @@ def classify_directory(args):
             len(lines), args.prediction_file, len(files) - len(lines)))
 
 
-def run(args):
-    """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
-    hook = threading.excepthook
-
-    def quiet(failed):
-        if not isinstance(failed.exc_value, tf.errors.OpError):  # those, of TensorFlow's writing thread, it has logged
-            hook(failed)
-    threading.excepthook = quiet
-    try:
-        (evaluate if args.eval else classify_directory if args.eval_directory else train)(args)
-    except (OSError, tf.errors.OpError) as error:
-        end_by(error)
-    finally:
-        threading.excepthook = hook
-
-
-def train(args):
+def train(args, ranks, signals):
     """Train: from fake data, from images read here, or from the machine's data server."""
-    with StopSignal() as signals:
-        _train(args, signals)
-
-
-def _train(args, signals):
-    ranks = _start()
     data = together(ranks, lambda: _open_training_data(args, ranks))
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -23,6 +24,7 @@ import training
 from image_folders import make_noise_folder
 from small_runs import (LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, start_ranks,
                         start_training, variables, wait_for)
+from third_party.heartbeats import Silence, Times
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -476,3 +478,154 @@ def test_mpirun_passes_sigterm_on_and_waits_for_the_checkpoint_as_long_as_it_is_
     """It waits once before the signal and once after it, and says 1."""
     job = Job(tmp_path, OMPI_MCA_odls_base_sigkill_timeout='10')
     assert_stopped(job, job.end(lambda job: job.mpirun.terminate(), 30), 'SIGTERM', exit_code=1)
+
+
+@pytest.mark.slow
+def test_a_rank_killed_ends_the_job_and_mpirun_names_it(tmp_path):
+    job = Job(tmp_path)
+    ended = job.end(lambda job: job.rank(1).kill(), 60)
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert re.search(r'process rank 1 .* exited on signal 9', ended.stderr)
+    assert job.resumes()
+
+
+@pytest.mark.slow
+def test_a_frozen_rank_is_named_and_ends_the_job_in_the_end(tmp_path):
+    job = Job(tmp_path, HOROVOD_STALL_CHECK_TIME_SECONDS='4', HOROVOD_STALL_SHUTDOWN_TIME_SECONDS='8')
+    ended = job.end(lambda job: job.rank(1).suspend(), 60)
+    assert ended.returncode == 2
+    warning, = re.findall('main.py: warning: rank 1 has been silent for 4 s; .*', ended.stderr)
+    error, = re.findall('main.py: error: rank 1 has been silent for 8 s .*', ended.stderr)
+    assert job.resumes()
+
+
+@pytest.mark.slow
+def test_a_rank_that_wakes_up_in_time_goes_on(tmp_path):
+    job = Job(tmp_path, HOROVOD_STALL_CHECK_TIME_SECONDS='3')
+
+    def fault(job):
+        for number in (0, 1):  # then both, as a suspended job
+            job.rank(number).suspend()
+            time.sleep(6)
+            job.rank(number).resume()
+            time.sleep(2)
+        both = [job.rank(number) for number in (0, 1)]
+        [rank.suspend() for rank in both]
+        time.sleep(6)
+        [rank.resume() for rank in both]
+        time.sleep(2)
+        job.mpirun.send_signal(signal.SIGUSR1)
+    ended = job.end(fault, 60)
+    assert_stopped(job, ended, 'SIGUSR1')
+    assert re.findall('warning: (rank . (?:is back|has been silent))', ended.stderr) == [
+        'rank 0 has been silent', 'rank 0 is back', 'rank 1 has been silent', 'rank 1 is back']
+
+
+LATE = '''
+import time
+from third_party import utils
+ranks = utils.start_ranks()
+time.sleep(8 * ranks.rank)
+utils.gather_texts(ranks, '')
+'''
+
+
+@pytest.mark.slow
+def test_horovod_names_a_rank_that_lives_but_is_late(tmp_path):
+    ended = wait_for(start_ranks(2, '-c', LATE, cwd=tmp_path, HOROVOD_STALL_CHECK_TIME_SECONDS='2'))
+    assert ended.returncode == 0
+    assert re.search(r'Missing ranks:\s*1: \[', ended.stderr) or re.search(r'Stalled ranks:\s*1: \[', ended.stderr)
+
+
+SPOILT = '''
+import sys
+import adv_model, main
+from third_party.utils import launched_rank
+smoothed_cross_entropy = adv_model.smoothed_cross_entropy
+if launched_rank() == 1:
+    adv_model.smoothed_cross_entropy = lambda *args: smoothed_cross_entropy(*args) * float('nan')
+main.main(sys.argv[1:])
+'''
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_rank_ends_all(tmp_path):
+    begin = time.monotonic()
+    ended = wait_for(start_ranks(2, '-c', SPOILT, *Job.flags, cwd=tmp_path))
+    print('{:.1f} s with the start'.format(time.monotonic() - begin))
+    assert ended.returncode == 2 and 'Traceback' not in ended.stderr, ended.stderr
+    line, = re.findall('error: (.*)', ended.stderr)
+    assert line.startswith('the loss of rank 1 is not finite at step 1; there is no checkpoint yet')
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_ranks(small_disk):
+    job = Job(small_disk)
+
+    def fault(job):
+        with no_room(small_disk):
+            job.mpirun.wait(60)
+    ended = job.end(fault, 60)
+    assert ended.returncode == 2, ended.stderr
+    line, = re.findall('error: (.*)', ended.stderr)
+    assert 'No space left' in line and "the last good checkpoint is 'runs/two/model-" in line
+    assert job.resumes()
+
+
+class Record:
+    """What a ``Silence`` of rank 7 says, with a warning after 3 s and the end after 6."""
+
+    def __init__(self, **times):
+        self.said, self.ended = [], []
+        self.silence = Silence(7, SimpleNamespace(**dict({'warn': 3, 'end': 6}, **times)), self.said.append,
+                               self.ended.append)
+
+
+def test_a_silence_is_told_once_and_then_ends_the_job():
+    record = Record()
+    record.silence.heard()
+    for _ in range(5):
+        record.silence.passed(1)
+    assert [line[:33] for line in record.said] == ['rank 7 has been silent for 3 s; i'] and not record.ended
+    record.silence.passed(1)
+    assert len(record.said) == 1 and [line[:31] for line in record.ended] == ['rank 7 has been silent for 6 s ']
+
+
+def test_a_rank_that_was_never_heard_ends_nothing():
+    record = Record()
+    for _ in range(20):
+        record.silence.passed(1)
+    assert record.said == ['no heartbeat comes from rank 7; if it freezes, nobody will notice'] and not record.ended
+
+
+def test_a_rank_that_is_heard_again_is_told_of_and_may_fall_silent_again():
+    record = Record()
+    for _ in range(2):
+        record.silence.heard()
+        for _ in range(4):
+            record.silence.passed(1)
+    record.silence.heard()
+    assert [line[:24] for line in record.said] == ['rank 7 has been silent f', 'rank 7 is back after 4 s'] * 2
+    assert not record.ended
+
+
+def test_times_of_0_are_never():
+    record = Record(warn=0, end=0)
+    record.silence.heard()
+    record.silence.passed(1e6)
+    assert record.said == record.ended == []
+
+
+def test_times_are_horovods_with_defaults_of_a_minute_and_ten(monkeypatch, capsys):
+    names = 'HOROVOD_STALL_CHECK_TIME_SECONDS', 'HOROVOD_STALL_SHUTDOWN_TIME_SECONDS'
+    for name in names + ('HOROVOD_STALL_CHECK_DISABLE',):
+        monkeypatch.delenv(name, raising=False)
+    assert vars(Times()) == {'warn': 60, 'end': 600}
+    for name, value in zip(names, ('7', '8')):
+        monkeypatch.setenv(name, value)
+    assert vars(Times()) == {'warn': 7, 'end': 8}
+    monkeypatch.setenv('HOROVOD_STALL_CHECK_DISABLE', '1')
+    assert vars(Times()) == {'warn': 0, 'end': 0}
+    monkeypatch.setenv('HOROVOD_STALL_CHECK_DISABLE', '0')
+    monkeypatch.setenv(names[0], 'soon')
+    assert exit_code(Times) == 2 and names[0] in capsys.readouterr().err

@@ -60,12 +60,18 @@ def reason(error):
 def end_by(error):
     """End this process with exit code 2, because of an OSError or one of TensorFlow's errors, in one line.
 
-    Every rank that knows a reason says it. That another rank has ended is news on the first rank only.
+    Every rank that knows a reason says it. That another rank has ended is news on the first rank only. Among several
+    ranks the process ends at once: the launcher then ends the others, while Horovod's own end would wait for them.
     """
-    rank, text = launched_rank() or 0, reason(error)
-    if _OTHER_ENDED in text:
-        fail('another rank has ended; what it or the launcher says is the reason', rank)
-    fail('rank {}: {}'.format(rank, text) if rank else text, 0)
+    rank, text = launched_rank(), reason(error)
+    if rank is None:
+        fail(text, 0)
+    try:
+        if _OTHER_ENDED in text:
+            fail('another rank has ended; what it or the launcher says is the reason', rank)
+        fail('rank {}: {}'.format(rank, text), 0)
+    finally:
+        os._exit(2)
 
 
 def fail(message, rank):
