@@ -36,8 +36,8 @@ def served(address, batches, zmq_format=True):
     """A data server in this process that sends so many batches and then nothing."""
     arrays = [np.zeros((BATCH, 8, 8, 3), np.uint8), np.zeros(BATCH, np.int32)]
     message = zmq_ops.dump_arrays(arrays) if zmq_format else pickle.dumps(arrays)
-    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'format': 'zmq_ops' if zmq_format else 'tensorpack',
-                   'dataset': 'fake', 'classes': [], 'num_images': BATCH}
+    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'dataset': 'fake', 'fake': True, 'classes': [],
+                   'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'format': 'zmq_ops' if zmq_format else 'tensorpack'}
 
     def push():
         socket.poll(flags=zmq.POLLOUT)

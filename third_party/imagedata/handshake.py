@@ -157,9 +157,10 @@ def connect(address, expected, job, timeout=60.0):
         job (str): name of the job, the same in all its processes and in no other job.
         timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
     Returns:
-        description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole data
-        set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of
-        ``describe_policy``, format ('zmq_ops' or 'tensorpack'), seed, fake (bool), server (str, no other's).
+        description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole
+        data set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see
+        ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of ``describe_policy``, format
+        ('zmq_ops' or 'tensorpack'), seed, fake (bool), server (str, no other's).
     Raises:
         ValueError: no answer, another job holds the server, or a field differs.
     """
