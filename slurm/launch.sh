@@ -22,9 +22,6 @@ export OMPI_MCA_oob_tcp_keepalive_time="${OMPI_MCA_oob_tcp_keepalive_time:-30}"
 export OMPI_MCA_oob_tcp_keepalive_intvl="${OMPI_MCA_oob_tcp_keepalive_intvl:-10}"
 export OMPI_MCA_oob_tcp_keepalive_probes="${OMPI_MCA_oob_tcp_keepalive_probes:-3}"
 
-# A mpirun that gets SIGTERM passes it on, and kills its ranks only after this many seconds: time for a checkpoint.
-export OMPI_MCA_odls_base_sigkill_timeout="${OMPI_MCA_odls_base_sigkill_timeout:-60}"
-
 # The releases took the program's flags as one quoted argument; that works too.
 main_flags=("$@")
 [ $# != 1 ] || read -ra main_flags <<<"$1"

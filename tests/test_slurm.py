@@ -124,9 +124,8 @@ def test_slurm_s_own_warning_before_the_time_limit_requeues_the_job(cluster, sub
     assert checkpoints.read(str(tmp_path / 'run'))
 
 
-@pytest.mark.parametrize('launcher', ['mpirun', 'srun'])
-def test_a_cancelled_job_writes_a_checkpoint_and_stays_cancelled(cluster, submit, tmp_path, launcher):
-    job = submit('train.sh', *TRAINING, '--epochs', '1000', '--keep-checkpoints', '1000', LAUNCHER=launcher)
+def test_a_cancelled_job_writes_a_checkpoint_and_stays_cancelled(cluster, submit, tmp_path):
+    job = submit('train.sh', *TRAINING, '--epochs', '1000', '--keep-checkpoints', '1000', LAUNCHER='srun')
     job.wait('the first checkpoint', lambda: checkpoints.saved_steps(str(tmp_path / 'run')))
     cluster.run('scancel', job.number)
     assert job.end() == 'CANCELLED', job.output()
