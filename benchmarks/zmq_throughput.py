@@ -12,6 +12,7 @@ Prints a Markdown table: median and range of the repeats, and the ratio to the b
     tensorpack   send_dataflow_zmq and RemoteDataZMQ, up to NumPy arrays
 """
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -57,9 +58,16 @@ def send(way, arrays, address, hwm):
     while True:
         for k, buffer in enumerate(buffers):
             if trackers[k]:
-                trackers[k].wait()
+                wait_until_free(trackers[k], socket)
             write_message(arrays, buffer)
             trackers[k] = socket.send(buffer, copy=False, track=True)
+
+
+def wait_until_free(tracker, socket):
+    while not tracker.done:
+        with contextlib.suppress(zmq.NotDone):
+            tracker.wait(0.1)
+        socket.getsockopt(zmq.EVENTS)  # only in a call of the socket's does ZMQ free what an ended receiver had queued
 
 
 def receiver(way, arrays, address, hwm):
