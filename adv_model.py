@@ -6,6 +6,7 @@ network's layout; epsilon and step size are in pixel levels (0-255) at every int
 """
 import contextlib
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack import ModelDesc
 from tensorpack.models import regularize_cost
@@ -15,6 +16,7 @@ from tensorpack.tfutils.tower import get_current_tower_context
 from tensorpack.utils import logger
 
 from accumulation import mean_over_parts
+from norms import BALLS
 from smooth_activations import backward_slope
 
 # Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
@@ -41,7 +43,7 @@ TRAINING_STEP = 'training_step'
 # Streams of random numbers that one run draws from, so that none repeats another.
 TRAINING_STREAM, EVALUATION_STREAM = 0, 1
 # Within an attack on one image.
-_START, _FROM_CLEAN, _TARGET = 0, 1, 2
+_START, _FROM_CLEAN, _TARGET, _START_LENGTH = 0, 1, 2, 3
 
 
 def image_seeds(seed, stream, position):
@@ -72,8 +74,8 @@ class NoOpAttacker:
 
     def describe(self):
         """As ``PGDAttacker.describe``: an attack of no length."""
-        return {'name': self.name, 'norm': PGDAttacker.norm, 'epsilon': 0.0, 'step_size': 0.0,
-                'num_iter': self.num_iter, 'targeted': False}
+        return {'name': self.name, 'norm': 'Linf', 'epsilon': 0.0, 'step_size': 0.0, 'num_iter': self.num_iter,
+                'targeted': False}
 
     def attack(self, image, label, get_logits, seeds=None):
         """Return ``image`` as it is, and NO_TARGET [N] as there is no target."""
@@ -81,10 +83,11 @@ class NoOpAttacker:
 
 
 class PGDAttacker:
-    """Projected gradient descent in the L-infinity ball (Madry et al. 2017; FD Sec 6, SAT Sec 3).
+    """Projected gradient descent in a ball around the image (Madry et al. 2017; FD Sec 6, SAT Sec 3).
 
-    Untargeted, it raises the cross entropy of the true label (SAT); targeted, it lowers that of a label drawn
-    uniformly from the wrong ones (FD Sec 6.1).
+    Untargeted, it raises the cross entropy of the true label (SAT); targeted, it lowers that of a wrong one: of a label
+    drawn uniformly (FD Sec 6.1), or of the one that the network finds least likely on the clean image (Kurakin et al.
+    2017).
 
     Args:
         num_iter (int): steps, at least 1.
@@ -97,29 +100,34 @@ class PGDAttacker:
         enlarge_small_steps (bool): raise step_size to epsilon / num_iter where it is smaller, as the releases do, so
             that the attack can cross the ball; said in the log. Off: step_size is taken as it is.
         seed (int): for the draws of images that come without ``seeds``.
+        norm (str): one of ``BALLS``, in which lengths are measured.
+        least_likely (bool): of a targeted attack, see above.
     Raises:
         ValueError: a number out of range; names it.
     """
-    norm = 'Linf'
 
     def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
-                 num_classes=1000, enlarge_small_steps=True, seed=0):
+                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False):
         for name, value, valid, wanted in (
+                ('norm', norm, norm in BALLS, 'one of {}'.format(', '.join(BALLS))),
                 ('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1, 'a whole number above 0'),
-                ('epsilon', epsilon, 0 < epsilon <= 255, 'a radius in (0, 255] pixel levels'),
+                ('epsilon', epsilon, 0 < epsilon <= 255 or (norm != 'Linf' and 0 < epsilon < float('inf')),
+                 'a radius in (0, 255] pixel levels' if norm == 'Linf' else 'a positive number of pixel levels'),
                 ('step_size', step_size, step_size > 0, 'a positive number of pixel levels'),
                 ('prob_start_from_clean', prob_start_from_clean, 0 <= prob_start_from_clean <= 1, 'a probability'),
                 ('num_classes', num_classes, num_classes >= 2, 'at least 2')):
             if not valid:
-                raise ValueError('PGDAttacker: {} must be {}, not {}'.format(name, wanted, value))
+                raise ValueError('{}: {} must be {}, not {}'.format(type(self).__name__, name, wanted, value))
         self.num_iter = int(num_iter)
         self.epsilon = float(epsilon)
         self.step_size = float(step_size)
+        self.norm = norm
         if enlarge_small_steps and self.step_size < self.epsilon / self.num_iter:
             self.step_size = self.epsilon / self.num_iter
-            logger.warning('PGD-{}: step size raised from {:g} to epsilon / steps = {:.4g} pixel levels'.format(
-                self.num_iter, step_size, self.step_size))
+            logger.warning('{}: step size raised from {:g} to epsilon / steps = {:.4g} pixel levels'.format(
+                self.name, step_size, self.step_size))
         self.targeted = targeted
+        self.least_likely = least_likely
         self.random_start = random_start
         self.prob_start_from_clean = prob_start_from_clean
         self.num_classes = num_classes
@@ -127,13 +135,17 @@ class PGDAttacker:
 
     @property
     def name(self):
-        return 'PGD-{}'.format(self.num_iter)
+        return self._in_norm('PGD-{}'.format(self.num_iter))
+
+    def _in_norm(self, name):
+        return name if self.norm == 'Linf' else '{}-{}'.format(name, self.norm)
 
     def describe(self):
         """The attack's parameters, JSON-ready; lengths in pixel levels, 0-255."""
         return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'step_size': self.step_size,
-                'num_iter': self.num_iter, 'targeted': self.targeted, 'random_start': self.random_start,
-                'prob_start_from_clean': self.prob_start_from_clean}
+                'num_iter': self.num_iter, 'targeted': self.targeted,
+                'target': ('least-likely' if self.least_likely else 'random') if self.targeted else 'none',
+                'random_start': self.random_start, 'prob_start_from_clean': self.prob_start_from_clean}
 
     def attack(self, image, label, get_logits, seeds=None):
         """Attack a batch.
@@ -152,23 +164,41 @@ class PGDAttacker:
             if seeds is None:
                 seeds = image_seeds(self.seed, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
             label = tf.cast(label, tf.int32)
-            target = self._draw_target(label, seeds) if self.targeted else tf.fill(tf.shape(label), NO_TARGET)
-            reach = self.epsilon * PIXEL
-            # Both ends are valid pixels, also around a value outside of [-1, 1], which EfficientNet's resizing makes.
-            lower, upper = (tf.clip_by_value(image + end, -1.0, 1.0) for end in (-reach, reach))
-            start = self._start(image, lower, upper, reach, seeds)
-            step = self.step_size * PIXEL * (-1 if self.targeted else 1)
+            target = self._target(image, label, get_logits, seeds)
+            ball = BALLS[self.norm](image, self.epsilon * PIXEL)
+            step = self.step_size * PIXEL
             attacked_label = target if self.targeted else label
 
-            def one_step(adv):
+            def one_step(adv, *memory):
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=get_logits(adv), labels=attacked_label)
-                gradient, = tf.gradients(tf.reduce_sum(losses), adv)
-                return tf.minimum(tf.maximum(adv + step * tf.sign(gradient), lower), upper)
+                gradient, = tf.gradients(tf.reduce_sum(-losses if self.targeted else losses), adv)
+                gradient, *memory = self._remember(gradient, *memory)
+                return [ball.project(adv + step * ball.steepest(gradient, adv))] + memory
 
-            adv = tf.while_loop(lambda _: True, one_step, [start], maximum_iterations=self.num_iter,
-                                back_prop=False, parallel_iterations=1, name='attack_loop')
+            start = self._start(image, ball, seeds)
+            adv, *_ = tf.while_loop(lambda *_: True, one_step, [start] + self._memory(start),
+                                    maximum_iterations=self.num_iter, back_prop=False, parallel_iterations=1,
+                                    return_same_structure=True, name='attack_loop')
             adv.set_shape(image.shape)
             return adv, target
+
+    def _memory(self, start):
+        """What steps hand on beside the image, at first: a list of tensors."""
+        return []
+
+    def _remember(self, gradient):
+        """The gradient that a step takes, and the memory after it, from the loss's gradient and the memory before."""
+        return [gradient]
+
+    def _target(self, image, label, get_logits, seeds):
+        if not self.targeted:
+            return tf.fill(tf.shape(label), NO_TARGET)
+        if not self.least_likely:
+            return self._draw_target(label, seeds)
+        # The least likely of the wrong ones.
+        logits = get_logits(image)
+        logits = tf.where_v2(tf.one_hot(label, tf.shape(logits)[1], True, False), np.inf, logits)
+        return tf.stop_gradient(tf.argmin(logits, axis=1, output_type=tf.int32))
 
     def _draw_target(self, label, seeds):
         """A uniformly random wrong label, int32 [N] (FD Sec 6.1)."""
@@ -176,14 +206,17 @@ class PGDAttacker:
         offset = 1 + tf.minimum(tf.cast(u * (self.num_classes - 1), tf.int32), self.num_classes - 2)
         return tf.floormod(label + offset, self.num_classes)
 
-    def _start(self, image, lower, upper, reach, seeds):
+    def _start(self, image, ball, seeds):
         if not self.random_start:
             return tf.identity(image)
         shape = tf.shape(image)[1:]
-        noise = _draw_each(seeds, _START, lambda s: tf.random.stateless_uniform(shape, s, -reach, reach))
-        noise.set_shape(image.shape)
+
+        def draw(of_shape):
+            noise = _draw_each(seeds, _START, lambda s: of_shape(shape, s))
+            noise.set_shape(image.shape)
+            return noise
         # Inside the valid range from the first gradient on (the releases clip only after it).
-        start = tf.minimum(tf.maximum(image + noise, lower), upper)
+        start = ball.start(draw, lambda: _draw_each(seeds, _START_LENGTH, lambda s: tf.random.stateless_uniform([], s)))
         if self.prob_start_from_clean > 0:
             u = _draw_each(seeds, _FROM_CLEAN, lambda s: tf.random.stateless_uniform([], s))
             from_clean = tf.reshape(u < self.prob_start_from_clean, [-1, 1, 1, 1])
