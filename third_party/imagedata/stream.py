@@ -137,14 +137,17 @@ class FakeStream:
 
 
 class ValidationBatches:
-    """This rank's share of a validation set, in order, every batch filled up to the same size.
+    """This rank's share of a validation set, or of some images of it, in order, every batch filled up to the same size.
 
     Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks together
     hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each of R ranks
     ``N // R`` images and never evaluates the remainder.)
 
-    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the list).
-    Rows without an image, at the end of the set or because one is unreadable, have index -1, label 0, zero pixels.
+    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the set).
+    Rows without an image, at the end of the list or because one is unreadable, have index -1, label 0, zero pixels.
+
+    Args:
+        indices (sequence of int): positions in the set of the listed images; None lists the whole set.
 
     Attributes:
         rounds (int): batches of the rank that has the most, which may be one more than this one has.
@@ -153,14 +156,15 @@ class ValidationBatches:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, dataset, batch, input_size, augmentation, rank=0, size=1, threads=None):
+    def __init__(self, dataset, batch, input_size, augmentation, rank=0, size=1, threads=None, indices=None):
         _check_positive('--batch', batch)
         _check_positive('--input-size', input_size)
         check_augmentation(augmentation)
         if not 0 <= rank < size:
             raise ValueError("rank {} of {} ranks".format(rank, size))
         self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
-        num_batches = -(-len(dataset.files) // batch)
+        self._indices = range(len(dataset.files)) if indices is None else indices
+        num_batches = -(-len(self._indices) // batch)
         self._numbers = range(rank, num_batches, size)
         self.rounds = len(range(0, num_batches, size))
         self._threads = available_cores() if threads is None else threads
@@ -187,9 +191,8 @@ class ValidationBatches:
         return image, label, index
 
     def _positions(self, number):
-        """Where in the list the images of a batch are."""
-        begin = number * self._batch
-        return range(begin, min(begin + self._batch, len(self._dataset.files)))
+        """Where in the set the images of a batch are."""
+        return self._indices[number * self._batch:(number + 1) * self._batch]
 
     def _empty(self, dtype):
         """Arrays of a batch whose rows are all without an image."""
