@@ -47,12 +47,36 @@ class MomentumAttacker(PGDAttacker):
         return [total, total]
 
 
+class Ensemble:
+    """Attackers that run one after another, each on the images that still stand.
+
+    Attributes:
+        name, norm (str). epsilon (float): in pixel levels. attackers (list): of different names.
+
+    Raises:
+        ValueError: two attackers have the same name.
+    """
+
+    def __init__(self, name, norm, epsilon, attackers):
+        names = [a.name for a in attackers]
+        if len(set(names)) < len(names):
+            raise ValueError('{}: an attack is listed twice: {}'.format(name, ', '.join(names)))
+        self.name, self.norm, self.epsilon, self.attackers = name, norm, epsilon, attackers
+
+    def describe(self):
+        """JSON-ready, as an attacker's, with the names of its parts."""
+        return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'targeted': False,
+                'attacks': [a.name for a in self.attackers]}
+
+
 ATTACKS = ('pgd', 'fgsm', 'momentum', 'autoattack')
 TARGETS = ('none', 'random', 'least-likely')
 
 
 def default_step_size(attack, norm, num_iter, epsilon, linf):
     """Length of a step, in pixel levels, where none is asked for; ``linf``: what PGD has in L-infinity."""
+    if attack == 'fgsm':
+        return epsilon
     if attack == 'momentum':
         return epsilon / num_iter  # Dong et al. 2018 Sec 3.1
     return linf if norm == 'Linf' else 2.5 * epsilon / num_iter  # Madry et al. 2017 Sec 5, for L2

@@ -268,6 +268,22 @@ def write_text(path, text):
     os.replace(temporary, path)
 
 
+def keep_older(path):
+    """Rename a file that is there already, by a number before its ending.
+
+    Returns:
+        str: its new path; None where there is none.
+    """
+    if not os.path.exists(path):
+        return None
+    stem, extension = os.path.splitext(path)
+    number = 1
+    while os.path.exists('{}.{}{}'.format(stem, number, extension)):
+        number += 1
+    os.rename(path, '{}.{}{}'.format(stem, number, extension))
+    return '{}.{}{}'.format(stem, number, extension)
+
+
 def read_json(path, advice=''):
     """Content of a file that ``write_text`` wrote.
 

@@ -5,6 +5,8 @@ import functools
 import json
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from typing import Callable, List, NamedTuple
@@ -15,12 +17,15 @@ from tensorpack.utils import logger
 
 import checkpoints
 import evaluation
+import journal
+import judging
 import nets
 import recipes
 import training
 from adv_model import NoOpAttacker, PGDAttacker
+from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
-from stopping import StopSignal
+from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
                                         connect, default_data_address, describe_policy, goodbye, list_images,
@@ -30,11 +35,31 @@ from third_party.utils import (end_by, fail, gather_texts, library_versions, ses
 
 
 def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
-    """The attacker that resolved flags ask for: PGD, or none for 0 steps."""
+    """The attacker of training and of its evaluations that resolved flags ask for: PGD, or none for 0 steps."""
     if num_iter == 0:
         return NoOpAttacker()
     return PGDAttacker(num_iter, epsilon, step_size, targeted=args.targeted, num_classes=args.num_classes,
                        prob_start_from_clean=prob_start_from_clean, seed=args.seed)
+
+
+def make_evaluation_attacker(args):
+    """What ``--eval`` attacks with: an attacker, an ``Ensemble``, or None for 0 steps.
+
+    Raises:
+        ValueError: there is no such version of AutoAttack, or not for this norm or number of classes.
+    """
+    if args.attack == 'autoattack':
+        from autoattack import make_attackers
+        return Ensemble('autoattack-{}-{}'.format(args.autoattack_version, args.norm), args.norm, args.attack_epsilon,
+                        make_attackers(args.autoattack_version, args.norm, args.attack_epsilon, args.num_classes))
+    if args.attack_iter == 0:
+        return None
+    options = dict(norm=args.norm, targeted=args.targeted, least_likely=args.attack_target == 'least-likely',
+                   num_classes=args.num_classes, seed=args.seed)
+    if args.attack == 'fgsm':
+        return FGSMAttacker(args.attack_epsilon, **options)
+    attacker = {'pgd': PGDAttacker, 'momentum': MomentumAttacker}[args.attack]
+    return attacker(args.attack_iter, args.attack_epsilon, args.attack_step_size, **options)
 
 
 def make_model(args):
@@ -67,12 +92,12 @@ def run(args):
     """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
     try:
         with _quiet_threads():
-            if args.eval or args.eval_directory:
+            if args.eval_directory:
                 with _started() as ranks:
-                    (evaluate if args.eval else classify_directory)(args, ranks)
+                    classify_directory(args, ranks)
             else:
-                with StopSignal() as signals, _started() as ranks:
-                    train(args, ranks, signals)
+                with StopSignal(EVALUATION_SIGNALS if args.eval else SIGNALS) as signals, _started() as ranks:
+                    (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
@@ -102,9 +127,10 @@ def _quiet_threads():
         threading.excepthook = hook
 
 
-def validation_batches(args, dataset, ranks, augmentation):
-    """This rank's images, seen as a network wants them that was trained with ``augmentation``."""
-    share = ranks.rank, ranks.size, threads_for(ranks)
+def validation_batches(args, dataset, ranks, augmentation, indices=None):
+    """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
+    ``augmentation``."""
+    share = ranks.rank, ranks.size, threads_for(ranks), indices
     if augmentation == 'efficientnet':
         return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
     return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
@@ -122,36 +148,80 @@ def _session(ranks, args, values):
     return session
 
 
-def evaluate(args, ranks):
+# Flags that decide an evaluation's verdicts, beside checkpoint, data and attack.
+_DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
+           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_epsilon',
+           'augmentation', 'moving_average_decay', 'attack_gradient', 'seed')
+
+
+def _settings(args, dataset, values, attackers):
+    """All that decides an evaluation's verdicts, JSON-ready."""
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset)}
+    for number, attacker in enumerate(attackers, 1):
+        for name, value in attacker.describe().items():
+            settings['attack {}: {}'.format(number, name)] = value
+    return dict(settings, **{name: getattr(args, name) for name in _DECIDE})
+
+
+def evaluate(args, ranks, signals):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
     begin = time.time()
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
+    attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
+    if attacker:
+        logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]'
+                    .format(attacker.name, **evaluation.threat_model(attacker)))
 
     model = make_model(args)
-    attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size)
-    attackers = [attacker] if attacker.num_iter else []
-    tower = evaluation.EvaluationTower(model, attacker, ranks, args.attack_gradient)
-    batches = validation_batches(args, dataset, ranks, args.augmentation)
+    ensemble = isinstance(attacker, Ensemble)
+    attackers = attacker.attackers if ensemble else [attacker] if attacker else []
+    judge = judging.Judging(model, attackers, ranks, ensemble, args.attack_gradient)
     folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
-        nets.network_name(args), os.path.basename(checkpoints.find(args.load)), attacker.name))
-    together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
+        nets.network_name(args), os.path.basename(checkpoints.find(args.load)), (attacker or NoOpAttacker()).name))
+
+    def open_journal():
+        evaluation.make_results_folder(folder)
+        return journal.Journal(folder, _settings(args, dataset, values, attackers), len(evaluation.ROW),
+                               args.resume_eval)
+    kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: _session(ranks, args, values)) as session:
-        verdicts = tower.run(session, batches, attackers, ranks.is_chief)
-    if not ranks.is_chief:
-        return
-    if not len(verdicts[evaluation.CLEAN].index):
+        outcome = judge.run(session, dataset, lambda indices: validation_batches(
+            args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
+    if ranks.is_chief:
+        _report(args, ranks, attacker, dataset, folder, kept, outcome, kept.seconds + time.time() - begin)
+    if outcome.signal:
+        together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
+        sys.exit(exit_code(outcome.signal))
+
+
+def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
+    """Write and print what an evaluation has found, all of it or up to a signal."""
+    clean = outcome.verdicts[evaluation.CLEAN]
+    stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
+        signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
+    if not len(clean.index):
+        if stopped:
+            logger.warning(stopped.format(''))
+            return
+        kept.close()
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
-    attacker = attacker if attackers else None
-    results = evaluation.make_results(verdicts, attacker, len(dataset.files), dict(vars(args), ranks=ranks.size),
-                                      library_versions(), time.time() - begin)
-    evaluation.write_results(folder, results, verdicts, attacker, dataset.files)
-    evaluation.print_results(results)
+    results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
+                                      library_versions(), seconds, not stopped)
+    evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
-            results['num_unreadable'], len(dataset.files)))
+            results['num_unreadable'], outcome.tried))
+    if isinstance(attacker, Ensemble):
+        for attack in results['attacks']:
+            logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
+    if stopped:
+        logger.warning(stopped.format('; results so far are in {}'.format(folder)))
+        return
+    kept.close()
+    evaluation.print_results(results)
     logger.info('Results are in {}'.format(folder))
 
 

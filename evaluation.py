@@ -15,12 +15,49 @@ from tensorpack.utils import logger
 from tensorpack.utils.utils import get_tqdm
 
 from adv_model import NO_TARGET, PREDICTION, TARGET, WRONG_TOP5, NoOpAttacker
-from checkpoints import write_text
+from checkpoints import keep_older, read_json, write_text
 from third_party.utils import gather_rows
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 _PER_ATTACK = (PREDICTION, WRONG_TOP5, TARGET)
+ROW = ('pass', 'index', 'label') + _PER_ATTACK  # columns of a verdict on an image; pass 0 is the clean one
+
+
+class Passes:
+    """Graph of one network that judges batches: without an attack, which is pass 0, and under each of some attackers.
+
+    Build it where a new variable scope may reuse the network's variables.
+
+    Args:
+        model (AdvImageNetModel). attackers (list).
+        attack_gradient (str): see ``AdvImageNetModel.get_inference_func``.
+    """
+
+    def __init__(self, model, attackers, attack_gradient=None):
+        side = model.image_shape
+        with TowerContext('evaluation', is_training=False):
+            # Bytes of most data sets, but EfficientNet's resizing leaves fractions.
+            self._image = tf.placeholder(tf.float32, [None, side, side, 3], name='image')
+            self._label = tf.placeholder(tf.int32, [None], name='label')
+            self._index = tf.placeholder(tf.int32, [None], name='index')
+            inputs = self._image, self._label, self._index
+            self._found = [model.get_inference_func(NoOpAttacker())(*inputs)]
+            self._found += [model.get_inference_func(a, attack_gradient)(*inputs) for a in attackers]
+
+    def judge(self, session, number, batch, feed=()):
+        """One pass over a batch.
+
+        Args:
+            number (int): of the pass. batch: image, label, index as ``ValidationBatches`` yields them.
+            feed (dict): what the attacker needs besides.
+        Returns:
+            np.ndarray: int32 [n, 6], columns as ``ROW``, of the rows that have an image.
+        """
+        image, label, index = batch
+        found = session.run([self._found[number][name] for name in _PER_ATTACK],
+                            {**dict(feed), self._image: image, self._label: label, self._index: index})
+        return np.stack([np.full(len(index), number), index, label] + found, axis=1).astype(np.int32)[index >= 0]
 
 
 class EvaluationTower:
@@ -31,25 +68,16 @@ class EvaluationTower:
 
     Args:
         model (AdvImageNetModel). attacker (PGDAttacker): sets all but the number of steps. ranks (Ranks).
-        attack_gradient (str): see ``AdvImageNetModel.get_inference_func``.
     """
 
-    def __init__(self, model, attacker, ranks, attack_gradient=None):
-        side = model.image_shape
-        with TowerContext('evaluation', is_training=False):
-            # Bytes of most data sets, but EfficientNet's resizing leaves fractions.
-            self._image = tf.placeholder(tf.float32, [None, side, side, 3], name='image')
-            self._label = tf.placeholder(tf.int32, [None], name='label')
-            self._index = tf.placeholder(tf.int32, [None], name='index')
-            self._num_iter = tf.placeholder(tf.int32, [], name='num_iter')
-            self._step_size = tf.placeholder(tf.float32, [], name='step_size')
-            fed = copy.copy(attacker)
-            fed.num_iter, fed.step_size = self._num_iter, self._step_size
-            inputs = self._image, self._label, self._index
-            self._clean = model.get_inference_func(NoOpAttacker())(*inputs)
-            self._attacked = model.get_inference_func(fed, attack_gradient)(*inputs)
+    def __init__(self, model, attacker, ranks):
+        self._num_iter = tf.placeholder(tf.int32, [], name='num_iter')
+        self._step_size = tf.placeholder(tf.float32, [], name='step_size')
+        fed = copy.copy(attacker)
+        fed.num_iter, fed.step_size = self._num_iter, self._step_size
+        self._passes = Passes(model, [fed])
         with tf.name_scope('gather_results'):
-            self._local = tf.placeholder(tf.int32, [None, None])
+            self._local = tf.placeholder(tf.int32, [None, len(ROW)])
             self._all = gather_rows(ranks, self._local, 'evaluation_rows')
 
     def run(self, session, batches, attackers, show_progress):
@@ -62,28 +90,21 @@ class EvaluationTower:
         Returns:
             dict: 'clean' and each attacker's name to ``Verdicts`` over all images of all ranks, by index.
         """
-        columns = [_start_rows(1 + len(attackers))]
+        # A row of no pass: a rank without images still takes part in the gathering.
+        rows = [np.full([1, len(ROW)], -1, np.int32)]
         with get_tqdm(total=len(batches), disable=not show_progress, desc='evaluation') as bar:
-            for image, label, index in batches:
-                feed = {self._image: image, self._label: label, self._index: index}
-                passes = [session.run([self._clean[k] for k in _PER_ATTACK], feed)]
-                for attacker in attackers:
-                    feed.update({self._num_iter: attacker.num_iter, self._step_size: attacker.step_size})
-                    passes.append(session.run([self._attacked[k] for k in _PER_ATTACK], feed))
-                columns.append(np.stack([index, label] + [c for p in passes for c in p], axis=1).astype(np.int32))
+            for batch in batches:
+                rows.append(self._passes.judge(session, 0, batch))
+                for number, attacker in enumerate(attackers, 1):
+                    found = self._passes.judge(session, 1, batch, {
+                        self._num_iter: attacker.num_iter, self._step_size: attacker.step_size})
+                    found[:, 0] = number
+                    rows.append(found)
                 bar.update()
-        rows = session.run(self._all, {self._local: np.concatenate(columns)})
-        rows = rows[rows[:, 0] >= 0]
-        rows = rows[np.argsort(rows[:, 0])]
-        names = [CLEAN] + [a.name for a in attackers]
-        width = len(_PER_ATTACK)
-        return {name: Verdicts(rows[:, 0], rows[:, 1], *rows[:, 2 + width * k:2 + width * (k + 1)].T)
-                for k, name in enumerate(names)}
-
-
-def _start_rows(passes):
-    """One row of padding (index -1): a rank without images still takes part in the gathering."""
-    return np.full([1, 2 + len(_PER_ATTACK) * passes], -1, np.int32)
+        rows = session.run(self._all, {self._local: np.concatenate(rows)})
+        rows = rows[np.argsort(rows[:, 1], kind='stable')]
+        return {name: Verdicts(*rows[rows[:, 0] == number, 1:].T)
+                for number, name in enumerate([CLEAN] + [a.name for a in attackers])}
 
 
 class Verdicts:
@@ -100,6 +121,11 @@ class Verdicts:
     @property
     def correct(self):
         return self.prediction == self.label
+
+    def of(self, index):
+        """The ``Verdicts`` on the images ``index`` (int [n], ascending), which must be among these."""
+        chosen = np.searchsorted(self.index, index)
+        return Verdicts(*(a[chosen] for a in (self.index, self.label, self.prediction, self.wrong_top5, self.target)))
 
     def summary(self):
         """Errors as fractions with 95% Wilson intervals, and the count of right ones; JSON-ready."""
@@ -128,21 +154,47 @@ def attack_success(clean, attacked):
     return int((clean.correct & ~attacked.correct).sum()), int(clean.correct.sum())
 
 
-def make_results(verdicts, attacker, files_total, args, versions, seconds):
-    """The content of results.json; ``attacker`` is None for a clean evaluation."""
+def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):
+    """The content of results.json.
+
+    Args:
+        verdicts (dict): 'clean' and the attacks' names to ``Verdicts``, in the order of the attacks.
+        attacker: a single one, or an ``Ensemble``; None for a clean evaluation.
+        files_total (int): images that were to be judged up to now. complete (bool): whether these are all there are.
+    """
     clean = verdicts[CLEAN]
-    results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index),
+    names = list(verdicts)
+    results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None,
-               'attack': (attacker or NoOpAttacker()).describe(),
+               'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
                'args': args, 'versions': versions, 'seed': args['seed'], 'seconds': seconds}
     if attacker:
-        attacked = verdicts[attacker.name]
-        success, trials = attack_success(clean, attacked)
+        results['threat_model'] = threat_model(attacker)
+        attackers = getattr(attacker, 'attackers', [attacker])
+        results['attacks'] = [dict(a.describe(), **_robust(verdicts, names[:number + 1]))
+                              for number, a in enumerate(attackers, 1) if a.name in verdicts]
+    if len(names) > 1:
+        attacked = verdicts[names[-1]]
+        success, trials = attack_success(clean.of(attacked.index), attacked)
         results.update(adversarial=attacked.summary(),
                        attack_success_rate=success / trials if trials else 0.0,
                        attack_success_rate_95=wilson(success, trials) if trials else None,
                        attack_success_of=trials)
     return results
+
+
+def threat_model(attacker):
+    """Norm and radius, in pixel levels, 0-255, and for images in [0, 1]; JSON-ready."""
+    return {'norm': attacker.norm, 'epsilon': attacker.epsilon, 'epsilon_of_unit_images': attacker.epsilon / 255}
+
+
+def _robust(verdicts, names):
+    """How many of the images that the last of ``names`` is done with were right in all of their verdicts."""
+    index = verdicts[names[-1]].index
+    correct = [verdicts[name].of(index).correct for name in names]
+    n, robust, before = len(index), int(np.all(correct, axis=0).sum()), int(np.all(correct[:-1], axis=0).sum())
+    return {'num_images': n, 'robust_correct': robust, 'broken': before - robust,
+            'robust_accuracy': robust / n if n else None, 'robust_accuracy_95': wilson(robust, n) if n else None}
 
 
 def make_results_folder(folder):
@@ -159,29 +211,31 @@ def make_results_folder(folder):
         raise ValueError("--results-dir '{}': not writable".format(folder))
 
 
-def write_results(folder, results, verdicts, attacker, files):
-    """Write results.json and per_example.csv; files of those names that are there already are kept, renamed."""
-    clean = verdicts[CLEAN]
-    attacked = verdicts[attacker.name] if attacker else clean
-    for name in ('results.json', 'per_example.csv'):
-        _keep_older(os.path.join(folder, name))
-    table = os.path.join(folder, 'per_example.csv')
+def write_results(folder, results, clean, attacked, files, broken_by=None, continued=False):
+    """Write results.json and per_example.csv; files of those names that are there already are kept, renamed.
+
+    Args:
+        clean, attacked (Verdicts): of the same images. files (sequence of str): names by index.
+        broken_by (list of str): a further column, or None.
+        continued (bool): whether incomplete results that are there may be of this evaluation, and be replaced.
+    """
+    path, table = (os.path.join(folder, name) for name in ('results.json', 'per_example.csv'))
+    if not (continued and _is_incomplete(path)):
+        for name in (path, table):
+            keep_older(name)
     with open(table + '.writing', 'w', newline='') as f:
         writer = csv.writer(f)
-        writer.writerow(['file', 'label', 'clean_pred', 'adv_pred', 'target'])
-        for index, *row in zip(clean.index, clean.label, clean.prediction, attacked.prediction, attacked.target):
-            writer.writerow([files[index]] + [int(v) for v in row])
+        writer.writerow(['file', 'label', 'clean_pred', 'adv_pred', 'target'] + ['broken_by'] * (broken_by is not None))
+        for number, (index, *row) in enumerate(zip(clean.index, clean.label, clean.prediction, attacked.prediction,
+                                                   attacked.target)):
+            writer.writerow([files[index]] + [int(v) for v in row] +
+                            ([] if broken_by is None else [broken_by[number]]))
     os.replace(table + '.writing', table)
-    write_text(os.path.join(folder, 'results.json'), json.dumps(results, indent=2) + '\n')
+    write_text(path, json.dumps(results, indent=2) + '\n')
 
 
-def _keep_older(path):
-    stem, extension = os.path.splitext(path)
-    number = 1
-    while os.path.exists('{}.{}{}'.format(stem, number, extension)):
-        number += 1
-    if os.path.exists(path):
-        os.rename(path, '{}.{}{}'.format(stem, number, extension))
+def _is_incomplete(path):
+    return os.path.isfile(path) and read_json(path).get('complete') is False
 
 
 def print_results(results):

@@ -14,8 +14,10 @@ try:
     import recipes
     import smooth_activations
     from adv_model import OPTIMIZERS
+    from attacks import ATTACKS, TARGETS, default_step_size
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
+    from norms import BALLS
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
@@ -155,6 +157,10 @@ def get_parser():
                      help='output of --eval-directory (default: %(default)s)')
     run.add_argument('--results-dir', metavar='DIR',
                      help='where --eval writes results.json and per_example.csv (default: results/<network>-<attack>)')
+    run.add_argument('--resume-eval', action='store_true',
+                     help="go on with the evaluation that was killed or stopped with the same --results-dir, or start one; "
+                          'the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the images '
+                          'judged so far')
     run.add_argument('--logdir', metavar='NAME',
                      help="suffix of the log directory's name; with a slash in it, the directory itself")
     again = run.add_mutually_exclusive_group()
@@ -203,17 +209,30 @@ def get_parser():
     data.add_argument('--no-zmq-ops', action='store_true', help='receive data in Python instead of by the op')
 
     attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in '
-                                                   'pixel levels, 0-255, L-infinity norm')
+                                                   'pixel levels, 0-255')
+    attack.add_argument('--attack', choices=ATTACKS,
+                        help='of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; '
+                             'autoattack: several attacks, each on the images that still stand (default: pgd)')
+    attack.add_argument('--norm', choices=list(BALLS),
+                        help='of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels '
+                             'of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)')
+    attack.add_argument('--autoattack-version', metavar='VERSION',
+                        help='standard, plus, rand, or a list of attacks such as apgd-ce,square (default: standard)')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
-                        help="PGD steps, 0 for none (default: the recipe's, 1 or 30; with --eval 10)")
+                        help="steps of pgd or momentum, 0 for no attack (default: the recipe's, 1 or 30; with --eval "
+                             '10)')
     attack.add_argument('--attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
-                        help="radius (default: the recipe's, 4 or 16)")
+                        help="radius (default: the recipe's, 4 or 16; none in L2 and L1)")
     attack.add_argument('--attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
                         help="length of a step, raised to epsilon / steps where that is more (default: the recipe's, "
-                             '4 or 1; 1 with --eval or another number of steps than its)')
+                             '4 or 1; 1 with --eval or another number of steps than its; 2.5 epsilon / steps in L2 and '
+                             'L1; epsilon / steps for momentum)')
     attack.add_argument('--targeted', action='store_true', default=None,
                         help="aim at a random wrong label (default: the recipe's; feature-denoising does)")
     attack.add_argument('--untargeted', action='store_false', dest='targeted', help='away from the true label')
+    attack.add_argument('--attack-target', choices=TARGETS,
+                        help='of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong label '
+                             'that the network gives the lowest score on the clean image')
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
                              "a random point (default: the recipe's, 0 or 0.2)")
@@ -222,7 +241,7 @@ def get_parser():
 
     evaluation = parser.add_argument_group('evaluation attacker')
     evaluation.add_argument('--eval-attack-iter', type=_at_least(1), metavar='STEPS',
-                            help='PGD steps of the evaluations during training and of --eval (default: 10)')
+                            help='steps of the evaluations during training and of --eval (default: 10)')
     evaluation.add_argument('--eval-attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
                             help="radius during training (default: the training attack's)")
     evaluation.add_argument('--eval-attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
@@ -296,6 +315,7 @@ def parse_args(argv=None):
     parser = get_parser()
     args = parser.parse_args(argv)
     typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
+    _check_attack(args, parser)
     resolve_architecture(args, parser)
     recipe = recipes.RECIPES[args.recipe]
     if args.augmentation is None:
@@ -304,7 +324,11 @@ def parse_args(argv=None):
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        _default(args, 'attack_iter', recipe.eval_attack_iter)
+        _default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipe.eval_attack_iter)
+        if args.attack_iter:
+            _default(args, 'attack_step_size', default_step_size(
+                args.attack, args.norm, args.attack_iter, recipe.attack_epsilon if typed_epsilon is None else typed_epsilon,
+                recipe.eval_attack_step_size))
     if args.eval or args.attack_iter not in (None, recipe.attack_iter):
         # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
         _default(args, 'attack_step_size', recipe.eval_attack_step_size)
@@ -312,16 +336,55 @@ def parse_args(argv=None):
                         'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'epochs', 'base_lr',
                         'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'eval_attack_iter',
                         'eval_attack_step_size'))
+    if args.attack_target is None:
+        args.attack_target = 'random' if args.targeted else 'none'
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
     _check(args, parser, typed_iter, typed_epsilon)
+    if args.attack == 'autoattack':  # which has lengths of its own
+        args.attack_iter = args.attack_step_size = None
     return args
 
 
 def _default(args, name, value):
     if getattr(args, name) is None:
         setattr(args, name, value)
+
+
+# What belongs to --eval alone, and what the attacks of --eval have of their own: flags as they are typed.
+_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval')
+_STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
+_NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
+            'fgsm': _STEPS + ('autoattack_version',), 'autoattack': _STEPS + ('targeted', 'attack_target')}
+
+
+def _check_attack(args, parser):
+    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe."""
+    for name in () if args.eval else _EVAL_ONLY:
+        if getattr(args, name):
+            parser.error('--{} is for --eval'.format(name.replace('_', '-')))
+    _default(args, 'attack', 'pgd')
+    for name in _NOT_FOR[args.attack]:
+        if getattr(args, name) is not None:
+            parser.error('--attack {} has no --{}'.format(
+                args.attack, 'untargeted' if (name, args.targeted) == ('targeted', False) else name.replace('_', '-')))
+    if args.attack_target is not None:
+        if args.targeted not in (None, args.attack_target != 'none'):
+            parser.error('--{} and --attack-target {}: choose one'.format(
+                'targeted' if args.targeted else 'untargeted', args.attack_target))
+        args.targeted = args.attack_target != 'none'
+    steps = args.attack_iter if args.eval_attack_iter is None else args.eval_attack_iter
+    for flag, typed in (('--attack momentum', args.attack == 'momentum'), ('--norm {}'.format(args.norm), args.norm)):
+        if typed and steps == 0:
+            parser.error('{} without steps: give --attack-iter of 1 or more'.format(flag))
+    if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
+        parser.error('--norm {} needs --attack-epsilon, in pixel levels: 255 times that for images in [0, 1]'.format(
+            args.norm))
+    _default(args, 'norm', 'Linf')
+    if args.attack == 'autoattack':
+        _default(args, 'autoattack_version', 'standard')
+        args.targeted = False
 
 
 def _check(args, parser, typed_iter, typed_epsilon):
@@ -364,9 +427,9 @@ def _check(args, parser, typed_iter, typed_epsilon):
         field = prefix.replace('-', '_') + 'attack_'
         if getattr(args, field + 'iter') == 0:
             continue
-        if not 0 < getattr(args, field + 'epsilon') <= 255:
-            parser.error('--{}attack-epsilon {:g}: an attack needs a radius in (0, 255] pixel levels'.format(
-                prefix, getattr(args, field + 'epsilon')))
+        if not 0 < getattr(args, field + 'epsilon') <= (255 if args.norm == 'Linf' else float('inf')):
+            parser.error('--{}attack-epsilon {:g}: an attack needs a radius in (0, {}] pixel levels'.format(
+                prefix, getattr(args, field + 'epsilon'), '255' if args.norm == 'Linf' else 'infinity'))
         if not getattr(args, field + 'step_size') > 0:
             parser.error('--{}attack-step-size 0: an attack needs a positive step'.format(prefix))
 

@@ -1,4 +1,4 @@
-"""Stopping a training run before its end, on all ranks after the same step: by a signal, or because of its loss."""
+"""Stopping a run before its end, on all ranks after the same step: by a signal, or because of its loss."""
 import signal
 import sys
 
@@ -12,21 +12,28 @@ from third_party.utils import fail, largest_over_ranks, together
 # What batch systems and launchers send before a time limit or a preemption.
 SIGNALS = signal.SIGTERM, signal.SIGUSR1
 EXIT_CODE = 128 + signal.SIGTERM  # for both: a requeueing script asks only whether the run can be continued
+EVALUATION_SIGNALS = SIGNALS + (signal.SIGINT,)  # an evaluation also has something to write for who interrupts it
+
+
+def exit_code(number):
+    """Exit code of a program that this signal has ended."""
+    return 128 + number if number == signal.SIGINT else EXIT_CODE
 
 
 class StopSignal:
-    """As a context, in the main thread: remembers a signal of ``SIGNALS``, or ends a program that is still starting.
+    """As a context, in the main thread: remembers a signal of ``numbers``, or ends a program that is still starting.
 
     Attributes:
         number (int): of the last signal, 0 before there was one.
         deferred (bool): set when somebody looks at ``number`` from time to time.
     """
 
-    def __init__(self):
+    def __init__(self, numbers=SIGNALS):
         self.number, self.deferred = 0, False
+        self._numbers = numbers
 
     def __enter__(self):
-        self._before = [(number, signal.signal(number, self._receive)) for number in SIGNALS]
+        self._before = [(number, signal.signal(number, self._receive)) for number in self._numbers]
         return self
 
     def __exit__(self, *_):
@@ -37,7 +44,7 @@ class StopSignal:
         self.number = number
         if not self.deferred:
             logger.warning('stopped by {} before the first step'.format(signal.Signals(number).name))
-            sys.exit(EXIT_CODE)
+            sys.exit(exit_code(number))
 
 
 class StopTogether(Callback):

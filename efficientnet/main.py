@@ -104,7 +104,7 @@ ABSENT = {
 _KINDS = {name: flag[0] for table in (EVALUATION, TRAINING, ABSENT) for name, flag in table.items()}
 _WORD = re.compile(r'--?(\w+)(=.*)?', re.DOTALL)
 # The main program's flags with which an attack is wanted.
-_ATTACK = re.compile(r'--(eval-)?attack-.*|--(un)?targeted', re.DOTALL)
+_ATTACK = re.compile(r'--(eval-)?attack([-=].*)?|--norm(=.*)?|--(un)?targeted', re.DOTALL)
 
 
 def get_parser():

@@ -151,6 +151,7 @@ class ValidationBatches:
 
     Attributes:
         rounds (int): batches of the rank that has the most, which may be one more than this one has.
+        round_size (int): images of all ranks' batches together.
 
     Raises:
         ValueError: an argument is out of range.
@@ -166,7 +167,7 @@ class ValidationBatches:
         self._indices = range(len(dataset.files)) if indices is None else indices
         num_batches = -(-len(self._indices) // batch)
         self._numbers = range(rank, num_batches, size)
-        self.rounds = len(range(0, num_batches, size))
+        self.rounds, self.round_size = len(range(0, num_batches, size)), size * batch
         self._threads = available_cores() if threads is None else threads
         self._reader = _Reader(dataset)
 
