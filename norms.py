@@ -94,7 +94,8 @@ class L1Ball(_RoundBall):
         Elements at the end of the pixels' range that the step would leave are passed over, as in SLIDE's published
         code.
         """
-        stuck = ((adv <= -1) & (gradient < 0)) | ((adv >= 1) & (gradient > 0))
+        # But for rounding, by which an element may end beside the end that it was cut to.
+        stuck = tf.sign(gradient) * adv > 1 - 1e-5
         size = self._flat(tf.where_v2(stuck, 0.0, tf.abs(gradient)))
         smallest = tf.nn.top_k(size, max(1, round(L1_SHARE * self._elements))).values[:, -1:]
         kept = tf.cast((size >= smallest) & (size > 0), tf.float32)
