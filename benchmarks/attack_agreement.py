@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Is our PGD the one that others mean? Compares it image by image with the Adversarial Robustness Toolbox's (ART).
+"""Are our attacks those that others mean? Compares them image by image with the Adversarial Robustness Toolbox's (ART).
 
 Both attack the same graph with the same weights from the same images (no random start), so that every image should
 fall to both or to neither.
@@ -7,7 +7,8 @@ fall to both or to neither.
     .venv/bin/python benchmarks/attack_agreement.py --load b0.npz --data imagenet --arch EfficientNet \\
         --attack-iter 10 --attack-epsilon 4 --attack-step-size 1
 
-Takes main.py's flags of --eval. Needs requirements-test.txt.
+Takes main.py's flags of --eval: pgd, fgsm and momentum, untargeted, in Linf and L2 (in L1 ART's steps move one element
+each, ours SLIDE's share of them). Needs requirements-test.txt.
 """
 import os
 import sys
@@ -22,9 +23,23 @@ from tensorpack.tfutils.tower import TowerContext
 import checkpoints
 import commands
 import main
-from adv_model import PIXEL, PGDAttacker, image_preprocess
+from adv_model import PIXEL, image_preprocess
+from attacks import FGSMAttacker, MomentumAttacker
 from third_party.imagenet_utils import open_dataset
 from third_party.utils import Ranks, session_config
+
+
+def arts_attack(classifier, attacker):
+    """ART's attack of the same kind and lengths as ``attacker`` (PGDAttacker), from the clean image."""
+    from art.attacks.evasion import FastGradientMethod, MomentumIterativeMethod, ProjectedGradientDescentNumpy
+    options = dict(norm={'Linf': np.inf, 'L2': 2, 'L1': 1}[attacker.norm], eps=attacker.epsilon * PIXEL,
+                   batch_size=10 ** 6)
+    if isinstance(attacker, FGSMAttacker):
+        return FastGradientMethod(classifier, **options)
+    options.update(eps_step=attacker.step_size * PIXEL, max_iter=attacker.num_iter, verbose=False)
+    if isinstance(attacker, MomentumAttacker):
+        return MomentumIterativeMethod(classifier, decay=attacker.decay, **options)
+    return ProjectedGradientDescentNumpy(classifier, num_random_init=0, **options)
 
 
 def attack_both(session, image, label, logits, attack_graph, batches, attacker):
@@ -39,15 +54,12 @@ def attack_both(session, image, label, logits, attack_graph, batches, attacker):
         clean, ours, arts: bool [N], whether each image is right without an attack and after either of them; and the share
         of image elements that are equal in both adversarial images, to a tenth of a pixel level.
     """
-    from art.attacks.evasion import ProjectedGradientDescentNumpy
     from art.estimators.classification import TensorFlowClassifier
     one_hot = tf.placeholder(tf.float32, [None, int(logits.shape[1])])
     loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits_v2(labels=one_hot, logits=logits))
     classifier = TensorFlowClassifier(image, logits, labels_ph=one_hot, loss=loss, sess=session, clip_values=(-1, 1),
                                       channels_first=int(image.shape[1]) == 3)
-    art = ProjectedGradientDescentNumpy(classifier, norm=np.inf, eps=attacker.epsilon * PIXEL,
-                                        eps_step=attacker.step_size * PIXEL, max_iter=attacker.num_iter,
-                                        num_random_init=0, batch_size=10 ** 6, verbose=False)
+    art = arts_attack(classifier, attacker)
     rights, equal = [], []
     for x, y in batches:
         found = [x, session.run(attack_graph, {image: x, label: y}), art.generate(x=x, y=y)]
@@ -59,8 +71,10 @@ def attack_both(session, image, label, logits, attack_graph, batches, attacker):
 def run(argv):
     args = main.parse_args(['--eval'] + argv)
     model = commands.make_model(args)
-    attacker = PGDAttacker(args.attack_iter, args.attack_epsilon, args.attack_step_size, random_start=False,
-                           num_classes=args.num_classes)
+    attacker = commands.make_evaluation_attacker(args)
+    if args.attack == 'autoattack' or args.norm == 'L1' or args.targeted or not attacker:
+        sys.exit('attack_agreement.py: error: compares pgd, fgsm and momentum alone, untargeted, in Linf and L2')
+    attacker.random_start = False
     raw = tf.placeholder(tf.float32, [None, args.input_size, args.input_size, 3])
     # Both start from valid images; EfficientNet's resizing may leave the range a little.
     prepared = tf.clip_by_value(image_preprocess(raw, model.data_format, model.channels), -1, 1)

@@ -1,4 +1,5 @@
-"""PGD against the Adversarial Robustness Toolbox's: the same graph, the same start, the same verdict on each image."""
+"""Attacks against the Adversarial Robustness Toolbox's: the same graph, the same start, the same verdict on each image."""
+import functools
 import os
 import sys
 
@@ -8,7 +9,9 @@ import tensorflow.compat.v1 as tf
 from sklearn.datasets import load_sample_images
 from tensorpack.tfutils.tower import TowerContext
 
+import norms
 from adv_model import PGDAttacker
+from attacks import FGSMAttacker, MomentumAttacker
 from networks import make_network
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'benchmarks'))
@@ -47,3 +50,36 @@ def test_pgd_has_the_same_success_on_99_percent_of_the_images(sess, load_rule_we
     assert 0.1 < ours.mean() < 0.9, 'an epsilon at which every image falls, or none, compares nothing'
     assert np.mean(ours == arts) >= 0.99
     assert equal > 0.99
+
+
+# In pixel levels; the radii are such that a part of the images falls.
+ATTACKERS = [PGDAttacker(10, 12.0, 3.0, random_start=False, norm='L2'),
+             PGDAttacker(10, 60.0, 15.0, random_start=False, norm='L1'),
+             FGSMAttacker(1.0), FGSMAttacker(12.0, norm='L2'),
+             MomentumAttacker(10, 1.0, 0.25), MomentumAttacker(10, 12.0, 3.0, norm='L2')]
+
+
+@pytest.mark.filterwarnings('ignore:PyTorch not found')
+def test_other_attacks_and_norms_too(sess, load_rule_weights, record_property, monkeypatch):
+    from art import utils
+    from art.attacks.evasion import fast_gradient
+    # As ART's L1 steps, which move one element each; and its exact projection in place of its default, which scales.
+    monkeypatch.setattr(norms, 'L1_SHARE', 0)
+    monkeypatch.setattr(fast_gradient, 'projection', functools.partial(utils.projection, suboptimal=False))
+    side = 8
+    model = make_network('--arch', 'CifarResNet', '-d', '8', '--input-size', str(side), '--data-format', 'NHWC')
+    image, label = tf.placeholder(tf.float32, [None, side, side, 3]), tf.placeholder(tf.int32, [None])
+    with TowerContext('', is_training=False):
+        logits = model.get_logits(image)
+        advs = [model.attack(attacker, image, label, None)[0] for attacker in ATTACKERS]
+    load_rule_weights(sess)
+    # Of half the contrast: at the ends of the range our L1 step passes over elements that ART's would move.
+    pictures = photos(200, side) / 2
+    batch = pictures, sess.run(logits, {image: pictures}).argmax(1)
+    for attacker, adv in zip(ATTACKERS, advs):
+        clean, ours, arts, equal = attack_both(sess, image, label, logits, adv, [batch], attacker)
+        record_property(attacker.name, [int(v.sum()) for v in (clean, ours, arts)] + [equal])
+        assert clean.all()
+        assert 0.1 < ours.mean() < 0.9, '{}: an epsilon at which every image falls, or none'.format(attacker.name)
+        assert np.mean(ours == arts) >= 0.99, attacker.name
+        assert equal > 0.99, attacker.name
