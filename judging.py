@@ -71,35 +71,49 @@ class Judging:
         table = _Table(len(self._names), len(order))
         table.add(self._share(session, journal.rows if journal else np.empty([0, len(ROW)], np.int32)))
         signals.deferred = True
-        signal, done = 0, []
+        done = []
+
+        def save(rows):
+            if journal and len(rows):
+                journal.append(rows, time.time() - begin)
         for stage in self._stages:
             wanted = table.standing_before(stage[0])
             todo = order[(wanted & ~table.known[stage].all(axis=0))[order]]
-            judged, bar = 0, self._bar(stage[-1], int(wanted.sum()), len(todo))
-            batches = make_batches(todo)
-            with contextlib.closing(iter(batches)) as mine, bar:
-                for number in range(batches.rounds):
-                    rows = self._share(session, self._judge(session, stage, next(mine, None)), signals.number)
-                    signal = max([row[1] for row in rows if row[0] == _SIGNAL], default=0)
-                    rows = rows[rows[:, 0] >= 0]
-                    table.add(rows)
-                    if journal and len(rows):
-                        journal.append(rows, time.time() - begin)
-                    before, judged = judged, min(len(todo), (number + 1) * batches.round_size)
-                    self._check_read(table, stage[0], todo[before:judged], dataset)
-                    bar.set_description(self._describe(stage[-1], table), refresh=False)
-                    bar.update(judged - before)
-                    if signal:
-                        break
-            if judged < len(todo):
-                # What comes before the first image that is left is done with this stage, whatever became of it.
-                done.append(np.isin(np.arange(len(order)), order[:list(order).index(todo[judged])]))
-            else:
-                done.append(np.ones(len(order), bool))
+            with self._bar(stage[-1], int(wanted.sum()), len(todo)) as bar:
+                judged, signal = self._run_stage(session, stage, table, todo, make_batches(todo), signals, bar, save)
+            # An image that was read for an earlier attack must not count as having withstood one it was not read for.
+            lost = todo[:judged][~table.known[stage[0]][todo[:judged]]]
+            if stage[0] and len(lost):
+                fail("'{}' cannot be read any more; when it can, --resume-eval goes on".format(dataset.files[lost[0]]),
+                     self._ranks.rank)
+            # What comes before the first image that is left is done with this stage, whatever became of it.
+            reached = list(order).index(todo[judged]) if judged < len(todo) else len(order)
+            done.append(np.isin(np.arange(len(order)), order[:reached]))
             if signal:
                 break
         complete = len(done) == len(self._stages) and done[-1].all()
         return self._outcome(table, done, 0 if complete else int(signal))
+
+    def _run_stage(self, session, stage, table, todo, batches, signals, bar, save):
+        """All ranks' rounds of batches, until a signal.
+
+        Returns:
+            how many of ``todo`` have been asked for, and the signal or 0.
+        """
+        judged = 0
+        with contextlib.closing(iter(batches)) as mine:
+            for number in range(batches.rounds):
+                rows = self._share(session, self._judge(session, stage, next(mine, None)), signals.number)
+                signal = rows[rows[:, 0] == _SIGNAL, 1].max()
+                rows = rows[rows[:, 0] >= 0]
+                table.add(rows)
+                save(rows)
+                before, judged = judged, min(len(todo), (number + 1) * batches.round_size)
+                bar.set_description(self._describe(stage[-1], table), refresh=False)
+                bar.update(judged - before)
+                if signal:
+                    return judged, signal
+        return judged, 0
 
     def _judge(self, session, stage, batch):
         if batch is None:
@@ -111,13 +125,6 @@ class Judging:
         own = np.full([1, len(ROW)], _SIGNAL, np.int32)
         own[0, 1] = signal
         return session.run(self._all, {self._local: np.concatenate([own, rows])})
-
-    def _check_read(self, table, first_pass, asked, dataset):
-        """An image that was read for an earlier attack must not count as having withstood one that it was not read for."""
-        lost = asked[~table.known[first_pass][asked]] if first_pass else []
-        if len(lost):
-            fail("'{}' cannot be read any more; when it can, --resume-eval goes on".format(dataset.files[lost[0]]),
-                 self._ranks.rank)
 
     def _bar(self, last_pass, total, left):
         return get_tqdm(total=total, initial=total - left, disable=not self._ranks.is_chief,
