@@ -111,6 +111,8 @@ def test_values_have_absl_s_syntax(resolve, typed):
     (['--attack-iter', '10', '--attack-epsilon', '4', '--attack-step-size', '1'], (10, 4.0, 1.0, False)),
     (['--attack-iter=20'], (20, 4.0, 1.0, False)), (['--eval-attack-iter', '30'], (30, 4.0, 1.0, False)),
     (['--attack-epsilon', '8'], (10, 8.0, 1.0, False)), (['--targeted'], (10, 4.0, 1.0, True)),
+    (['--attack', 'fgsm'], (1, 4.0, 4.0, False)), (['--attack=autoattack'], (None, 4.0, None, False)),
+    (['--norm=L2', '--attack-epsilon', '50'], (10, 50.0, 12.5, False)),
     (['--seed', '3'], (0, 4.0, 1.0, False))])
 def test_an_attack_is_asked_for_with_main_s_flags(resolve, typed, expected):
     args = resolve(*typed)

@@ -324,6 +324,10 @@ def refusal(capsys, run, argv):
     (['--resume', '--starting-epoch', '5'], ['--resume', '--starting-epoch']),
     (['--attack-eps', '4'], ['--attack-eps']),
     (['--act', 'relu'], ['--act']),
+    (['--attack', 'pgd'], ['--attack is for --eval']), (['--norm', 'L2'], ['--norm is for --eval']),
+    (['--attack-target', 'random'], ['--attack-target is for --eval']),
+    (['--resume-eval'], ['--resume-eval is for --eval']),
+    (['--autoattack-version', 'plus'], ['--autoattack-version is for --eval']),
     (['--no-such-flag'], ['--no-such-flag'])])
 def test_a_mistake_in_the_flags_is_refused_in_one_line_that_names_it(capsys, argv, named):
     line = refusal(capsys, main.parse_args, argv)
@@ -356,6 +360,44 @@ def test_an_absent_folder_is_refused_by_name(capsys, tmp_path, npz, flag):
     (['--eval', '--attack-iter', '5', '--attack-epsilon', '0'], '--attack-epsilon 0')])
 def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     assert named in refusal(capsys, main.parse_args, ['--load', npz] + argv)
+
+
+@pytest.mark.parametrize('argv, line', [
+    (['--attack', 'fgsm', '--attack-iter', '5'], '--attack fgsm has no --attack-iter'),
+    (['--attack', 'fgsm', '--attack-step-size', '5'], '--attack fgsm has no --attack-step-size'),
+    (['--attack', 'autoattack', '--eval-attack-iter', '5'], '--attack autoattack has no --eval-attack-iter'),
+    (['--attack', 'autoattack', '--targeted'], '--attack autoattack has no --targeted'),
+    (['--attack', 'autoattack', '--untargeted'], '--attack autoattack has no --untargeted'),
+    (['--attack', 'autoattack', '--attack-target', 'random'], '--attack autoattack has no --attack-target'),
+    (['--attack', 'momentum', '--attack-iter', '0'], '--attack momentum without steps'),
+    (['--norm', 'L2', '--attack-iter', '0', '--attack-epsilon', '9'], '--norm L2 without steps'),
+    (['--norm', 'L2'], '--norm L2 needs --attack-epsilon'), (['--norm', 'L1'], '--norm L1 needs --attack-epsilon'),
+    (['--norm', 'L1', '--attack-epsilon', '0'], '--attack-epsilon 0'), (['--norm', 'L3'], '--norm'),
+    (['--attack', 'apgd'], '--attack'), (['--autoattack-version', 'plus'], '--attack pgd has no --autoattack-version'),
+    (['--targeted', '--attack-target', 'none'], '--targeted and --attack-target none'),
+    (['--untargeted', '--attack-target', 'least-likely'], '--untargeted and --attack-target least-likely')])
+def test_flags_that_an_attack_does_not_have_are_refused(capsys, npz, argv, line):
+    assert line in refusal(capsys, main.parse_args, ['--eval', '--load', npz] + argv)
+
+
+@pytest.mark.parametrize('argv, expected', [
+    ([], ('pgd', 'Linf', 10, 4.0, 1.0, False, 'none')), (['--targeted'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'random')),
+    (['--attack-target', 'random'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'random')),
+    (['--attack-target', 'least-likely'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'least-likely')),
+    (['--recipe', 'feature-denoising'], ('pgd', 'Linf', 10, 16.0, 1.0, True, 'random')),
+    (['--recipe', 'feature-denoising', '--attack-target', 'none'], ('pgd', 'Linf', 10, 16.0, 1.0, False, 'none')),
+    (['--norm', 'L2', '--attack-epsilon', '500', '--attack-iter', '5'], ('pgd', 'L2', 5, 500.0, 250.0, False, 'none')),
+    (['--norm', 'L1', '--attack-epsilon', '5000', '--attack-step-size', '9'],
+     ('pgd', 'L1', 10, 5000.0, 9.0, False, 'none')),
+    (['--attack', 'fgsm'], ('fgsm', 'Linf', 1, 4.0, 4.0, False, 'none')),
+    (['--attack', 'momentum'], ('momentum', 'Linf', 10, 4.0, 0.4, False, 'none')),
+    (['--attack', 'autoattack', '--recipe', 'feature-denoising'],
+     ('autoattack', 'Linf', None, 16.0, None, False, 'none'))])
+def test_what_eval_attacks_with(npz, argv, expected):
+    args = main.parse_args(['--eval', '--load', npz] + argv)
+    assert (args.attack, args.norm, args.attack_iter, args.attack_epsilon, args.attack_step_size, args.targeted,
+            args.attack_target) == expected
+    assert args.autoattack_version == ('standard' if args.attack == 'autoattack' else None)
 
 
 @pytest.fixture

@@ -75,6 +75,17 @@ def by_index(batches):
     return {int(k): (image, int(label)) for row in batches for image, label, k in zip(*row) if k >= 0}
 
 
+def test_chosen_images_come_in_their_order(tmp_path):
+    dataset = numbered_set(tmp_path, 9)
+    whole = by_index(read(dataset))
+    chosen = [7, 2, 8, 0, 3]
+    batches = list(ReleasedValidationBatches(dataset, 2, 32, threads=2, indices=np.array(chosen)))
+    assert np.concatenate([index for _, _, index in batches]).tolist() == chosen + [-1]
+    for number, (image, label) in by_index(batches).items():
+        np.testing.assert_array_equal(image, whole[number][0])
+        assert label == whole[number][1]
+
+
 @pytest.mark.parametrize('size', [224, 240, 380])
 def test_the_view_is_that_of_the_released_code(sess, fixture_path, load_json, size):
     with open(fixture_path('sample.jpg'), 'rb') as f:

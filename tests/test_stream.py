@@ -230,6 +230,20 @@ def test_validation_batches_are_the_same_for_any_number_of_ranks(dataset):
     assert batches(1) == batches(2) == batches(3) and len(batches(1)) == 6
 
 
+@pytest.mark.parametrize('size', [1, 2])
+@pytest.mark.parametrize('chosen', [[17, 3, 3, 9, 0, 22, 5], [4], []])
+def test_validation_batches_of_chosen_images_hold_these_in_their_order(dataset, chosen, size):
+    shares = [ValidationBatches(dataset, 3, 8, 'none', rank, size, threads=2, indices=np.array(chosen, np.int64))
+              for rank in range(size)]
+    assert {share.rounds for share in shares} == {-(-len(chosen) // 3 // size)} and shares[0].round_size == 3 * size
+    batches = [batch for found in itertools.zip_longest(*shares) for batch in found if batch is not None]
+    seen = np.concatenate([index for _, _, index in batches] or [[]])
+    assert seen.tolist() == chosen + [-1] * (-len(chosen) % 3)
+    for image, label, index in batches:
+        real = index >= 0
+        assert (value_of(image)[real] == index[real]).all() and (label[real] == index[real] % 7).all()
+
+
 def test_validation_marks_unreadable_images_and_can_be_repeated(damaged, caplog):
     validation = ValidationBatches(damaged, 8, 8, 'none', threads=2)
     for _ in range(2):
