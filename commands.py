@@ -49,7 +49,7 @@ def make_evaluation_attacker(args):
         ValueError: there is no such version of AutoAttack, or not for this norm or number of classes.
     """
     if args.attack == 'autoattack':
-        from autoattack import make_attackers
+        from autoattack.ensemble import make_attackers
         return Ensemble('autoattack-{}-{}'.format(args.autoattack_version, args.norm), args.norm, args.attack_epsilon,
                         make_attackers(args.autoattack_version, args.norm, args.attack_epsilon, args.num_classes))
     if args.attack_iter == 0:

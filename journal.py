@@ -38,11 +38,12 @@ class Journal:
             self._read(settings)
             return
         if resume:
-            logger.warning("--resume-eval: no unfinished evaluation in '{}', so it starts at its beginning".format(folder))
+            logger.warning("--resume-eval: no unfinished evaluation in '{}', so it starts at its beginning".format(
+                folder))
         kept = keep_older(self.path)
         if kept:
-            logger.warning("an unfinished evaluation was there, which --resume-eval would have continued; it is kept as "
-                           "'{}'".format(kept))
+            logger.warning("an unfinished evaluation was there, which --resume-eval would have continued; it is kept "
+                           "as '{}'".format(kept))
         write_text(self.path, json.dumps({'settings': settings}) + '\n')
 
     def _read(self, settings):

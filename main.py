@@ -158,9 +158,9 @@ def get_parser():
     run.add_argument('--results-dir', metavar='DIR',
                      help='where --eval writes results.json and per_example.csv (default: results/<network>-<attack>)')
     run.add_argument('--resume-eval', action='store_true',
-                     help="go on with the evaluation that was killed or stopped with the same --results-dir, or start one; "
-                          'the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the images '
-                          'judged so far')
+                     help='go on with the evaluation that was killed or stopped with the same --results-dir, or start '
+                          'one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the '
+                          'images judged so far')
     run.add_argument('--logdir', metavar='NAME',
                      help="suffix of the log directory's name; with a slash in it, the directory itself")
     again = run.add_mutually_exclusive_group()
@@ -214,8 +214,8 @@ def get_parser():
                         help='of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; '
                              'autoattack: several attacks, each on the images that still stand (default: pgd)')
     attack.add_argument('--norm', choices=list(BALLS),
-                        help='of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels '
-                             'of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)')
+                        help='of --eval, in which radius and steps are measured; L2 and L1 over all pixels and '
+                             'channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)')
     attack.add_argument('--autoattack-version', metavar='VERSION',
                         help='standard, plus, rand, or a list of attacks such as apgd-ce,square (default: standard)')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
@@ -231,8 +231,8 @@ def get_parser():
                         help="aim at a random wrong label (default: the recipe's; feature-denoising does)")
     attack.add_argument('--untargeted', action='store_false', dest='targeted', help='away from the true label')
     attack.add_argument('--attack-target', choices=TARGETS,
-                        help='of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong label '
-                             'that the network gives the lowest score on the clean image')
+                        help='of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong '
+                             'label that the network gives the lowest score on the clean image')
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
                              "a random point (default: the recipe's, 0 or 0.2)")
@@ -327,8 +327,8 @@ def parse_args(argv=None):
         _default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipe.eval_attack_iter)
         if args.attack_iter:
             _default(args, 'attack_step_size', default_step_size(
-                args.attack, args.norm, args.attack_iter, recipe.attack_epsilon if typed_epsilon is None else typed_epsilon,
-                recipe.eval_attack_step_size))
+                args.attack, args.norm, args.attack_iter,
+                recipe.attack_epsilon if typed_epsilon is None else typed_epsilon, recipe.eval_attack_step_size))
     if args.eval or args.attack_iter not in (None, recipe.attack_iter):
         # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
         _default(args, 'attack_step_size', recipe.eval_attack_step_size)

@@ -6,7 +6,7 @@ step of length 1 climbs most, and how to draw a point from it.
 import tensorflow.compat.v1 as tf
 
 # Share of an image's elements that an L1 step moves: Tramer and Boneh 2019 (SLIDE) move those at or above the 99th
-# percentile of the gradient's size. The single steepest element, which is all that L1 asks for, soon cannot move any more.
+# percentile of the gradient's size. The single steepest element, which is all that L1 asks for, soon cannot move on.
 L1_SHARE = 0.01
 
 _TINY = 1e-30

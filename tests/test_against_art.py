@@ -1,4 +1,4 @@
-"""Attacks against the Adversarial Robustness Toolbox's: the same graph, the same start, the same verdict on each image."""
+"""Attacks against the Adversarial Robustness Toolbox's: the same graph and start, the same verdict on each image."""
 import functools
 import os
 import sys

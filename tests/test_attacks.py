@@ -229,13 +229,14 @@ def test_a_radius_or_norm_that_is_none_is_refused(norm, epsilon):
 
 
 def test_an_ensemble_s_attacks_have_different_names():
-    assert Ensemble('two', 'Linf', 4.0, [PGDAttacker(1, 4, 4), FGSMAttacker(4)]).describe()['attacks'] == ['PGD-1', 'FGSM']
+    ensemble = Ensemble('two', 'Linf', 4.0, [PGDAttacker(1, 4, 4), FGSMAttacker(4)])
+    assert ensemble.describe()['attacks'] == ['PGD-1', 'FGSM']
     with pytest.raises(ValueError, match='twice: FGSM, FGSM'):
         Ensemble('two', 'Linf', 4.0, [FGSMAttacker(4), FGSMAttacker(4)])
 
 
 @pytest.mark.parametrize('attack, norm, expected', [
-    ('pgd', 'Linf', 1.0), ('pgd', 'L2', 25.0), ('pgd', 'L1', 25.0), ('momentum', 'Linf', 10.0), ('momentum', 'L2', 10.0),
-    ('fgsm', 'L2', 100.0)])
+    ('pgd', 'Linf', 1.0), ('pgd', 'L2', 25.0), ('pgd', 'L1', 25.0), ('momentum', 'Linf', 10.0),
+    ('momentum', 'L2', 10.0), ('fgsm', 'L2', 100.0)])
 def test_default_steps(attack, norm, expected):
     assert default_step_size(attack, norm, 10, 100.0, 1.0) == expected

@@ -56,7 +56,7 @@ test_judging.run_here(sys.argv[1:])
 
 def run_here(argv):
     """``main.main``; with the variable PAUSE, waits for ever before that judged batch (from 1) of this process."""
-    sys.modules['autoattack'] = Ensemble
+    sys.modules.update({'autoattack': Ensemble, 'autoattack.ensemble': Ensemble})
     nets.CifarResNetModel.network = linear_map
     pause, judge, calls = int(os.environ.get('PAUSE', 0)), evaluation.Passes.judge, []
 
@@ -107,7 +107,8 @@ def here(data, load, tmp_path, monkeypatch):
     tf.disable_v2_behavior()
     tf.enable_resource_variables()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, 'autoattack', Ensemble)
+    for name in ('autoattack', 'autoattack.ensemble'):
+        monkeypatch.setitem(sys.modules, name, Ensemble)
     monkeypatch.setattr(nets.CifarResNetModel, 'network', linear_map)
 
     def run(*more):
@@ -132,6 +133,7 @@ def whole(data, load, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch, tf.Graph().as_default():
             patch.chdir(folder)
             patch.setitem(sys.modules, 'autoattack', Ensemble)
+            patch.setitem(sys.modules, 'autoattack.ensemble', Ensemble)
             patch.setattr(nets.CifarResNetModel, 'network', linear_map)
             main.main(flags(data, load, *typed))
         assert sorted(os.listdir(folder / 'out')) == [TABLE, 'results.json']
@@ -205,8 +207,8 @@ def test_verdicts_do_not_depend_on_the_batch_size(here, whole, attack, batch):
 
 @pytest.mark.parametrize('typed, name', [
     (['--attack', 'fgsm'], 'FGSM'), (['--attack', 'momentum', '--attack-iter', '2'], 'MI-FGSM-2'),
-    (['--norm', 'L2', '--attack-epsilon', '100'], 'PGD-10-L2'), (['--attack', 'fgsm', '--norm', 'L1', '--attack-epsilon',
-                                                                  '600'], 'FGSM-L1')])
+    (['--norm', 'L2', '--attack-epsilon', '100'], 'PGD-10-L2'),
+    (['--attack', 'fgsm', '--norm', 'L1', '--attack-epsilon', '600'], 'FGSM-L1')])
 def test_other_attacks_are_judged_like_pgd(here, typed, name, capsys):
     results, rows = here(*typed)
     assert results['attack']['name'] == name and [a['name'] for a in results['attacks']] == [name]

@@ -137,7 +137,7 @@ class FakeStream:
 
 
 class ValidationBatches:
-    """This rank's share of a validation set, or of some images of it, in order, every batch filled up to the same size.
+    """This rank's share of a validation set, or of a list of its images, in order, every batch filled up to one size.
 
     Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks together
     hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each of R ranks
