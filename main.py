@@ -215,7 +215,8 @@ def get_parser():
                              'autoattack: several attacks, each on the images that still stand (default: pgd)')
     attack.add_argument('--norm', choices=list(BALLS),
                         help='of --eval, in which radius and steps are measured; L2 and L1 over all pixels and '
-                             'channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)')
+                             'channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: '
+                             'Linf)')
     attack.add_argument('--autoattack-version', metavar='VERSION',
                         help='standard, plus, rand, or a list of attacks such as apgd-ce,square (default: standard)')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',

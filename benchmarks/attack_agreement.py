@@ -49,7 +49,8 @@ def attack_both(session, image, label, logits, attack_graph, batches, attacker):
         session (tf.Session): with the weights loaded.
         image, label (tf.Tensor): placeholders, float32 images in the network's layout and scale, and int labels.
         logits (tf.Tensor): of ``image``. attack_graph (tf.Tensor): our adversarial images of ``image``.
-        batches: iterable of image, label (np.ndarray). attacker (PGDAttacker): untargeted; whose parameters ART takes.
+        batches: iterable of image, label (np.ndarray).
+        attacker (PGDAttacker): untargeted, from the clean image; whose parameters ART takes.
     Returns:
         clean, ours, arts: bool [N], whether each image is right without an attack and after either of them; and the share
         of image elements that are equal in both adversarial images, to a tenth of a pixel level.
