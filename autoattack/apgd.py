@@ -63,11 +63,11 @@ class APGDAttacker(Attacker):
         lengths.append(max(self.num_iter - sum(lengths), 0))
         radii = tf.constant([factor * self.radius for factor, _ in LARGER_EPSILON], tf.float32)
         noise = self.streams.normal(victims.seeds, self._stream(number), victims.image.shape[1:])
-        start = victims.image + project_l1(victims.image, noise, radii[0])
+        start = project_l1(victims.image, noise, radii[0])
 
         def one_ball(index, start, *_):
             ball = L1Ball(victims.image, radii[index], tf.constant(lengths)[index])
-            start = victims.image + project_l1(victims.image, start - victims.image, radii[index])
+            start = project_l1(victims.image, start - victims.image, radii[index])
             result = self.run(victims, target, ball, start, sparse_start=True)
             return index + 1, result.best, result.adv, result.right
 
@@ -223,7 +223,7 @@ class L1Ball(_Ball):
     shrink, smallest = 1.5, 0.1  # of the step size
 
     def random_point(self, streams, seeds, stream):
-        return self.image + project_l1(self.image, streams.normal(seeds, stream, self.image.shape[1:]), self.radius)
+        return project_l1(self.image, streams.normal(seeds, stream, self.image.shape[1:]), self.radius)
 
     def first_size_and_memory(self, start):
         rows = tf.shape(self.image)[0]
@@ -248,7 +248,7 @@ class L1Ball(_Ball):
         smallest = tf.gather(tf.sort(steepness, axis=1), tf.cast(left, tf.int32), axis=1, batch_dims=1)
         signs = tf.where_v2(steepness >= smallest[:, tf.newaxis], tf.sign(gradient), 0.0)
         climbed = point + size * signs / (length(signs, 'L1') + 1e-10)
-        return self.image + project_l1(self.image, climbed - self.image, self.radius)
+        return project_l1(self.image, climbed - self.image, self.radius)
 
     @property
     def _elements(self):

@@ -26,11 +26,9 @@ def dual_length(gradient, norm):
 
 
 def project_l1(centre, move, radius):
-    """Shorten ``move`` so that it stays in the L1 ball and ``centre + move`` among valid pixels (MB Sec 3).
+    """The point nearest to ``centre + move`` that is in the L1 ball and among valid pixels (MB Sec 3).
 
     Both at once: cut to one after the other, a move would lose length that the ball still has. ``radius``: float.
-    Returns:
-        tf.Tensor: the move to the nearest such point.
     """
     point = centre + move
     size = tf.abs(move)
@@ -50,7 +48,9 @@ def project_l1(centre, move, radius):
     threshold = tf.math.divide_no_nan(excess - others, _sum(tf.cast(moving, tf.float32)))
     threshold = tf.minimum(tf.maximum(threshold, low), high)
     inside = _sum(size - forced) <= radius
-    return move - tf.sign(move) * tf.where_v2(inside, forced, shrink_by(threshold))
+    # In the published code's order: what moves back may miss the centre by a rounding error, and then counts as changed
+    # when APGD asks how sparse a point is.
+    return point - tf.sign(move) * tf.where_v2(inside, forced, shrink_by(threshold))
 
 
 def move_to_plane(point, normal, excess, norm):

@@ -21,13 +21,26 @@ def cross_entropy(logits, label):
 def dlr(logits, label):
     """Difference of logits ratio (AA Eq. 6), which does not change with the logits' scale; of 3 classes or more."""
     top = tf.nn.top_k(logits, 3).values
-    return -margin(logits, label) / (top[:, 0] - top[:, 2] + 1e-12)
+    return _ratio(-margin(logits, label), top[:, 0] - top[:, 2] + 1e-12)
 
 
 def targeted_dlr(logits, label, target):
     """The same towards a label ``target`` (AA Eq. 7); of 4 classes or more."""
     top = tf.nn.top_k(logits, 4).values
-    return (logit_of(logits, target) - logit_of(logits, label)) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return _ratio(logit_of(logits, target) - logit_of(logits, label),
+                  top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+@tf.custom_gradient
+def _ratio(upper, lower):
+    """``upper / lower`` [N]. Where the label is the third one, the DLR loss is 1 and flat: both parts' gradients must
+    cancel to 0, as a step goes by the sign of what remains. TensorFlow's own are divided each in its way, and do not."""
+    ratio = upper / lower
+
+    def gradient(slope):
+        slope /= lower
+        return slope, -ratio * slope
+    return ratio, gradient
 
 
 def _is(label, logits):

@@ -210,8 +210,8 @@ class Bumps:
     def _within(self, image, change):
         """Points of the ball around ``image`` in the direction of ``change``, cut to valid pixels."""
         if self._norm == 'L1':
-            centre, change = self._grid.flat(image), self._grid.flat(change)
-            return self._grid.image(centre + project_l1(centre, change, self._radius * (1 - 1e-6)))
+            point = project_l1(self._grid.flat(image), self._grid.flat(change), self._radius * (1 - 1e-6))
+            return self._grid.image(point)
         size = tf.sqrt(self._total(change)) + 1e-12
         return tf.clip_by_value(image + change / size * self._radius, 0.0, 1.0)
 
