@@ -73,8 +73,8 @@ class APGDAttacker(Attacker):
 
         _, best, adv, right = tf.while_loop(
             lambda index, *_: index < len(lengths), one_ball,
-            [tf.constant(0), start, start, tf.ones_like(victims.label, tf.bool)], back_prop=False, parallel_iterations=1,
-            name='balls')
+            [tf.constant(0), start, start, tf.ones_like(victims.label, tf.bool)], back_prop=False,
+            parallel_iterations=1, name='balls')
         return Result(best, None, adv, right)
 
     def run(self, victims, target, ball, start, sparse_start=False):
@@ -96,10 +96,9 @@ class APGDAttacker(Attacker):
             best, best_gradient = choose(better, point, best), choose(better, gradient, best_gradient)
             best_loss = tf.where_v2(better, loss, best_loss)
             size, restart, memory = ball.adapt(number, size, loss, best, best_loss, *memory)
-            following = ball.step(number, choose(restart, best, point), before, choose(restart, best_gradient, gradient),
-                                  size, *memory)
-            return [number + 1, following, choose(restart, best, point), best, best_gradient, best_loss, adv, right,
-                    size] + memory
+            point, gradient = choose(restart, best, point), choose(restart, best_gradient, gradient)
+            following = ball.step(number, point, before, gradient, size, *memory)
+            return [number + 1, following, point, best, best_gradient, best_loss, adv, right, size] + memory
 
         # Point 0 is the start, point i the one that iteration i - 1 of the published code comes to: so a single copy of
         # the network in the graph sees them all.
@@ -135,8 +134,8 @@ class APGDAttacker(Attacker):
 
 
 class Result:
-    """Of one run; ``best`` [N, D] is the point of the highest loss ``best_loss`` [N], ``adv`` [N, D] the last one with a
-    wrong label, ``right`` bool [N] whether there was none."""
+    """Of one run; ``best`` [N, D] is the point of the highest loss, ``best_loss`` [N], ``adv`` [N, D] the last one with
+    a wrong label, ``right`` bool [N] whether there was none."""
 
     def __init__(self, best, best_loss, adv, right):
         self.best, self.best_loss, self.adv, self.right = best, best_loss, adv, right
@@ -145,8 +144,9 @@ class Result:
 class _Ball:
     """A ball around ``image`` [N, D], cut to valid pixels, and the rule for the step sizes of a run in it.
 
-    ``adapt`` gives, after point ``number``, the size [N, 1] of the next step, whether it starts from the best point, bool
-    [N], and what it hands on to the next call and to ``step``; ``first_size_and_memory`` what it is called with first.
+    ``adapt`` gives, after point ``number``, the size [N, 1] of the next step, whether it starts from the best point,
+    bool [N], and what it hands on to the next call and to ``step``; ``first_size_and_memory`` what it is called with
+    first.
     """
     first_step = 2.0  # in radii
     momentum = 0.75  # AA Sec 3.1: share of the gradient step in the step taken
@@ -232,7 +232,7 @@ class L1Ball(_Ball):
         return [tf.fill([rows, 1], self.first_step * self.radius), share, changed]
 
     def adapt(self, number, size, loss, best, best_loss, share, changed_before):
-        """MB Sec 4.1: as sparse as the best point is; a full step where that became much sparser, else a shorter one."""
+        """MB Sec 4.1: as sparse as the best point is; a full step where that became much sparser, else a shorter."""
         every = tf.maximum(tf.cast(0.04 * tf.cast(self.num_iter, tf.float64), tf.int32), 1)
         check = (number > 0) & tf.equal(number % every, 0)
         changed = self._changed(best)

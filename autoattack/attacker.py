@@ -31,8 +31,8 @@ class Attacker:
     """Base of the attackers; a subclass sets ``name`` and gives ``_search`` and ``_options``.
 
     Args:
-        norm (str): 'Linf', 'L2' or 'L1'. epsilon (float): radius in pixel levels, 0-255, in any norm: in L2 and L1 it is
-            255 times that of images in [0, 1].
+        norm (str): 'Linf', 'L2' or 'L1'. epsilon (float): radius in pixel levels, 0-255, in any norm: in L2 and L1 too
+            it is 255 times that of images in [0, 1].
         num_classes (int): of the network. seed (int): for the draws of images that come without ``seeds``.
         streams (ImageStreams): source of random numbers.
     Raises:
@@ -78,8 +78,8 @@ class Attacker:
             seeds (tf.Tensor): int64 [N, 2] from ``image_seeds``; without them every image has the seed of its place
                 in the batch.
         Returns:
-            adv (tf.Tensor): like ``image``: within epsilon of it and in [-1, 1] where the attack broke it, and the image
-                itself elsewhere.
+            adv (tf.Tensor): like ``image``: within epsilon of it and in [-1, 1] where the attack broke it, and the
+                image itself elsewhere.
             target (tf.Tensor): int32 [N], NO_TARGET: the attack is won by any wrong label.
         Raises:
             ValueError: H and W are not known.
@@ -136,7 +136,7 @@ class Attacker:
 
 
 def put(adv, rows, found, broken):
-    """``adv`` [N, D] in [-1, 1] with those of ``found`` [M, D] in [0, 1] that ``broken`` marks at their ``rows`` [M]."""
+    """``adv`` [N, D] in [-1, 1], with those of ``found`` [M, D] in [0, 1] marked ``broken`` in their ``rows`` [M]."""
     return tf.tensor_scatter_nd_update(adv, tf.boolean_mask(rows, broken)[:, tf.newaxis],
                                        2 * tf.boolean_mask(found, broken) - 1)
 

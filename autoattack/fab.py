@@ -1,5 +1,5 @@
-"""FAB: the smallest change that makes a label wrong, found along the boundary (Croce and Hein 2020, "Minimally distorted
-adversarial examples with a fast adaptive boundary attack")."""
+"""FAB: the smallest change that makes a label wrong, found along the boundary (Croce and Hein 2020, "Minimally
+distorted adversarial examples with a fast adaptive boundary attack")."""
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -12,14 +12,14 @@ from autoattack.losses import logit_of
 class FABAttacker(Attacker):
     """FAB towards the nearest of all other labels ('fab') or towards one label after another ('fab-t').
 
-    An image is broken if the change found is not above epsilon. 'fab' takes as many backward passes an iteration as there
-    are classes.
+    An image is broken if the change found is not above epsilon. 'fab' takes as many backward passes an iteration as
+    there are classes.
 
     Args: see ``Attacker``, and
         name (str): 'fab' or 'fab-t'.
         num_iter (int): iterations of a run.
-        restarts (int): runs, the first one from the clean image, each other one from a random point; with 'fab-t' runs for
-            each target.
+        restarts (int): runs, the first one from the clean image, each other one from a random point; with 'fab-t' runs
+            for each target.
         targets (int): of 'fab-t': the most likely wrong labels of the clean image.
     Raises:
         ValueError: as ``Attacker``.
@@ -103,7 +103,7 @@ class FABAttacker(Attacker):
         return lead[:, tf.newaxis], slope
 
     def _nearest_plane(self, victims, point):
-        """``_plane`` of the label whose plane is the nearest one; one label after another, to hold but two gradients."""
+        """``_plane`` of the label whose plane is the nearest one; one label after another, to hold two gradients."""
         logits = victims.get_logits(point)
         classes = tf.shape(logits)[1]
         label = tf.one_hot(victims.label, classes)

@@ -34,7 +34,8 @@ def targeted_dlr(logits, label, target):
 @tf.custom_gradient
 def _ratio(upper, lower):
     """``upper / lower`` [N]. Where the label is the third one, the DLR loss is 1 and flat: both parts' gradients must
-    cancel to 0, as a step goes by the sign of what remains. TensorFlow's own are divided each in its way, and do not."""
+    cancel to 0, as a step goes by the sign of what remains. TensorFlow's own are each divided in its way, and may not.
+    """
     ratio = upper / lower
 
     def gradient(slope):

@@ -43,8 +43,8 @@ def test_a_large_image_reaches_the_plane_to_float32_accuracy(sess, norm):
     point = ((1 + tiny_cnn.uniform('point', [2, elements])) / 2).astype(np.float32)
     normal = (tiny_cnn.uniform('normal', [2, elements]) ** 3).astype(np.float32)
     excess = np.array([[300.0], [-3000.0]], np.float32)
-    move = sess.run(move_to_plane(tf.constant(point), tf.constant(normal), tf.constant(excess), norm)).astype(np.float64)
-    assert np.allclose((move * normal).sum(axis=1), -excess[:, 0], rtol=1e-4)
+    move = sess.run(move_to_plane(tf.constant(point), tf.constant(normal), tf.constant(excess), norm))
+    assert np.allclose((move.astype(np.float64) * normal).sum(axis=1), -excess[:, 0], rtol=1e-4)
     assert (point + move).min() > -1e-6 and (point + move).max() < 1 + 1e-6
 
 
