@@ -4,9 +4,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tiny_cnn
+from adv_model import image_seeds
 from autoattack import losses
 from autoattack.geometry import NORMS, dual_length, length, move_to_plane, project_l1
 from autoattack.square import Bumps, Grid, Stripes, bumps, window_share
+from autoattack.streams import ImageStreams
 
 
 @pytest.fixture(scope='module')
@@ -110,3 +112,20 @@ def test_square_changes_both_layouts_alike(sess, changes, norm):
 def test_bumps_need_room():
     with pytest.raises(ValueError, match='9 x 16 are too small for L2'):
         Bumps('L2', 0.1, Grid((9, 16, 3)), 5)
+
+
+@pytest.mark.parametrize('kind', ['uniform', 'normal', 'rows'])
+def test_images_have_numbers_of_their_own_wherever_they_are(sess, kind):
+    streams, seeds = ImageStreams(), image_seeds(5, 1, tf.constant([7, 3, 9]))
+
+    def numbers(seeds, stream):
+        if kind == 'rows':
+            draw = streams.rows(seeds, stream, 40, 20, 5)
+            return tf.stack([draw(row, tf.range(tf.shape(seeds)[0])) for row in range(40)], axis=1)
+        return getattr(streams, kind)(seeds, stream, [40, 25])
+    whole, last, other = sess.run([numbers(seeds, 0), numbers(seeds[2:], 0), numbers(seeds, 1)])
+    assert np.array_equal(whole[2:], last)
+    flat = np.concatenate([whole, other]).reshape(6, -1)
+    assert np.abs(np.corrcoef(flat) - np.eye(6)).max() < 0.2
+    mean, deviation = (0, 1) if kind == 'normal' else (0.5, 1 / np.sqrt(12))
+    assert abs(flat.mean() - mean) < 0.05 and abs(flat.std() - deviation) < 0.05
