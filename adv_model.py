@@ -245,6 +245,12 @@ def smoothed_cross_entropy(logits, label, label_smoothing):
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits))
 
 
+def predicted_label(logits):
+    """The most likely label, int32 [N]; -1 where the logits are not finite."""
+    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+    return tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
+
+
 def add_metrics(logits, label, target):
     """Name the tensors by which a batch is judged.
 
@@ -254,14 +260,13 @@ def add_metrics(logits, label, target):
         untargeted one where the true label is not.
     """
     label = tf.cast(label, tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    prediction = tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
+    prediction = predicted_label(logits)
     top5 = tf.math.in_top_k(predictions=logits, targets=label, k=min(5, int(logits.shape[1])))
     wrong = tf.not_equal(prediction, label)
     success = tf.where_v2(tf.equal(target, NO_TARGET), wrong, tf.equal(prediction, target))
     return {PREDICTION: tf.identity(prediction, name=PREDICTION),
             WRONG_TOP1: tf.cast(wrong, tf.float32, name=WRONG_TOP1),
-            WRONG_TOP5: tf.cast(~(top5 & finite), tf.float32, name=WRONG_TOP5),
+            WRONG_TOP5: tf.cast(~(top5 & (prediction >= 0)), tf.float32, name=WRONG_TOP5),
             ATTACK_SUCCESS: tf.cast(success, tf.float32, name=ATTACK_SUCCESS)}
 
 
