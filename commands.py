@@ -27,6 +27,8 @@ from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, Va
                                         make_policy, open_dataset)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
+from zoo import published
+from zoo.fetch import bring
 
 
 def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
@@ -69,9 +71,11 @@ def run(args):
         with _quiet_threads():
             if args.eval or args.eval_directory:
                 with _started() as ranks:
+                    _bring_weights(args.load, ranks)
                     (evaluate if args.eval else classify_directory)(args, ranks)
             else:
                 with StopSignal() as signals, _started() as ranks:
+                    _bring_weights(args.load, ranks)
                     train(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
@@ -100,6 +104,12 @@ def _quiet_threads():
         yield
     finally:
         threading.excepthook = hook
+
+
+def _bring_weights(load, ranks):
+    """Download what ``--load zoo:NAME`` means, by the first rank of each machine, while the others wait."""
+    if published.is_named(load):
+        together(ranks, lambda: ranks.local_rank == 0 and bring(load, logger.info if ranks.is_chief else None))
 
 
 def validation_batches(args, dataset, ranks, augmentation):
