@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import sys
+import traceback
 from urllib.parse import urlsplit
 
 import requests
@@ -15,7 +16,7 @@ from zoo import published
 
 PART = '.part'
 _SECONDS = (10, 60)  # to connect, and between two pieces of an answer
-_PIECE = 1 << 20  # bytes
+_PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
 
 
 def bring(load, say):
@@ -97,12 +98,23 @@ def _fetch_from_drive(address, target, show):
     from gdown.exceptions import FileURLRetrievalError
     try:
         # It would save cookies in the user's home, which may not be writable.
-        gdown.download(address, target, quiet=not (show and sys.stderr.isatty()), use_cookies=False, resume=True)
+        with _files_closed():
+            gdown.download(address, target, quiet=not (show and sys.stderr.isatty()), use_cookies=False, resume=True)
     except (FileURLRetrievalError, KeyError) as error:  # KeyError: an answer without the usual headers
         raise OSError("Google Drive does not give out {}, after too many downloads for example; save it from {} with a "
                       "browser as '{}' and run this again".format(os.path.basename(target), address, target)) from error
     if not os.path.isfile(target):  # gdown says so on stderr
         raise OSError("gdown did not bring '{}'; remove the files '{}*{}'".format(target, target, PART))
+
+
+@contextlib.contextmanager
+def _files_closed():
+    """gdown leaves its file open where it fails, with the last bytes still to be written."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def _fetch_from_web(address, target, show):
