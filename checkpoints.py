@@ -19,7 +19,7 @@ CLASSES_FILE = 'classes.json'
 BEST = 'best'
 BEST_FILE = 'best.json'
 _UNFINISHED = '.writing'
-_PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
+PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
 # Moving average of a variable in the released EfficientNet checkpoints.
 AVERAGE = '/ExponentialMovingAverage'
@@ -27,7 +27,7 @@ AVERAGE = '/ExponentialMovingAverage'
 _SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
 _TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(_SLOT, AVERAGE))
 _STEPS = re.compile(r'model-(\d+)\.index$')
-_ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, _PARTS))))
+_ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, PARTS))))
 _SHOWN = 3  # names in an error message
 
 
@@ -252,7 +252,7 @@ def saved_steps(folder):
     """Global steps of the complete checkpoints in ``folder``, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = sorted(int(m.group(1)) for m in map(_STEPS.match, names) if m)
-    return [s for s in steps if os.path.isfile(prefix_of(folder, s) + _PARTS[0])]
+    return [s for s in steps if os.path.isfile(prefix_of(folder, s) + PARTS[0])]
 
 
 def newest_whole(folder):
@@ -279,7 +279,7 @@ def newest_whole(folder):
     for bad, damage in damaged.items():
         logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
             prefix_of(folder, bad), damage, prefix_of(folder, step)))
-        for part in _PARTS:
+        for part in PARTS:
             if os.path.exists(prefix_of(folder, bad) + part):
                 os.replace(prefix_of(folder, bad) + part, prefix_of(folder, bad) + part + '.damaged')
     return step
@@ -287,7 +287,7 @@ def newest_whole(folder):
 
 def _damage(prefix):
     """What is wrong with a checkpoint; None if it can be read in full."""
-    for part in _PARTS:
+    for part in PARTS:
         if not os.path.isfile(prefix + part):
             return '{} is missing'.format(os.path.basename(prefix + part))
     try:
@@ -310,6 +310,14 @@ def latest(folder):
 def name_latest(folder):
     """The newest complete checkpoint in ``folder``, for a message."""
     return "the last good checkpoint is '{}'".format(latest(folder)) if latest(folder) else 'there is no checkpoint yet'
+
+
+def put_in_place(temporary, prefix):
+    """Give a written TensorFlow checkpoint its name, ``prefix``; its index last, with which it is complete."""
+    for part in PARTS:
+        with open(temporary + part, 'rb') as f:
+            os.fsync(f.fileno())
+        os.replace(temporary + part, prefix + part)
 
 
 def write_text(path, text):
@@ -362,7 +370,7 @@ def _best_prefix(folder, step=None):
 
 
 def _remove(prefix):
-    for part in reversed(_PARTS):  # the index first: without it the rest is no checkpoint
+    for part in reversed(PARTS):  # the index first: without it the rest is no checkpoint
         if os.path.exists(prefix + part):
             os.remove(prefix + part)
 
@@ -425,10 +433,7 @@ class CheckpointSaver(Callback):
         prefix = prefix_of(self.folder, self.global_step)
         temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
-        for part in _PARTS:
-            with open(temporary + part, 'rb') as f:
-                os.fsync(f.fileno())
-            os.replace(temporary + part, prefix + part)
+        put_in_place(temporary, prefix)
         write_text(os.path.join(self.folder, 'checkpoint'),
                    'model_checkpoint_path: "{}"\n'.format(os.path.basename(prefix)))
 
@@ -446,7 +451,7 @@ class CheckpointSaver(Callback):
         if before.get(self.monitor, float('inf')) <= value:
             return
         best = _best_prefix(self.folder, step)
-        for part in _PARTS:
+        for part in PARTS:
             shutil.copyfile(prefix_of(self.folder, step) + part, best + _UNFINISHED + part)
             os.replace(best + _UNFINISHED + part, best + part)
         write_text(os.path.join(self.folder, BEST_FILE),

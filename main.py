@@ -90,8 +90,8 @@ def _seed(text):
     return value
 
 
-LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if it '
-             'is not there, and whose flags are then the defaults')
+LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
+             'it is not there, and whose flags are then the defaults')
 
 
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
@@ -150,9 +150,9 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
 
 def add_averages_flag(parser, default=None):
     """Add the flag by which a program that does not train chooses the weights or their moving averages."""
-    parser.add_argument('--moving-average-decay', type=_below_one, metavar='D', default=default,
-                        help="0 takes the checkpoint's weights, another number their moving averages (default: {})".format(
-                            "the recipe's, 0 or 0.9999" if default is None else default))
+    shown = "the recipe's, 0 or 0.9999" if default is None else default
+    parser.add_argument('--moving-average-decay', type=_below_one, metavar='D', default=default, help=(
+        "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
 
 
 def get_parser():

@@ -58,8 +58,8 @@ def verify(argv):
     import checkpoints
     from main import add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
     parser = _parser('verify', verify)
-    parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the defaults, '
-                                                                'or whatever --load of main.py takes')
+    parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
+                                                                'defaults, or whatever --load of main.py takes')
     add_averages_flag(parser)
     add_architecture_flags(parser)
     load = parser.parse_args(argv).checkpoint

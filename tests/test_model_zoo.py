@@ -350,7 +350,7 @@ def test_files_on_google_drive_come_through_gdown(on_drive, checkpoint_files, fo
 
 @pytest.mark.parametrize('error, said', [
     (FileURLRetrievalError('Failed:\n\n\tToo many users'), 'browser'), (KeyError('Content-Type'), 'browser'),
-    (requests.ConnectionError('(Caused by'), 'Run this again'), (OSError(28, 'No space left on device'), 'No space left'),
+    (requests.ConnectionError('(Caused by'), 'Run this again'), (OSError(28, 'No space left on device'), 'No space'),
     (None, 'gdown did not bring')])
 def test_what_gdown_cannot_bring_is_said_in_one_line(on_drive, folder, monkeypatch, error, said):
     def download(*_, **__):
@@ -455,7 +455,8 @@ def test_a_damaged_file_is_refused_in_one_line(capsys, tmp_path, content):
 
 def test_an_evaluation_downloads_the_model_and_judges_it_with_its_flags(server, model, folder, tmp_path, content):
     with tf.Graph().as_default():
-        main.main(['--eval', '--load', 'zoo:tiny-silu', '--attack-iter', '0', '--results-dir', str(tmp_path / 'by-name')])
+        main.main(['--eval', '--load', 'zoo:tiny-silu', '--attack-iter', '0', '--results-dir',
+                   str(tmp_path / 'by-name')])
     assert arrived(model, folder, content)
     with tf.Graph().as_default():
         main.main(['--eval', '--load', model.path(folder), *FLAGS, '--attack-iter', '0', '--results-dir',
@@ -489,7 +490,8 @@ import commands
 from third_party.utils import start_ranks
 from zoo import fetch, published
 release = published.MODELS[0].release
-published._BY_NAME['tiny'] = published.Model('Tiny', release, (), (published.File('net.npz', {address!r}),), 'net.npz', ())
+files = published.File('net.npz', {address!r}),
+published._BY_NAME['tiny'] = published.Model('Tiny', release, (), files, 'net.npz', ())
 ranks = start_ranks()
 fetched = []
 real = fetch._fetch_all

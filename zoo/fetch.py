@@ -20,7 +20,10 @@ _PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
 
 
 def bring(load, say):
-    """Download what ``--load zoo:NAME`` means; nothing for another checkpoint. See ``fetch``; ValueError: no such model."""
+    """Download what ``--load zoo:NAME`` means; nothing for another checkpoint.
+
+    Raises: see ``fetch``; ValueError: no such model.
+    """
     if published.is_named(load):
         fetch(published.find(load), published.folder(), say)
 
@@ -154,7 +157,8 @@ def _ask(address, have):
             continue
         if not response.ok:
             response.close()
-            raise OSError('{} answers {} {} for {}'.format(_host(address), response.status_code, response.reason, address))
+            raise OSError('{} answers {} {} for {}'.format(
+                _host(address), response.status_code, response.reason, address))
         if response.headers.get('Content-Type', '').startswith('text/html'):
             response.close()
             raise OSError('{} answers with a page instead of a file for {}'.format(_host(address), address))
