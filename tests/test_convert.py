@@ -163,6 +163,8 @@ found = {'signatures': sorted(loaded.signatures)}
 for name, function in loaded.signatures.items():
     key, spec = list(function.structured_input_signature[1].items())[0]
     found[name + '/input'] = [key, spec.dtype.name] + list(spec.shape)
+    if key not in given:
+        continue
     fed = given[key].tolist() if given[key].dtype == object else given[key]
     for output, value in function(tf.constant(fed)).items():
         found[name + '/' + output] = value.numpy()
