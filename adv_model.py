@@ -12,7 +12,7 @@ from tensorpack import ModelDesc
 from tensorpack.models import regularize_cost
 from tensorpack.tfutils.collection import freeze_collection
 from tensorpack.tfutils.summary import add_moving_summary
-from tensorpack.tfutils.tower import get_current_tower_context
+from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 from tensorpack.utils import logger
 
 from accumulation import mean_over_parts
@@ -309,6 +309,11 @@ class AdvImageNetModel(ModelDesc):
         """
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
             return self.network(image)
+
+    def classify(self, image):
+        """Logits [N, num_classes], at inference, of images uint8 or float32 [N,S,S,3], BGR, 0-255."""
+        with TowerContext('', is_training=False):
+            return self.get_logits(image_preprocess(image, self.data_format, self.channels))
 
     def network(self, image):
         """What ``get_logits`` returns; subclasses build their graph here."""

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -12,12 +13,13 @@ from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
 from third_party.utils import reason
+from zoo import published
 
 CLASSES_FILE = 'classes.json'
 BEST = 'best'
 BEST_FILE = 'best.json'
 _UNFINISHED = '.writing'
-_PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
+PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
 # Moving average of a variable in the released EfficientNet checkpoints.
 AVERAGE = '/ExponentialMovingAverage'
@@ -25,7 +27,7 @@ AVERAGE = '/ExponentialMovingAverage'
 _SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
 _TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(_SLOT, AVERAGE))
 _STEPS = re.compile(r'model-(\d+)\.index$')
-_ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, _PARTS))))
+_ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, PARTS))))
 _SHOWN = 3  # names in an error message
 
 
@@ -33,11 +35,17 @@ def find(path):
     """What ``--load path`` means: an .npz or .npy file, or the prefix of a TensorFlow checkpoint.
 
     ``path`` may also name a checkpoint's .index, .meta or .data file; a folder or the file ``checkpoint`` in it, for
-    the newest one there; or ``<log directory>/best`` for the most robust one of a run.
+    the newest one there; ``<log directory>/best`` for the most robust one of a run; or ``zoo:NAME`` for a published
+    model, where it is downloaded.
 
     Raises:
         ValueError: there is no such checkpoint.
     """
+    if published.is_named(path):
+        try:
+            return published.local_path(path)
+        except ValueError as error:
+            raise ValueError("--load '{}': {}".format(path, error)) from error
     if path.endswith(('.npz', '.npy')):
         if not os.path.isfile(path):
             raise ValueError("--load '{}': no such file".format(path))
@@ -98,52 +106,98 @@ def _read_tensors(prefix):
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
+def is_of_training(name):
+    """bool: whether the variable ``name`` is the optimizer's and such, or a moving average: not of the network."""
+    return _TRAINING_ONLY.search(name) is not None
+
+
 def network_variables(variables):
-    """Those of ``variables`` that make up the network: all but the optimizer's and such."""
-    return [v for v in variables if not _TRAINING_ONLY.search(v.op.name)]
+    """Those of ``variables`` that make up the network."""
+    return [v for v in variables if not is_of_training(v.op.name)]
+
+
+class Comparison(NamedTuple):
+    """A network beside a checkpoint.
+
+    pairs: (variable, array in its shape) of the variables that fit. missing: names that the checkpoint lacks.
+    different: (name, shape in the network, shape in the checkpoint). extra: names that the network lacks, but for what
+    training alone needs.
+    """
+    pairs: List[Tuple]
+    missing: List[str]
+    different: List[Tuple]
+    extra: List[str]
+
+
+def compare(variables, values, averages=False):
+    """Lay the network's variables beside a checkpoint's values.
+
+    Args:
+        variables (list of tf.Variable): those of training alone are not looked at.
+        values (dict): from ``read``.
+        averages (bool): take the moving averages of the values instead of the values.
+    Returns:
+        Comparison
+    """
+    variables = network_variables(variables)
+    names = [v.op.name + (AVERAGE if averages else '') for v in variables]
+    there = [(v, values[name]) for v, name in zip(variables, names) if name in values]
+    pairs, different = _fit(there)
+    known = {v.op.name for v in variables}
+    return Comparison(pairs, [name for name in names if name not in values], different,
+                      sorted(name for name in values if name not in known and not is_of_training(name)))
 
 
 def match(variables, values, path, averages=False):
     """Pair the network's variables with a checkpoint's values.
 
     Args:
-        variables (list of tf.Variable): all must be in the checkpoint; those of training alone are not looked at.
-        values (dict): from ``read``. path (str): for messages.
-        averages (bool): take the moving averages of the values instead of the values.
+        variables, values, averages: see ``compare``; all variables must be in the checkpoint. path (str): for messages.
     Returns:
         list of (variable, array).
     Raises:
         ValueError: variables that the checkpoint lacks, or has in another shape; names some of them.
     """
-    variables = network_variables(variables)
-    names = [v.op.name + (AVERAGE if averages else '') for v in variables]
-    missing = [name for name in names if name not in values]
-    if missing:
+    found = compare(variables, values, averages)
+    if found.missing:
+        variables = network_variables(variables)
         others = [v.op.name + ('' if averages else AVERAGE) for v in variables]
         advice = 'check --arch, --depth, --model-name and the other architecture flags'
         if all(name in values for name in others):
             advice = ('it has the plain weights alone: give --moving-average-decay 0' if averages else
                       'it has their moving averages alone: give --moving-average-decay 0.9999')
         raise ValueError("checkpoint '{}' lacks {} of the network's {} variables: {}; {}".format(
-            path, len(missing), len(variables), _some(missing), advice))
-    return _pair(variables, [values[name] for name in names], path)
+            path, len(found.missing), len(variables), _some(found.missing), advice))
+    _refuse_other_shapes(found.different, path)
+    return found.pairs
 
 
-def _pair(variables, values, path):
-    """Variables with their values, in the variables' shapes.
+def _fit(pairs):
+    """``pairs`` with the arrays in the variables' shapes, and (name, shape, stored shape) of those that do not fit.
 
     The release's evaluation graphs store batch norm's vectors as [1, 1, 1, 1, C], its training graphs as [C].
     """
-    pairs, wrong = [], []
-    for v, value in zip(variables, values):
+    fitting, different = [], []
+    for v, value in pairs:
         shape, stored = v.shape.as_list(), list(np.shape(value))
         if stored == [1] * (len(stored) - len(shape)) + shape:
-            pairs.append((v, np.reshape(value, shape)))
+            fitting.append((v, np.reshape(value, shape)))
         else:
-            wrong.append('{} is {} in the network and {} in the checkpoint'.format(v.op.name, shape, stored))
-    if wrong:
+            different.append((v.op.name, shape, stored))
+    return fitting, different
+
+
+def _refuse_other_shapes(different, path):
+    if different:
         raise ValueError("checkpoint '{}' has other shapes: {}; check --num-classes, --group, --res2-bottleneck and "
-                         "the other architecture flags".format(path, _some(wrong)))
+                         "the other architecture flags".format(path, _some([
+                             '{} is {} in the network and {} in the checkpoint'.format(*d) for d in different])))
+
+
+def _pair(variables, values, path):
+    """Variables with their values, in the variables' shapes."""
+    pairs, different = _fit(zip(variables, values))
+    _refuse_other_shapes(different, path)
     return pairs
 
 
@@ -198,7 +252,7 @@ def saved_steps(folder):
     """Global steps of the complete checkpoints in ``folder``, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = sorted(int(m.group(1)) for m in map(_STEPS.match, names) if m)
-    return [s for s in steps if os.path.isfile(prefix_of(folder, s) + _PARTS[0])]
+    return [s for s in steps if os.path.isfile(prefix_of(folder, s) + PARTS[0])]
 
 
 def newest_whole(folder):
@@ -225,7 +279,7 @@ def newest_whole(folder):
     for bad, damage in damaged.items():
         logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
             prefix_of(folder, bad), damage, prefix_of(folder, step)))
-        for part in _PARTS:
+        for part in PARTS:
             if os.path.exists(prefix_of(folder, bad) + part):
                 os.replace(prefix_of(folder, bad) + part, prefix_of(folder, bad) + part + '.damaged')
     return step
@@ -233,7 +287,7 @@ def newest_whole(folder):
 
 def _damage(prefix):
     """What is wrong with a checkpoint; None if it can be read in full."""
-    for part in _PARTS:
+    for part in PARTS:
         if not os.path.isfile(prefix + part):
             return '{} is missing'.format(os.path.basename(prefix + part))
     try:
@@ -256,6 +310,14 @@ def latest(folder):
 def name_latest(folder):
     """The newest complete checkpoint in ``folder``, for a message."""
     return "the last good checkpoint is '{}'".format(latest(folder)) if latest(folder) else 'there is no checkpoint yet'
+
+
+def put_in_place(temporary, prefix):
+    """Give a written TensorFlow checkpoint its name, ``prefix``; its index last, with which it is complete."""
+    for part in PARTS:
+        with open(temporary + part, 'rb') as f:
+            os.fsync(f.fileno())
+        os.replace(temporary + part, prefix + part)
 
 
 def write_text(path, text):
@@ -324,7 +386,7 @@ def _best_prefix(folder, step=None):
 
 
 def _remove(prefix):
-    for part in reversed(_PARTS):  # the index first: without it the rest is no checkpoint
+    for part in reversed(PARTS):  # the index first: without it the rest is no checkpoint
         if os.path.exists(prefix + part):
             os.remove(prefix + part)
 
@@ -387,10 +449,7 @@ class CheckpointSaver(Callback):
         prefix = prefix_of(self.folder, self.global_step)
         temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
-        for part in _PARTS:
-            with open(temporary + part, 'rb') as f:
-                os.fsync(f.fileno())
-            os.replace(temporary + part, prefix + part)
+        put_in_place(temporary, prefix)
         write_text(os.path.join(self.folder, 'checkpoint'),
                    'model_checkpoint_path: "{}"\n'.format(os.path.basename(prefix)))
 
@@ -408,7 +467,7 @@ class CheckpointSaver(Callback):
         if before.get(self.monitor, float('inf')) <= value:
             return
         best = _best_prefix(self.folder, step)
-        for part in _PARTS:
+        for part in PARTS:
             shutil.copyfile(prefix_of(self.folder, step) + part, best + _UNFINISHED + part)
             os.replace(best + _UNFINISHED + part, best + part)
         write_text(os.path.join(self.folder, BEST_FILE),

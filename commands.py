@@ -32,6 +32,8 @@ from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, Va
                                         make_policy, open_dataset)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
+from zoo import published
+from zoo.fetch import bring
 
 
 def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
@@ -93,18 +95,19 @@ def run(args):
     try:
         with _quiet_threads():
             if args.eval_directory:
-                with _started() as ranks:
+                with _started(args.load) as ranks:
                     classify_directory(args, ranks)
             else:
-                with StopSignal(EVALUATION_SIGNALS if args.eval else SIGNALS) as signals, _started() as ranks:
+                names = EVALUATION_SIGNALS if args.eval else SIGNALS
+                with StopSignal(names) as signals, _started(args.load) as ranks:
                     (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
 
 @contextlib.contextmanager
-def _started():
-    """The ranks, with heartbeats while they are at work; only the first one speaks."""
+def _started(load):
+    """The ranks, with heartbeats while they are at work and the weights of ``load`` here; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
     ranks = start_ranks()
@@ -113,6 +116,7 @@ def _started():
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):
+        bring_weights(load, ranks)
         yield ranks
 
 
@@ -125,6 +129,12 @@ def _quiet_threads():
         yield
     finally:
         threading.excepthook = hook
+
+
+def bring_weights(load, ranks):
+    """Download what ``--load zoo:NAME`` means, by the first rank of each machine, while the others wait."""
+    if published.is_named(load):
+        together(ranks, lambda: ranks.local_rank == 0 and bring(load, logger.info if ranks.is_chief else None))
 
 
 def validation_batches(args, dataset, ranks, augmentation, indices=None):

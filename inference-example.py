@@ -2,23 +2,24 @@
 """Classify one image with a released network: the smallest program that uses these models.
 
     python inference-example.py --load R152-Denoise.npz --arch ResNetDenoise -d 152 --input image.jpg
+    python inference-example.py --load zoo:Res50-silu --input image.jpg
     python inference-example.py --load efficientnet-b0/efficientnet-b0 --arch EfficientNet --input image.jpg
 """
 import os
+import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import cv2
 import tensorflow.compat.v1 as tf
-from tensorpack.tfutils.tower import TowerContext
 
 import checkpoints
 import nets
-from adv_model import image_preprocess
 from efficientnet.preprocessing import for_tensorflow, released_view
-from main import add_architecture_flags, resolve_architecture
+from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
 from third_party.imagenet_utils import read_image, resize_plain, synset_words
 from third_party.utils import OneLineParser
+from zoo.fetch import bring
 
 
 DEPTH = 152  # FD release
@@ -26,12 +27,11 @@ DEPTH = 152  # FD release
 
 def main():
     parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-    parser.add_argument('--load', required=True, help='weights: .npz, or name of a TensorFlow checkpoint')
+    parser.add_argument('--load', required=True, help=LOAD_HELP)
     parser.add_argument('--input', required=True, help='an image file')
-    parser.add_argument('--moving-average-decay', type=float, default=0.0,
-                        help="0 takes the checkpoint's weights, another number their moving averages (default: 0)")
+    add_averages_flag(parser, default=0.0)
     add_architecture_flags(parser, depth=DEPTH, arch='ResNetDenoise')
-    args = parser.parse_args()
+    args = parser.parse_args(published_flags(parser.parse_args().load, parser) + sys.argv[1:])
     if args.depth is None and 'depth' in nets.architecture_defaults(args.arch):
         args.depth = DEPTH
     resolve_architecture(args, parser)
@@ -46,14 +46,13 @@ def main():
     else:
         # The FD release's example resizes bilinearly, ignoring the aspect ratio.
         pixels = tf.constant(resize_plain(picture, args.input_size, cv2.INTER_LINEAR))
-    image = image_preprocess(pixels[tf.newaxis], model.data_format, model.channels)
-    with TowerContext('', is_training=False):
-        logits = model.get_logits(image)
+    logits = model.classify(pixels[tf.newaxis])
     try:
+        bring(args.load, None)
         pairs = checkpoints.match(tf.global_variables(), checkpoints.read(args.load), args.load,
                                   averages=args.moving_average_decay > 0)
         names = checkpoints.read_classes(args.load) or synset_words()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(error)
     with tf.Session() as session:
         checkpoints.load_into(session, pairs)

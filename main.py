@@ -21,6 +21,7 @@ try:
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
+    from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
         sys.executable, missing.name))
@@ -91,6 +92,10 @@ def _seed(text):
     return value
 
 
+LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
+             'it is not there, and whose flags are then the defaults')
+
+
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
     """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
     group = parser.add_argument_group('architecture')
@@ -145,12 +150,19 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
     return group
 
 
+def add_averages_flag(parser, default=None):
+    """Add the flag by which a program that does not train chooses the weights or their moving averages."""
+    shown = "the recipe's, 0 or 0.9999" if default is None else default
+    parser.add_argument('--moving-average-decay', type=_below_one, metavar='D', default=default, help=(
+        "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
+
+
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
     parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False)
 
     run = parser.add_argument_group('run')
-    run.add_argument('--load', metavar='CHECKPOINT', help='weights: .npz, or name of a TensorFlow checkpoint')
+    run.add_argument('--load', metavar='CHECKPOINT', help=LOAD_HELP)
     run.add_argument('--eval', action='store_true', help='judge a network, clean and under attack, instead of training')
     run.add_argument('--eval-directory', metavar='DIR', help='classify every image file of a folder')
     run.add_argument('--prediction-file', default='predictions.txt', metavar='FILE',
@@ -279,7 +291,10 @@ _ARCHITECTURE_FLAGS = sorted({name for arch in ARCHITECTURES for name in archite
 
 
 def resolve_architecture(args, parser):
-    """Fill in what the architecture and the recipe decide, and check that the network exists."""
+    """Fill in what the architecture and the recipe decide, and check that the network exists.
+
+    ``args`` has the flags of ``add_architecture_flags``, and ``moving_average_decay``.
+    """
     architecture = ARCHITECTURES[args.arch]
     if args.recipe is None:
         args.recipe = architecture.recipe
@@ -295,7 +310,7 @@ def resolve_architecture(args, parser):
     if 'group' in defaults and args.res2_bottleneck * args.group % 64:
         parser.error('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
             args.res2_bottleneck, args.group))
-    _take_recipe(args, ('activation_name', 'batch_norm_momentum', 'batch_norm_epsilon') +
+    _take_recipe(args, ('activation_name', 'batch_norm_momentum', 'batch_norm_epsilon', 'moving_average_decay') +
                  (('padding',) if 'padding' in defaults else ()))
 
 
@@ -303,6 +318,14 @@ def _take_recipe(args, names):
     for name in names:
         if getattr(args, name) is None:
             setattr(args, name, getattr(recipes.RECIPES[args.recipe], name))
+
+
+def published_flags(load, parser, training=False):
+    """Flags that ``--load zoo:NAME`` stands for, to be parsed before those typed; [] for another checkpoint."""
+    try:
+        return published.flags_of(load, training) if published.is_named(load) else []
+    except ValueError as error:
+        parser.error("--load '{}': {}".format(load, error))
 
 
 def parse_args(argv=None):
@@ -314,7 +337,9 @@ def parse_args(argv=None):
         argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses.
     """
     parser = get_parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
+    args = parser.parse_args(published_flags(args.load, parser, not (args.eval or args.eval_directory)) + argv)
     typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
     _check_attack(args, parser)
     resolve_architecture(args, parser)
@@ -334,8 +359,8 @@ def parse_args(argv=None):
         # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
         _default(args, 'attack_step_size', recipe.eval_attack_step_size)
     _take_recipe(args, ('targeted', 'attack_epsilon', 'attack_iter', 'attack_step_size', 'prob_start_from_clean',
-                        'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'epochs', 'base_lr',
-                        'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'eval_attack_iter',
+                        'label_smoothing', 'optimizer', 'weight_decay', 'epochs', 'base_lr', 'warmup_epochs',
+                        'lr_drop_epochs', 'lr_decay_epochs', 'eval_attack_iter',
                         'eval_attack_step_size'))
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
@@ -408,7 +433,7 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error(error)
     if args.batch % args.accumulate:
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
-    if args.load:
+    if args.load and not published.is_named(args.load):
         from checkpoints import find
         try:
             find(args.load)

@@ -1,0 +1,230 @@
+#!/usr/bin/env python
+"""Weights in another form: TensorFlow checkpoint to .npz and back, or a network as a SavedModel that serves.
+
+    python convert.py weights --load Res50-silu/Res50-silu silu.npz      # names stay as they are
+    python convert.py weights --load R152-Denoise.npz denoise/model      # a TensorFlow checkpoint
+    python convert.py weights --load model-1000 b0.npz --keep averages   # moving averages, under the weights' names
+    python convert.py saved-model --load zoo:Res50-silu served/1         # flags of the network as for main.py --eval
+"""
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+try:
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+
+    import checkpoints
+    import nets
+    from efficientnet.preprocessing import released_view
+    from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+    from third_party.utils import OneLineParser, reason
+    from zoo import published
+    from zoo.fetch import bring
+except ModuleNotFoundError as missing:
+    sys.exit("convert.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python convert.py".format(
+        sys.executable, missing.name))
+
+# Signatures of the SavedModel; the first one's name is TensorFlow's for what is used where none is named.
+FROM_PIXELS, FROM_FILES = 'serving_default', 'encoded'
+NOTES = 'assets.extra/network.json'  # a place in a SavedModel for what TensorFlow does not read
+
+
+def convert_weights(argv):
+    """Write a checkpoint's weights, under their names, in the form that OUTPUT's ending asks for."""
+    parser = _parser('weights', convert_weights)
+    parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP.split(', and')[0])
+    parser.add_argument('output', metavar='OUTPUT', help='FILE.npz, or the name of a TensorFlow checkpoint')
+    parser.add_argument('--keep', choices=('both', 'weights', 'averages'), default='both',
+                        help="of weights and their moving averages: both; the weights; or the averages, which take the "
+                             'names of the weights (default: %(default)s)')
+    parser.add_argument('--optimizer', action='store_true',
+                        help='also keep what only training needs: momentum, learning rate, global step')
+    args = parser.parse_args(argv)
+    with _mistakes_in_one_line(parser):
+        bring(args.load, print)
+        values = select(checkpoints.read(args.load), args.keep, args.optimizer, args.load)
+        (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values)
+    print('{} variables are in {}'.format(len(values), args.output))
+
+
+def export(argv):
+    """Write a network as a SavedModel, whose `serving_default` takes images uint8 [N,S,S,3], RGB, 0-255."""
+    parser = _parser('saved-model', export)
+    parser.add_argument('output', metavar='DIR', help='folder to make; TensorFlow Serving wants a number for its name')
+    parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP)
+    add_averages_flag(parser)
+    add_architecture_flags(parser)
+    args = parser.parse_args(published_flags(parser.parse_args(argv).load, parser) + argv)
+    if args.data_format is None:
+        args.data_format = 'NHWC'  # works on CPUs and on GPUs, wherever it will be served
+    resolve_architecture(args, parser)
+    with _mistakes_in_one_line(parser):
+        bring(args.load, print)
+        write_saved_model(args.output, args)
+    print('{} is in {}'.format(nets.network_name(args), args.output))
+
+
+def _parser(mode, function):
+    return OneLineParser(prog='convert.py ' + mode, description=function.__doc__, allow_abbrev=False)
+
+
+@contextlib.contextmanager
+def _mistakes_in_one_line(parser):
+    try:
+        yield
+    except ValueError as error:
+        parser.error(error)
+    except (OSError, tf.errors.OpError) as error:
+        parser.error(reason(error))
+
+
+def select(values, keep='both', optimizer=False, path=''):
+    """Choose among a checkpoint's variables.
+
+    Batch norm's vectors, which the SAT release's EfficientNets may hold as [1, 1, 1, 1, C], become [C].
+
+    Args:
+        values (dict): from ``checkpoints.read``. keep (str): 'both', 'weights' or 'averages'. optimizer (bool): keep
+            what only training needs. path (str): for messages.
+    Returns:
+        dict: name to array.
+    Raises:
+        ValueError: no averages in it, or no weights.
+    """
+    averages = {name: value for name, value in values.items() if name.endswith(checkpoints.AVERAGE)}
+    training = {name: value for name, value in values.items()
+                if checkpoints.is_of_training(name) and name not in averages}
+    weights = {name: value for name, value in values.items() if name not in averages and name not in training}
+    kept = {'weights': weights, 'both': dict(weights, **averages),
+            'averages': {name[:-len(checkpoints.AVERAGE)]: value for name, value in averages.items()}}[keep]
+    if not kept:
+        raise ValueError("'{}' holds no {}".format(path, 'weights' if keep == 'both' else keep))
+    if optimizer:
+        kept.update(training)
+    return {name: _vector(value) for name, value in kept.items()}
+
+
+def _vector(value):
+    """The value, or the vector that the release's evaluation graphs keep as [1, 1, 1, 1, C]."""
+    shape = np.shape(value)
+    return np.reshape(value, shape[4:]) if len(shape) == 5 and shape[:4] == (1, 1, 1, 1) else value
+
+
+@contextlib.contextmanager
+def _unfinished(output):
+    """A new folder beside ``output`` to write in, gone afterwards; ``output`` must not be there.
+
+    Raises:
+        ValueError: ``output``, or part of a checkpoint of that name, is there.
+    """
+    for path in (output, *(output + part for part in checkpoints.PARTS)):
+        if os.path.lexists(path):
+            raise ValueError("'{}' is there already; choose another name, nothing is overwritten".format(path))
+    parent = os.path.dirname(os.path.abspath(output))
+    os.makedirs(parent, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix='.writing-', dir=parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def write_npz(path, values):
+    """Write a dictionary of arrays as .npz, whole or not at all. Raises: ValueError where there is one; OSError."""
+    with _unfinished(path) as folder:
+        temporary = os.path.join(folder, 'X.npz')
+        with open(temporary, 'wb') as f:
+            np.savez(f, **values)
+            f.flush()
+            os.fsync(f.fileno())
+        os.rename(temporary, path)
+
+
+def write_checkpoint(prefix, values):
+    """Write a dictionary of arrays as a TensorFlow checkpoint, whole or not at all.
+
+    Raises:
+        ValueError: there is one. OSError, tf.errors.OpError: it cannot be written.
+    """
+    with _unfinished(prefix) as folder, tf.Graph().as_default(), tf.Session() as session:
+        temporary = os.path.join(folder, 'model')
+        names = sorted(values)
+        # Fed, because a graph's constants may have 2 GB at most.
+        fed = [tf.placeholder(np.asarray(values[name]).dtype) for name in names]
+        save = tf.raw_ops.SaveV2(prefix=temporary, tensor_names=names, shape_and_slices=[''] * len(names), tensors=fed)
+        session.run(save, dict(zip(fed, (values[name] for name in names))))
+        checkpoints.put_in_place(temporary, prefix)
+
+
+def write_saved_model(output, args):
+    """Write the network of resolved flags, with the weights of ``args.load``, as a SavedModel.
+
+    ``serving_default`` takes ``images``, uint8 [N,S,S,3] (batch, height, width, channels), RGB, 0-255. EfficientNets
+    also have ``encoded``: ``files``, string [N], whole JPEG or PNG files, of which each is seen as in an evaluation.
+    Both give ``logits`` and ``probabilities``, float32 [N,classes], and ``class``, int64 [N]. The same is said in the
+    file assets.extra/network.json, beside the class names where they are known.
+
+    Args:
+        output (str): folder to make. args: flags of the architecture, ``load`` and ``moving_average_decay``.
+    Raises:
+        ValueError: the folder is there, or the checkpoint does not fit. OSError, tf.errors.OpError: it cannot be
+            written.
+    """
+    values = checkpoints.read(args.load)
+    with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session:
+        model = getattr(nets, args.arch + 'Model')(args)
+        size = args.input_size
+        images = tf.placeholder(tf.uint8, [None, size, size, 3], name='images')
+        signatures = {FROM_PIXELS: _signature('images', images, model.classify(tf.reverse(images, [3])))}
+        if args.arch == 'EfficientNet':
+            files = tf.placeholder(tf.string, [None], name='files')
+            views = tf.map_fn(lambda content: released_view(content, size), files, tf.float32)
+            signatures[FROM_FILES] = _signature('files', files, model.classify(tf.reverse(views, [3])))
+        checkpoints.load_into(session, checkpoints.match(
+            tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0))
+        temporary = os.path.join(folder, 'model')
+        builder = tf.saved_model.Builder(temporary)
+        builder.add_meta_graph_and_variables(session, [tf.saved_model.SERVING], signatures)
+        builder.save()
+        os.mkdir(os.path.dirname(os.path.join(temporary, NOTES)))
+        checkpoints.write_text(os.path.join(temporary, NOTES), json.dumps(_notes(args, signatures), indent=1))
+        os.rename(temporary, output)
+
+
+def _signature(name, tensor, logits):
+    outputs = {'logits': logits, 'probabilities': tf.nn.softmax(logits), 'class': tf.argmax(logits, axis=1)}
+    return tf.saved_model.predict_signature_def({name: tensor}, outputs)
+
+
+def _notes(args, signatures):
+    inputs = {FROM_PIXELS: 'images: uint8 [N,{0},{0},3], RGB, 0-255; batch, height, width, channels'.format(
+                  args.input_size),
+              FROM_FILES: 'files: string [N], JPEG or PNG files; the middle of each is cut out and resized'}
+    flags = {name: value for name, value in vars(args).items() if name != 'output'}
+    return {'network': nets.network_name(args), 'flags': flags, 'classes': checkpoints.read_classes(args.load),
+            'inputs': {name: inputs[name] for name in signatures},
+            'outputs': 'logits, probabilities: float32 [N,{}]; class: int64 [N]'.format(args.num_classes)}
+
+
+MODES = {'weights': convert_weights, 'saved-model': export}
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False, epilog=' '.join(
+        '{}: {}'.format(name, mode.__doc__) for name, mode in MODES.items()))
+    parser.add_argument('mode', choices=MODES, help='`MODE --help` lists its flags')
+    return MODES[parser.parse_args(argv[:1]).mode](argv[1:])
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

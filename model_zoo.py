@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""The published checkpoints: what there is, bringing it here, and whether a file fits its network.
+
+    python model_zoo.py list                      # all models with their published figures
+    python model_zoo.py list Res50-silu           # all about one: flags, files, addresses
+    python model_zoo.py download Res50-silu R152  # into $SAT_ZOO, or else ~/.cache/sat-zoo
+    python model_zoo.py verify Res50-silu         # are its names and shapes those of its network?
+    python model_zoo.py verify my/checkpoint --arch ResNet -d 50 --activation-name silu
+    python main.py --eval --load zoo:Res50-silu --data /path/to/imagenet
+"""
+import os
+import shlex
+import sys
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+try:
+    from third_party.utils import OneLineParser
+    from zoo import published
+except ModuleNotFoundError as missing:
+    sys.exit("model_zoo.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python model_zoo.py".format(
+        sys.executable, missing.name))
+
+SHOWN = 20  # names of each kind in verify's report
+
+
+def list_models(argv):
+    """All models and their published figures; with names, all about these."""
+    parser = _parser('list', list_models)
+    parser.add_argument('names', nargs='*', metavar='NAME')
+    _add_folder(parser)
+    args = parser.parse_args(argv)
+    models = _find(args.names, parser)
+    for line in [line for model in models for line in describe(model, args.dir)] or table():
+        print(line)
+
+
+def download(argv):
+    """Download models, each into a folder of its name; what is there is left as it is."""
+    parser = _parser('download', download)
+    parser.add_argument('names', nargs='+', metavar='NAME')
+    _add_folder(parser)
+    args = parser.parse_args(argv)
+    models = _find(args.names, parser)
+    from zoo.fetch import fetch
+    code = 0
+    for model in models:
+        try:
+            print('{}: {}'.format(model.name, fetch(model, args.dir, print)))
+        except OSError as error:
+            print('model_zoo.py: error: {}'.format(error), file=sys.stderr)
+            code = 2
+    return code
+
+
+def verify(argv):
+    """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
+    import checkpoints
+    from main import add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+    parser = _parser('verify', verify)
+    parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
+                                                                'defaults, or whatever --load of main.py takes')
+    add_averages_flag(parser)
+    add_architecture_flags(parser)
+    load = parser.parse_args(argv).checkpoint
+    try:
+        load = published.PREFIX + published.find(load).name
+    except ValueError as unknown:
+        try:
+            checkpoints.find(load)
+        except ValueError:
+            parser.error("'{}': no such checkpoint; {}".format(load, unknown))
+    args = parser.parse_args(published_flags(load, parser) + argv)
+    resolve_architecture(args, parser)
+    try:
+        return report(load, args)
+    except ValueError as error:
+        parser.error(error)
+
+
+def _parser(mode, function):
+    return OneLineParser(prog='model_zoo.py ' + mode, description=function.__doc__, allow_abbrev=False)
+
+
+def _add_folder(parser):
+    parser.add_argument('--dir', metavar='DIR', default=published.folder(),
+                        help='folder of the downloaded models (default: ${}, else {})'.format(
+                            published.FOLDER_VARIABLE, published.DEFAULT_FOLDER))
+
+
+def _find(names, parser):
+    try:
+        return [published.find(name) for name in names]
+    except ValueError as error:
+        parser.error(error)
+
+
+def table():
+    """All models, a table for each release; lines of text."""
+    for release in dict.fromkeys(model.release for model in published.MODELS):
+        rows = [('name', 'pixels', 'clean', *release.attacks, 'flags of main.py')]
+        for model in published.MODELS:
+            if model.release == release:
+                rows += [_row(model, figures) for figures in model.figures]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        yield release.title
+        for name, *numbers, flags in rows:
+            yield '  '.join(['', name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:-1]), flags])
+        if release.note:
+            yield '  ' + release.note
+        yield ''
+
+
+def _row(model, figures):
+    attacked = [_percent(figure) for figure in figures.attacked] or ['-'] * len(model.release.attacks)
+    if figures.success:
+        attacked = ['{} / {}'.format(a, _percent(s)) for a, s in zip(attacked, figures.success)]
+    return model.name, str(figures.size), _percent(figures.clean), *attacked, _flags(model)
+
+
+def _percent(figure):
+    return '-' if figure is None else '{:.1f}'.format(figure)
+
+
+def _flags(model):
+    return 'none: its architecture is not here' if model.flags is None else shlex.join(model.flags + model.judged_flags)
+
+
+def describe(model, folder):
+    """All about one model; lines of text."""
+    yield model.name
+    yield '  from        {}; {}'.format(model.release.title, model.release.page)
+    for figures in model.figures:
+        _, size, clean, *attacked, _ = _row(model, figures)
+        yield '  figures     {} pixels: clean {}, {}'.format(
+            size, clean, ', '.join(map(' '.join, zip(model.release.attacks, attacked))))
+    yield '  flags       ' + _flags(model)
+    if model.flags is not None:
+        yield '  judge it    python main.py --eval --load {}{} --data DIR'.format(published.PREFIX, model.name)
+    for file in model.files:
+        yield '  file        {}  {}'.format(file.name, file.address)
+    if model.page:
+        yield '  page        ' + model.page
+    if model.files:
+        yield '  downloaded  ' + (model.path(folder) if model.is_in(folder) else 'no')
+
+
+def report(load, args):
+    """Print how a checkpoint fits the network of resolved flags.
+
+    Args:
+        load (str): see ``checkpoints.find``. args: with ``moving_average_decay``.
+    Returns:
+        int: exit code, 0 if it fits.
+    Raises:
+        ValueError: not a readable checkpoint.
+    """
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+
+    import checkpoints
+    import nets
+    values = checkpoints.read(load)
+    with tf.Graph().as_default():
+        model = getattr(nets, args.arch + 'Model')(args)
+        model.classify(tf.placeholder(tf.uint8, model.inputs()[0].shape))
+        found = checkpoints.compare(tf.global_variables(), values, args.moving_average_decay > 0)
+    different = ['{}: {} in the network, {} in the checkpoint'.format(*each) for each in found.different]
+    not_finite = [v.op.name for v, value in found.pairs if not np.isfinite(value).all()]
+    print('{}: {} of {} variables of {} fit'.format(
+        load, len(found.pairs), len(found.pairs) + len(found.missing) + len(different), nets.network_name(args)))
+    problems = {'missing in the checkpoint': found.missing, 'of another shape': different,
+                'unknown to the network': found.extra, 'not finite': not_finite}
+    for problem, names in problems.items():
+        if names:
+            print('{} {}:'.format(len(names), problem))
+            print('\n'.join('  ' + name for name in names[:SHOWN]))
+            if len(names) > SHOWN:
+                print('  and {} more'.format(len(names) - SHOWN))
+    return int(any(problems.values()))
+
+
+MODES = {'list': list_models, 'download': download, 'verify': verify}
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False, epilog=' '.join(
+        '{}: {}'.format(name, mode.__doc__) for name, mode in MODES.items()))
+    parser.add_argument('mode', choices=MODES, help='`MODE --help` lists its flags')
+    return MODES[parser.parse_args(argv[:1]).mode](argv[1:])
+
+
+if __name__ == '__main__':
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,190 @@
+"""Bringing a published model's files to this machine, whole or not at all, from where a broken attempt stopped."""
+import contextlib
+import fcntl
+import os
+import re
+import sys
+import traceback
+from urllib.parse import urlsplit
+
+import requests
+from tqdm import tqdm
+
+import checkpoints
+from third_party.utils import reason
+from zoo import published
+
+PART = '.part'
+_SECONDS = (10, 60)  # to connect, and between two pieces of an answer
+_PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
+
+
+def bring(load, say):
+    """Download what ``--load zoo:NAME`` means; nothing for another checkpoint.
+
+    Raises: see ``fetch``; ValueError: no such model.
+    """
+    if published.is_named(load):
+        fetch(published.find(load), published.folder(), say)
+
+
+def fetch(model, folder, say):
+    """Download the files of ``model`` that are not in ``folder`` yet.
+
+    They come into a folder ``<name>.part`` and stay there until all are whole and can be read as a checkpoint; then it
+    gets the model's name. So what has its name is good, and is never touched again. Several processes may ask for the
+    same model at the same time: one downloads, the others wait for it.
+
+    Args:
+        model (published.Model). folder (str): made if not there. say: (str) -> None, told what is going on; None to be
+        silent.
+    Returns:
+        str: the checkpoint's path.
+    Raises:
+        OSError: with a message that names the model and says why; what came so far stays for the next attempt.
+    """
+    if model.is_in(folder):
+        return model.path(folder)
+    if not model.files:
+        raise OSError("cannot download '{}': it has no file of its own; {}".format(
+            model.name, 'choose one at ' + model.page if model.page else 'its address is not published'))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with _alone(os.path.join(folder, '.{}.lock'.format(model.name))):
+            if not model.is_in(folder):
+                _fetch_all(model, folder, say)
+    except OSError as error:
+        raise OSError("cannot download '{}': {}".format(model.name, _in_words(error))) from error
+    return model.path(folder)
+
+
+@contextlib.contextmanager
+def _alone(lock):
+    """Wait until no other process is in here with the same file ``lock``."""
+    with open(lock, 'w') as f:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_all(model, folder, say):
+    final = os.path.join(folder, model.name)
+    unfinished = final + PART
+    if os.path.lexists(final):
+        raise OSError("'{}' is there, but lacks some of {}; move it away".format(
+            final, ', '.join(f.name for f in model.files)))
+    os.makedirs(unfinished, exist_ok=True)
+    if say:
+        say('Downloading {} to {}'.format(model.name, final))
+    for file in model.files:
+        target = os.path.join(unfinished, file.name)
+        if not os.path.exists(target):
+            (_fetch_from_drive if urlsplit(file.address).hostname == 'drive.google.com' else _fetch_from_web)(
+                file.address, target, say is not None)
+    if model.flags is not None:
+        _check_readable(model, unfinished)
+    os.rename(unfinished, final)
+
+
+def _check_readable(model, unfinished):
+    """Every byte has a checksum in a checkpoint; Google Drive tells no sizes before."""
+    try:
+        checkpoints.read(os.path.join(unfinished, model.prefix))
+    except ValueError as error:
+        for name in os.listdir(unfinished):
+            os.remove(os.path.join(unfinished, name))
+        raise OSError('what came is damaged, and was removed: {}'.format(error)) from error
+
+
+def _fetch_from_drive(address, target, show):
+    import gdown  # makes a folder in the user's home
+    from gdown.exceptions import FileURLRetrievalError
+    try:
+        # It would save cookies in the user's home, which may not be writable.
+        with _files_closed():
+            gdown.download(address, target, quiet=not (show and sys.stderr.isatty()), use_cookies=False, resume=True)
+    except (FileURLRetrievalError, KeyError) as error:  # KeyError: an answer without the usual headers
+        raise OSError("Google Drive does not give out {}, after too many downloads for example; save it from {} with a "
+                      "browser as '{}' and run this again".format(os.path.basename(target), address, target)) from error
+    if not os.path.isfile(target):  # gdown says so on stderr
+        raise OSError("gdown did not bring '{}'; remove the files '{}*{}'".format(target, target, PART))
+
+
+@contextlib.contextmanager
+def _files_closed():
+    """gdown leaves its file open where it fails, with the last bytes still to be written."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
+def _fetch_from_web(address, target, show):
+    part = target + PART
+    response, begin = _ask(address, os.path.getsize(part) if os.path.exists(part) else 0)
+    with response:
+        length = response.headers.get('Content-Length')
+        total = begin + int(length) if length else None
+        try:
+            with open(part, 'ab' if begin else 'wb') as f, tqdm(
+                    desc=os.path.basename(target), initial=begin, total=total, unit='B', unit_scale=True,
+                    disable=None if show else True) as bar:
+                for piece in response.iter_content(_PIECE):
+                    f.write(piece)
+                    bar.update(len(piece))
+                f.flush()
+                os.fsync(f.fileno())
+        except requests.RequestException as error:
+            raise OSError('the connection to {} broke after {:,} of {} bytes; run this again to continue'.format(
+                _host(address), os.path.getsize(part), '{:,}'.format(total) if total else 'unknown')) from error
+    size = os.path.getsize(part)
+    if total is not None and size != total:
+        raise OSError('{} of {} has {:,} bytes instead of {:,}; run this again'.format(
+            os.path.basename(target), _host(address), size, total))
+    os.replace(part, target)
+
+
+def _ask(address, have):
+    """(response, first byte of the file that it holds): from byte ``have`` on if the server can do that, else all."""
+    for begin in (have, 0) if have else (0,):
+        headers = {'Accept-Encoding': 'identity'}  # or the length would not be the file's
+        if begin:
+            headers['Range'] = 'bytes={}-'.format(begin)
+        response = requests.get(address, headers=headers, stream=True, timeout=_SECONDS)
+        if begin and response.status_code == 416:  # not the file that this is the beginning of, or all of it
+            response.close()
+            continue
+        if not response.ok:
+            response.close()
+            raise OSError('{} answers {} {} for {}'.format(
+                _host(address), response.status_code, response.reason, address))
+        if response.headers.get('Content-Type', '').startswith('text/html'):
+            response.close()
+            raise OSError('{} answers with a page instead of a file for {}'.format(_host(address), address))
+        if response.status_code == 206 and _first_byte(response) != begin:
+            response.close()
+            continue
+        return response, begin if response.status_code == 206 else 0
+    raise OSError('{} answers with another part of {} than asked for'.format(_host(address), address))
+
+
+def _first_byte(response):
+    found = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
+    return int(found.group(1)) if found else None
+
+
+def _host(address):
+    return urlsplit(address).netloc
+
+
+def _in_words(error):
+    """One line, without the layers of libraries that requests names."""
+    if isinstance(error, requests.RequestException):
+        host = _host(error.request.url) if error.request is not None else 'the server'
+        if isinstance(error, requests.Timeout):
+            return '{} does not answer in time'.format(host)
+        if isinstance(error, requests.exceptions.SSLError):
+            return '{} has no valid certificate'.format(host)
+        return 'cannot reach {}, or it broke off; is there a connection? Run this again to continue'.format(host)
+    return reason(error)
