@@ -110,7 +110,7 @@ def validation_batches(args, dataset, ranks, augmentation):
     return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
 
 
-def _session(ranks, args, values):
+def open_session(ranks, args, values):
     """A session on the current graph with the checkpoint's weights, or their averages, in it.
 
     Raises:
@@ -138,7 +138,7 @@ def evaluate(args, ranks):
     folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
         nets.network_name(args), os.path.basename(checkpoints.find(args.load)), attacker.name))
     together(ranks, lambda: evaluation.make_results_folder(folder) if ranks.is_chief else None)
-    with together(ranks, lambda: _session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, args, values)) as session:
         verdicts = tower.run(session, batches, attackers, ranks.is_chief)
     if not ranks.is_chief:
         return
@@ -167,7 +167,7 @@ def classify_directory(args, ranks):
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
     batches = validation_batches(args, dataset, ranks,
                                   'efficientnet' if args.augmentation == 'efficientnet' else 'none')
-    with together(ranks, lambda: _session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, args, values)) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:
