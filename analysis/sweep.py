@@ -12,13 +12,14 @@ from evaluation import wilson
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
 EPSILONS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 NOISE_DRAWS = 10
+LEAST_RECOGNISED = 20  # images; with fewer, no comparison could find anything. Ours
 
 
 class Plan(NamedTuple):
     """What to attack with; lengths in pixel levels, 0-255, L-infinity.
 
     epsilon, step_size, num_iter: of the attack. At another epsilon its step is longer or shorter in proportion, at more
-    steps it stays. steps, epsilons: the values of the two curves. queries: of the black-box attack. seed: of the run.
+    steps it stays. steps, epsilons: the values of the two curves. queries: of the black-box attack.
     """
     epsilon: float
     step_size: float
@@ -26,18 +27,17 @@ class Plan(NamedTuple):
     steps: tuple = STEPS
     epsilons: tuple = EPSILONS
     queries: int = 500
-    num_classes: int = 1000
 
     def pgd(self, num_iter=None, epsilon=None):
         """The attack, with another number of steps or another epsilon."""
         num_iter, epsilon = num_iter or self.num_iter, epsilon or self.epsilon
         step = max(self.step_size * epsilon / self.epsilon, epsilon / num_iter)
-        return PGDAttacker(num_iter, epsilon, step, num_classes=self.num_classes)
+        return PGDAttacker(num_iter, epsilon, step)
 
     @property
     def single_step(self):
         """One step across the whole radius from a random start (SAT's attack in training)."""
-        return PGDAttacker(1, self.epsilon, self.epsilon, num_classes=self.num_classes)
+        return PGDAttacker(1, self.epsilon, self.epsilon)
 
     @property
     def black_box(self):
@@ -87,7 +87,14 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
             seeds)``; None is the plan's own.
     Returns:
         Sweep.
+    Raises:
+        ValueError: the network recognises too few of the images for any comparison.
     """
+    clean = subject.judge(images)
+    if clean.standing.sum() < LEAST_RECOGNISED:
+        raise ValueError('{} recognises {} of {} images, too few to judge an attack by; give {} or more --images, and '
+                         'check the data and the architecture flags'.format(
+                             subject.name, clean.standing.sum(), len(images), LEAST_RECOGNISED))
     done = {}
     epsilons = sorted(set(plan.epsilons) | {0, plan.epsilon})
     pairs = [(k, plan.epsilon) for k in plan.steps] + [(plan.num_iter, e) for e in epsilons if e > 0]
@@ -97,7 +104,6 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
             if pair not in done:
                 done[pair] = subject.judge(images, plan.pgd(*pair))
                 bar.update(pair[0])
-    clean = subject.judge(images)
     return Sweep(images, plan, clean, {k: done[k, plan.epsilon] for k in sorted(set(plan.steps))},
                  {e: done[plan.num_iter, e] if e else clean for e in epsilons},
                  {e: subject.judge(images, RandomNoise(NOISE_DRAWS, e)) if e else clean for e in epsilons},
