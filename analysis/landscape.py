@@ -7,6 +7,7 @@ from analysis.subject import Images
 
 # Of the random directions: apart from attacks, which draw from the same run's seed.
 _STREAM = 3
+GRID = 21  # points on a side; ours
 
 
 class Landscape(NamedTuple):

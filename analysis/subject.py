@@ -170,9 +170,9 @@ class Subject:
         parts = []
         for begin in range(0, len(images), self.batch):
             rows = slice(begin, begin + self.batch)
-            parts.append(self._session.run(fetches, dict(feed, **{
-                self._pixels: images.pixels[rows], self._label: images.label[rows],
-                self._index: images.index[rows]})))
+            batch = {self._pixels: images.pixels[rows], self._label: images.label[rows],
+                     self._index: images.index[rows]}
+            parts.append(self._session.run(fetches, {**feed, **batch}))
         return {name: np.concatenate([part[name] for part in parts]) for name in fetches}
 
     def _attack(self, attacker):

@@ -87,14 +87,8 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
             seeds)``; None is the plan's own.
     Returns:
         Sweep.
-    Raises:
-        ValueError: the network recognises too few of the images for any comparison.
     """
     clean = subject.judge(images)
-    if clean.standing.sum() < LEAST_RECOGNISED:
-        raise ValueError('{} recognises {} of {} images, too few to judge an attack by; give {} or more --images, and '
-                         'check the data and the architecture flags'.format(
-                             subject.name, clean.standing.sum(), len(images), LEAST_RECOGNISED))
     done = {}
     epsilons = sorted(set(plan.epsilons) | {0, plan.epsilon})
     pairs = [(k, plan.epsilon) for k in plan.steps] + [(plan.num_iter, e) for e in epsilons if e > 0]
@@ -109,6 +103,19 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
                  {e: subject.judge(images, RandomNoise(NOISE_DRAWS, e)) if e else clean for e in epsilons},
                  subject.judge(images, plan.single_step), subject.judge(images, black_box or plan.black_box),
                  subject.zero_gradients(images))
+
+
+def check_recognised(subject, images):
+    """Refuse a network that recognises too few of the images for any comparison.
+
+    Raises:
+        ValueError: says how many.
+    """
+    recognised = int(subject.judge(images).standing.sum())
+    if recognised < LEAST_RECOGNISED:
+        raise ValueError('{} recognises {} of {} images, too few to compare attacks: that needs {}; give more --images, '
+                         'or check the data and the architecture flags'.format(
+                             subject.name, recognised, len(images), LEAST_RECOGNISED))
 
 
 def accuracy(outcome):

@@ -4,6 +4,7 @@ from typing import List, NamedTuple
 import numpy as np
 
 from analysis.masking import LEVEL, stronger
+from analysis.sweep import accuracy
 
 
 class Transfer(NamedTuple):
@@ -50,3 +51,11 @@ def in_words(transfer):
         return 'No network falls to images made with another one more often than to its own attack, beyond chance.'
     return 'Sign of masked gradients: {}.'.format('; '.join(
         'images made with {} break {} more often than its own attack does'.format(*pair) for pair in found))
+
+
+def as_json(transfer):
+    """JSON-ready."""
+    return {'names': transfer.names, 'num_images': len(transfer.clean[0].standing),
+            'clean': [accuracy(outcome) for outcome in transfer.clean],
+            'attacked': [[accuracy(outcome) for outcome in row] for row in transfer.attacked],
+            'verdict': in_words(transfer)}
