@@ -45,7 +45,7 @@ def measure(subject, images, attacker, span, grid, seed):
     loss = np.empty([len(images), grid, grid], np.float32)
     for i, along in enumerate(offsets):
         for j, across in enumerate(offsets):
-            moved = images._replace(pixels=(images.pixels + along * towards + across * aside).astype(np.float32))
+            moved = images.moved_to((images.pixels + along * towards + across * aside).astype(np.float32))
             loss[:, i, j] = subject.judge(moved).loss
     return Landscape(images, offsets, loss)
 

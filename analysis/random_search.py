@@ -58,7 +58,7 @@ class RandomNoise:
 
         with tf.name_scope('random_search'):
             first = propose(tf.constant(0), image)
-            _, adv, _ = tf.while_loop(lambda *_: True, query, [tf.constant(1), first, margin_of(first)],
+            _, adv, _ = tf.while_loop(lambda *_: True, query, (tf.constant(1), first, margin_of(first)),
                                       maximum_iterations=self.num_iter - 1, back_prop=False, parallel_iterations=1)
             if channels_first:
                 adv = tf.transpose(adv, [0, 3, 1, 2])

@@ -1,5 +1,6 @@
 """A network with its weights, and the images that it is judged on."""
 import copy
+import dataclasses
 from typing import List, NamedTuple, Optional
 
 import numpy as np
@@ -19,7 +20,8 @@ _FED_KINDS = (PGDAttacker, RandomNoise, RandomSearch)
 _FED = {'num_iter': tf.int32, 'step_size': tf.float32, 'epsilon': tf.float32}
 
 
-class Images(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Images:
     """Some images of a validation set, as a network is to see them.
 
     pixels: float32 [N,S,S,3], BGR, 0-255. label: int32 [N]. index: int32 [N], places in the whole set, from which the
@@ -36,8 +38,12 @@ class Images(NamedTuple):
 
     def part(self, rows):
         """The images of ``rows`` (int array)."""
-        return self._replace(pixels=self.pixels[rows], label=self.label[rows], index=self.index[rows],
-                             files=[self.files[row] for row in rows])
+        return Images(self.pixels[rows], self.label[rows], self.index[rows], [self.files[row] for row in rows],
+                      self.classes)
+
+    def moved_to(self, pixels):
+        """The same images with other pixels."""
+        return dataclasses.replace(self, pixels=pixels)
 
 
 class Outcome(NamedTuple):

@@ -39,7 +39,7 @@ def measure(subjects, images, attacker):
     """
     attacked = []
     for source in subjects:
-        adv = images._replace(pixels=source.judge(images, attacker, keep=True).adv)
+        adv = images.moved_to(source.judge(images, attacker, keep=True).adv)
         attacked.append([target.judge(adv) for target in subjects])
     return Transfer([s.name for s in subjects], [s.judge(images) for s in subjects], attacked)
 
