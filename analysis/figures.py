@@ -29,6 +29,11 @@ def png(figure):
     return content.getvalue()
 
 
+def width(content):
+    """Of a PNG file of ``png``, in a browser's pixels."""
+    return round(int.from_bytes(content[16:20], 'big') * 96 / DPI)
+
+
 def data_uri(content):
     return 'data:image/png;base64,' + base64.b64encode(content).decode()
 
@@ -78,6 +83,7 @@ def curves(sweeps):
     by_epsilon.set_xticks([row['epsilon'] for row in one['epsilons']])
     by_epsilon.get_xaxis().set_major_formatter(matplotlib.ticker.FuncFormatter('{:g}'.format))
     by_epsilon.minorticks_off()
+    by_epsilon.set_xlim(left=-0.2)
     by_epsilon.set_xlabel('epsilon (pixel levels), {} steps'.format(one['epsilons'][-1]['num_iter']))
     by_epsilon.legend(fontsize=8)
     by_steps.set_ylim(-2, 102)
@@ -95,34 +101,51 @@ def landscapes(found, titles):
     """
     names, one = list(found), next(iter(found.values()))
     count = len(one.loss)
-    figure = plt.figure(figsize=(4.6 * len(names) + 0.6, 2.7 * count), layout='constrained')
-    grid = figure.add_gridspec(count, 2 * len(names), width_ratios=[1.15, 1] * len(names))
-    across, along = np.meshgrid(one.offsets, one.offsets)
+    figure = plt.figure(figsize=(4.4 * len(names) + 0.7, 2.35 * count + 0.3))
+    # Surfaces have no fixed outline that an automatic layout could go by.
+    grid = figure.add_gridspec(count, 2 * len(names) + 1, width_ratios=[1.25, 1] * len(names) + [0.07], left=0.01,
+                               right=1 - 0.55 / figure.get_figwidth(), bottom=0.5 / figure.get_figheight(),
+                               top=1 - 0.25 / figure.get_figheight(), wspace=0.32, hspace=0.3)
     for row in range(count):
         low = min(float(found[name].loss[row].min()) for name in names)
         high = max(float(found[name].loss[row].max()) for name in names)
-        high = high if high > low else low + 1
+        scale = {'cmap': 'viridis', 'vmin': low, 'vmax': high if high > low else low + 1}
         for column, name in enumerate(names):
-            loss = found[name].loss[row]
             surface = figure.add_subplot(grid[row, 2 * column], projection='3d')
-            surface.plot_surface(across, along, loss, cmap='viridis', vmin=low, vmax=high, linewidth=0, rcount=100,
-                                 ccount=100)
-            surface.set_zlim(low, high)
-            surface.tick_params(labelsize=6, pad=-2)
-            surface.set_xlabel('random', fontsize=7, labelpad=-8)
-            surface.set_ylabel('attack', fontsize=7, labelpad=-8)
-            surface.set_title('{}: {}'.format(name, titles[row]), fontsize=8)
+            _surface(surface, one.offsets, found[name].loss[row], scale)
             flat = figure.add_subplot(grid[row, 2 * column + 1])
-            flat.grid(False)
-            shown = flat.pcolormesh(one.offsets, one.offsets, loss, cmap='viridis', vmin=low, vmax=high,
-                                    shading='nearest')
-            flat.plot(0, 0, '+', color='white', markersize=7)
-            flat.set_aspect('equal')
-            flat.tick_params(labelsize=7)
-            flat.set_xlabel('random direction (pixel levels)', fontsize=7)
-            flat.set_ylabel('attack direction', fontsize=7)
-            figure.colorbar(shown, ax=flat, shrink=0.85).ax.tick_params(labelsize=7)
+            shown = _heat_map(flat, one.offsets, found[name].loss[row], scale)
+            flat.set_title('{}: {}'.format(name, titles[row]), fontsize=8, loc='right')
+            flat.set_xlabel('random direction' if row == count - 1 else '', fontsize=8)
+        bar = figure.colorbar(shown, cax=figure.add_subplot(grid[row, -1]))
+        bar.ax.tick_params(labelsize=7)
+        bar.set_label('loss', fontsize=8)
     return figure
+
+
+def _surface(axis, offsets, loss, scale):
+    across, along = np.meshgrid(offsets, offsets)
+    axis.plot_surface(across, along, loss, rcount=100, ccount=100, linewidth=0, **scale)
+    axis.set_zlim(scale['vmin'], scale['vmax'])
+    axis.set_box_aspect((1, 1, 0.75), zoom=1.15)
+    for one, name in ((axis.xaxis, 'random'), (axis.yaxis, 'attack'), (axis.zaxis, '')):
+        one.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        one.set_tick_params(labelsize=6, pad=-3)
+        one.set_label_text(name, fontsize=7)
+        one.labelpad = -9
+    axis.set_zticklabels([])  # the bar beside the heat map tells them
+
+
+def _heat_map(axis, offsets, loss, scale):
+    axis.grid(False)
+    shown = axis.pcolormesh(offsets, offsets, loss, shading='nearest', **scale)
+    if loss.max() > loss.min():
+        axis.contour(offsets, offsets, loss, 8, colors='white', linewidths=0.5, alpha=0.7)
+    axis.plot(0, 0, '+', color='white', markersize=8)
+    axis.set_aspect('equal')
+    axis.tick_params(labelsize=7)
+    axis.set_ylabel('attack direction', fontsize=8)
+    return shown
 
 
 @_styled
@@ -143,8 +166,8 @@ def activations(x, found):
 @_styled
 def matrix(names, accuracies):
     """Accuracies in %, rows sources of the attacked images, columns the networks that see them."""
-    side = 1.6 + 0.95 * len(names)
-    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout='constrained')
+    side = 1.2 + 0.8 * len(names)
+    figure, axis = plt.subplots(figsize=(side + 0.6, side), layout='constrained')
     axis.grid(False)
     axis.imshow(100 * accuracies, vmin=0, vmax=100, cmap='viridis')
     for row in range(len(names)):
@@ -166,18 +189,18 @@ def magnification(change):
 
 
 @_styled
-def hardest(rows):
-    """Image, attacked image, and what was added, magnified, side by side.
+def hardest(found):
+    """Each image in a column: as it is, attacked, and what was added, magnified.
 
     Args:
-        rows (list of dict): 'image', 'adv' [S,S,3] BGR 0-255; 'title', 'adv_title' (str).
+        found (list of dict): 'image', 'adv' [S,S,3] BGR 0-255; 'title', 'adv_title' (str).
     """
-    figure, axes = plt.subplots(len(rows), 3, figsize=(6.2, 2.25 * len(rows)), squeeze=False, layout='constrained')
-    for line, row in zip(axes, rows):
-        change = row['adv'] - row['image']
+    figure, axes = plt.subplots(3, len(found), figsize=(1.55 * len(found), 5.1), squeeze=False, layout='constrained')
+    for column, one in zip(axes.T, found):
+        change = one['adv'] - one['image']
         factor = magnification(change)
-        for axis, pixels, title in ((line[0], row['image'], row['title']), (line[1], row['adv'], row['adv_title']),
-                                    (line[2], 128 + factor * change, 'change x {}'.format(factor))):
+        for axis, pixels, title in zip(column, (one['image'], one['adv'], 128 + factor * change), (
+                one['title'], one['adv_title'], 'change × {}'.format(factor))):
             axis.imshow(np.clip(np.round(pixels), 0, 255).astype(np.uint8)[..., ::-1], interpolation='nearest')
             axis.set_title(title, fontsize=8)
             axis.axis('off')

@@ -2,7 +2,7 @@
 import html
 from typing import List, NamedTuple
 
-from analysis.figures import data_uri
+from analysis.figures import data_uri, width
 
 
 class Section(NamedTuple):
@@ -52,7 +52,7 @@ main { max-width: 62rem; margin: 0 auto; padding: 2.2rem 1.5rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
 p { margin: .6rem 0; max-width: 48rem; }
-p.lead { color: var(--soft); font-size: 1.02rem; }
+p.lead { color: var(--soft); font-size: 1.02rem; max-width: none; }
 p.verdict { max-width: none; margin: .8rem 0; padding: .7rem 1rem; border-left: .35rem solid; background: var(--pale); }
 .good { color: var(--good); } .bad { color: var(--bad); }
 p.verdict.good, p.verdict.bad { border-color: currentColor; }
@@ -123,8 +123,8 @@ def _html_table(block):
 
 
 def _html_figure(block):
-    return '<figure><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>'.format(
-        data_uri(block.content), _safe(block.alt), _safe(block.caption))
+    return '<figure><img src="{}" width="{}" alt="{}"><figcaption>{}</figcaption></figure>'.format(
+        data_uri(block.content), width(block.content), _safe(block.alt), _safe(block.caption))
 
 
 def _html_code(block):

@@ -18,6 +18,7 @@ from evaluation import wilson
 from nets import network_name
 
 PASS, FLAG = 'Pass', 'Flag'
+SHOWN_CHARACTERS = 20  # of a name above a small picture
 
 
 class Findings(NamedTuple):
@@ -44,8 +45,8 @@ def hardest_images(subject, sweep, count):
         image = images.part(np.array([row]))
         found = subject.judge(image, sweep.plan.pgd(None, float(lowest[row])), keep=True)
         shown.append({'image': image.pixels[0], 'adv': found.adv[0],
-                      'title': '{}: {}'.format(os.path.basename(image.files[0]), _name(images, image.label[0])),
-                      'adv_title': 'epsilon {:g}: {}'.format(lowest[row], _name(images, found.prediction[0]))})
+                      'title': '{}\n{}'.format(_shortened(os.path.basename(image.files[0])), _name(images, image.label[0])),
+                      'adv_title': '{}\nat epsilon {:g}'.format(_name(images, found.prediction[0]), lowest[row])})
     return shown
 
 
@@ -62,7 +63,11 @@ def file_name(text, extension):
 
 def _name(images, label):
     name = images.classes[label] if 0 <= label < len(images.classes) else str(label)
-    return name if len(name) <= 24 else name[:23] + '…'
+    return _shortened(name.split(',')[0])
+
+
+def _shortened(text):
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS - 1] + '…'
 
 
 def read_results(paths, networks):
@@ -228,7 +233,7 @@ def _landscapes(found):
 
 
 def _hardest(f, several):
-    said = '; '.join('{}, taken for another class at {}'.format(row['title'], row['adv_title']) for row in f.hardest)
+    said = '; '.join('{title}, taken for {adv_title}'.format(**row) for row in f.hardest).replace('\n', ' ')
     title = 'Hardest images' + (': ' + f.network.name if several else '')
     return [Section(title), Figure(
         file_name('hardest-' + f.network.name, 'png'), figures.png(figures.hardest(f.hardest)), 'Images, their attacked versions and the magnified changes. '

@@ -15,6 +15,7 @@ import evaluation
 from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from nets import network_name
+from third_party.imagenet_utils import open_dataset
 from third_party.utils import Ranks, end_by, fail, launched_rank, library_versions, together
 from training import open_log_directory
 
@@ -49,12 +50,14 @@ def _images(own, networks):
     Raises:
         ValueError: there are none, or the networks' labels mean different classes.
     """
-    classes = [checkpoints.read_classes(n.args.load) for n in networks]
-    for network, own_classes in zip(networks, classes):
-        if own_classes != classes[0]:
-            raise ValueError("--model {} and --model {} have different classes.json beside their checkpoints".format(
+    images = open_images(networks[0].args, own.images)
+    for network in networks[1:]:
+        classes = open_dataset(network.args.data, 'val', network.args.num_classes,
+                               checkpoints.read_classes(network.args.load)).classes
+        if list(classes) != images.classes:
+            raise ValueError("--model {} and --model {} were trained with different classes, or in another order".format(
                 networks[0].name, network.name))
-    return open_images(networks[0].args, own.images)
+    return images
 
 
 @contextlib.contextmanager
