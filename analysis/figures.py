@@ -105,7 +105,7 @@ def landscapes(found, titles):
     # Surfaces have no fixed outline that an automatic layout could go by.
     grid = figure.add_gridspec(count, 2 * len(names) + 1, width_ratios=[1.25, 1] * len(names) + [0.07], left=0.01,
                                right=1 - 0.55 / figure.get_figwidth(), bottom=0.5 / figure.get_figheight(),
-                               top=1 - 0.25 / figure.get_figheight(), wspace=0.32, hspace=0.3)
+                               top=1 - 0.25 / figure.get_figheight(), wspace=0.4, hspace=0.3)
     for row in range(count):
         low = min(float(found[name].loss[row].min()) for name in names)
         high = max(float(found[name].loss[row].max()) for name in names)
@@ -127,7 +127,7 @@ def _surface(axis, offsets, loss, scale):
     across, along = np.meshgrid(offsets, offsets)
     axis.plot_surface(across, along, loss, rcount=100, ccount=100, linewidth=0, **scale)
     axis.set_zlim(scale['vmin'], scale['vmax'])
-    axis.set_box_aspect((1, 1, 0.75), zoom=1.15)
+    axis.set_box_aspect((1, 1, 0.75), zoom=1.08)
     for one, name in ((axis.xaxis, 'random'), (axis.yaxis, 'attack'), (axis.zaxis, '')):
         one.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         one.set_tick_params(labelsize=6, pad=-3)
