@@ -210,7 +210,6 @@ def test_a_sweep_leaves_figures_and_a_picture_and_no_folder_is_written_to_twice(
     assert index[0] == 0 and index[-1] == NUM_IMAGES - 1 and sorted(set(index)) == index
 
 
-@pytest.mark.slow
 def test_landscape_and_transfer_leave_figures_and_pictures(shared, tmp_path):
     analyse('landscape', *shared, '--images', '2', '--grid', '3', '--span', '8', '--results-dir', tmp_path / 'landscape')
     found = read_json(tmp_path / 'landscape' / 'landscape.json')
