@@ -133,8 +133,8 @@ def get_parser():
     _add_images(command, 200)
     _add_models(command, 'once for each of several networks; without it, --load and its flags are the network')
     command.add_argument('--results', action='append', default=[], metavar='FILE',
-                         help='a results.json of `main.py --eval` of one of the networks, such as of AutoAttack, for the '
-                              'table; may be given again')
+                         help='a results.json of `main.py --eval` of one of the networks, such as of AutoAttack, for '
+                              'the table; may be given again')
     command.add_argument('--hardest', type=_at_least(0), default=6, metavar='N',
                          help='images to show that the smallest radius breaks (default: %(default)s)')
     command.add_argument('--landscapes', type=_at_least(0), default=3, metavar='N',

@@ -34,8 +34,8 @@ def measure(subject, images, attacker, span, grid, seed):
     surface is the network's alone; those beyond the radius are no attacks.
 
     Args:
-        subject (Subject). attacker: makes the attack's direction. span (float): pixel levels to either side. grid (int):
-            points on a side, odd, so that the image itself is one. seed (int): of the random directions.
+        subject (Subject). attacker: makes the attack's direction. span (float): pixel levels to either side.
+        grid (int): points on a side, odd, so that the image itself is one. seed (int): of the random directions.
     Returns:
         Landscape.
     """

@@ -17,8 +17,7 @@ ABOUT_ZERO = 0.05  # accuracy that may be left at the largest epsilon; ours
 WITHOUT_SLOPE = 0.05  # share of images that may have a gradient of exactly 0; ours
 ENOUGH_RADIUS = 64.0  # pixel levels; SAT's own sweep ends there
 
-NO_PROOF = ('These checks can show that an attack was too weak; passing them is no proof of robustness. '
-            'An ensemble of different attacks (AutoAttack) is the next step.')
+NO_PROOF = 'These checks can show that an attack was too weak; passing them is no proof of robustness.'
 
 
 class Check(NamedTuple):
@@ -132,7 +131,7 @@ def _against_many(name, sweep, other, text, flagged):
         end = 'the difference may be chance'
     else:
         end = 'as it should be, it is not the stronger one'
-    return Check(name, passed, '{} leaves {}, PGD in {} leaves {}, and it breaks {} image{} that PGD does not: {}.'.format(
+    return Check(name, passed, '{} leaves {}, PGD in {} leaves {}; it breaks {} image{} that PGD does not: {}.'.format(
         text, _percent(other), _steps(steps), _percent(outcome), alone, '' if alone == 1 else 's', end))
 
 
@@ -170,5 +169,5 @@ def _gradients(sweep):
     # A loss of 0 is one that float32 has rounded; its gradient need not be.
     still = int(((sweep.attacked.loss == sweep.clean.loss) & (sweep.clean.loss > 0)).sum())
     passed = max(zero, still) <= WITHOUT_SLOPE * total
-    return Check('gradients', passed, 'The loss has a gradient of exactly zero at {} of {} images, and is above zero and '
-                 'exactly the same after the attack at {}.'.format(zero, total, still))
+    return Check('gradients', passed, 'The loss has a gradient of exactly zero at {} of {} images, and is above zero '
+                 'and exactly the same after the attack at {}.'.format(zero, total, still))

@@ -30,7 +30,7 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A picture. name: of its file beside the Markdown. content: a PNG file. alt: what it shows, for who cannot see it."""
+    """A picture. name: of its file beside the Markdown. content: a PNG file. alt: what it shows, in words."""
     name: str
     content: bytes
     alt: str
@@ -47,7 +47,8 @@ class Code(NamedTuple):
 _STYLE = """
 :root { --ink: #1c2330; --soft: #566072; --line: #d7dce3; --pale: #f5f7f9; --good: #0b6b3a; --bad: #a3260b; }
 * { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+body { margin: 0; color: var(--ink); background: #fff;
+  font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.2rem 1.5rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
@@ -58,7 +59,8 @@ p.verdict { max-width: none; margin: .8rem 0; padding: .7rem 1rem; border-left: 
 p.verdict.good, p.verdict.bad { border-color: currentColor; }
 p.verdict span { color: var(--ink); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: .8rem 0; font-size: .94rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; margin: .8rem 0;
+  font-size: .94rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .5rem; }
 th, td { text-align: left; vertical-align: top; padding: .42rem .7rem; border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--ink); white-space: nowrap; }

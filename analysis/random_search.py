@@ -99,7 +99,7 @@ class RandomSearch(RandomNoise):
 
 
 def draw_each(seeds, number, shape, signs=True):
-    """Random corners (1 or -1), or numbers in [0, 1), float32 [N, ...shape]; draw ``number`` of the images' ``seeds``."""
+    """Random corners (1 or -1), or numbers in [0, 1), float32 [N, ...shape]: draw ``number`` of every image's seed."""
     seeds = seeds * tf.constant([1, _DRAWS], tf.int64) + tf.cast(tf.stack([0, number]), tf.int64)
     drawn = tf.map_fn(lambda seed: tf.random.stateless_uniform(shape, seed), seeds, fn_output_signature=tf.float32,
                       back_prop=False)

@@ -16,6 +16,7 @@ from analysis.page import Code, Figure, Section, Table, Text, Verdict
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
 from evaluation import wilson
 from nets import network_name
+from third_party.imagenet_utils import synset_words, synsets
 
 PASS, FLAG = 'Pass', 'Flag'
 SHOWN_CHARACTERS = 20  # of a name above a small picture
@@ -44,8 +45,9 @@ def hardest_images(subject, sweep, count):
     for row in chosen:
         image = images.part(np.array([row]))
         found = subject.judge(image, sweep.plan.pgd(None, float(lowest[row])), keep=True)
+        file = _shortened(os.path.basename(image.files[0]))
         shown.append({'image': image.pixels[0], 'adv': found.adv[0],
-                      'title': '{}\n{}'.format(_shortened(os.path.basename(image.files[0])), _name(images, image.label[0])),
+                      'title': '{}\n{}'.format(file, _name(images, image.label[0])),
                       'adv_title': '{}\nat epsilon {:g}'.format(_name(images, found.prediction[0]), lowest[row])})
     return shown
 
@@ -62,8 +64,12 @@ def file_name(text, extension):
 
 
 def _name(images, label):
-    name = images.classes[label] if 0 <= label < len(images.classes) else str(label)
-    return _shortened(name.split(',')[0])
+    """Of a label; ImageNet's in words, without the id and the synonyms."""
+    if not 0 <= label < len(images.classes):
+        return str(label)
+    if images.classes == synsets():
+        return _shortened(synset_words()[label].split(' ', 1)[1].split(',')[0])
+    return _shortened(images.classes[label])
 
 
 def _shortened(text):
@@ -147,7 +153,8 @@ def sweep_blocks(found, extra):
     for f in found:
         prefix = '{}: '.format(f.network.name) if len(found) > 1 else ''
         blocks.append(Verdict(all(c.passed for c in f.checks), prefix + masking.verdict(f.checks)))
-    return blocks + [Text(masking.NO_PROOF), Section('Accuracy'), _accuracies(found, extra), Section('Curves'),
+    advice = '' if extra else ' An ensemble of different attacks, as AutoAttack, is the next step.'
+    return blocks + [Text(masking.NO_PROOF + advice), Section('Accuracy'), _accuracies(found, extra), Section('Curves'),
                      _curves(found), Section('Sanity checks'), _checks(found)]
 
 
@@ -158,13 +165,14 @@ def _accuracies(found, extra):
         rows['PGD-{}'.format(k)] = lambda s, k=k: s.by_steps[k]
     rows['black box, {} queries'.format(found[0].sweep.plan.queries)] = lambda s: s.black_box
     cells = [[name] + [_cell(pick(f.sweep)) for f in found] for name, pick in rows.items()]
-    cells.append(['all of these together'] + [_share(int(_withstood(f.sweep).sum()), len(f.sweep.images)) for f in found])
+    cells.append(['all of these together'] + [
+        _share(int(_withstood(f.sweep).sum()), len(f.sweep.images)) for f in found])
     cells += [[name] + [row.get(f.network.name, 'not run') for f in found] for name, row in extra.items()]
     plan = found[0].sweep.plan
     return Table(['attack'] + [f.network.name for f in found], cells,
                  'Accuracy with its 95% Wilson interval, on {} images, epsilon {:g}, steps of {:g} pixel levels or '
-                 'epsilon / steps where that is more. "All of these together" counts an image as right if no attack above '
-                 'it in this table breaks it.'.format(len(found[0].sweep.images), plan.epsilon, plan.step_size))
+                 'epsilon / steps where that is more. "All of these together" counts an image as right if no attack '
+                 'above it in this table breaks it.'.format(len(found[0].sweep.images), plan.epsilon, plan.step_size))
 
 
 def _cell(outcome):
@@ -181,18 +189,19 @@ def _withstood(sweep):
 def _curves(found):
     said = []
     for f in found:
-        steps, _ = f.sweep.strongest
-        first = min(f.sweep.by_steps)
-        largest = max(f.sweep.by_epsilon)
-        said.append('{}: {:.1f}% without attack, {:.1f}% after {} steps, {:.1f}% after {}; {:.1f}% at epsilon {:g}'.format(
-            f.network.name, *(100 * o.standing.mean() for o in (f.sweep.clean, f.sweep.by_steps[first])), first,
-            100 * f.sweep.strongest[1].standing.mean(), steps, 100 * f.sweep.by_epsilon[largest].standing.mean(), largest))
+        first, (steps, longest), largest = min(f.sweep.by_steps), f.sweep.strongest, max(f.sweep.by_epsilon)
+        shown = f.sweep.clean, f.sweep.by_steps[first], longest, f.sweep.by_epsilon[largest]
+        clean, short, long, wide = (100 * o.standing.mean() for o in shown)
+        said.append('{}: {:.1f}% without attack, {:.1f}% after {} steps, {:.1f}% after {}; {:.1f}% at epsilon '
+                    '{:g}'.format(
+                        f.network.name, clean, short, first, long, steps, wide, largest))
     content = figures.png(figures.curves({f.network.name: f.content for f in found}))
     return Figure('curves.png', content, 'Two line charts of accuracy, against attack steps and against epsilon. '
                   + '; '.join(said) + '.',
-                  'Accuracy with 95% intervals. Left: more steps at one radius, beside no attack (dashed) and the attack '
-                  'without gradients (dash-dotted). Right: a growing radius, beside random noise of the same radius '
-                  '(dotted). An attack that works falls with both, stays below noise, and reaches about 0.')
+                  'Accuracy with 95% intervals. Left: more steps at one radius, beside no attack (dashed) and the '
+                  'attack without gradients (dash-dotted). Right: a growing radius, beside random noise of the same '
+                  'radius (dotted). Under an attack that works, accuracy falls with both, stays below that of noise, '
+                  'and reaches about 0.')
 
 
 def _checks(found):
@@ -215,7 +224,8 @@ def transfer_blocks(crossed):
             Table(['images'] + ['judged by ' + name for name in crossed.names], rows,
                   'Accuracy on images attacked with one network and shown to another.'),
             Figure('transfer.png', figures.png(figures.matrix(crossed.names, values)),
-                   'Heat map of accuracies: ' + said + '.', 'Accuracy in %; the diagonal is each network\'s own attack.')]
+                   'Heat map of accuracies: ' + said + '.',
+                   "Accuracy in %; the diagonal is each network's own attack.")]
 
 
 def _landscapes(found):
@@ -235,10 +245,12 @@ def _landscapes(found):
 def _hardest(f, several):
     said = '; '.join('{title}, taken for {adv_title}'.format(**row) for row in f.hardest).replace('\n', ' ')
     title = 'Hardest images' + (': ' + f.network.name if several else '')
+    content = figures.png(figures.hardest(f.hardest))
     return [Section(title), Figure(
-        file_name('hardest-' + f.network.name, 'png'), figures.png(figures.hardest(f.hardest)), 'Images, their attacked versions and the magnified changes. '
-        + said + '.', 'The recognised images that fall to the smallest radius of the curve above: as they are, as attacked '
-        'at that radius with what they are taken for, and the change, magnified around grey.')]
+        file_name('hardest-' + f.network.name, 'png'), content,
+        'Images, their attacked versions and the magnified changes. {}.'.format(said),
+        'The recognised images that fall to the smallest radius of the curve above: as they are, as attacked at that '
+        'radius with what they are taken for, and the change, magnified around grey.')]
 
 
 def _provenance(found, command, versions):

@@ -55,7 +55,7 @@ def _images(own, networks):
         classes = open_dataset(network.args.data, 'val', network.args.num_classes,
                                checkpoints.read_classes(network.args.load)).classes
         if list(classes) != images.classes:
-            raise ValueError("--model {} and --model {} were trained with different classes, or in another order".format(
+            raise ValueError("--model {} and --model {} were trained with different classes or another order".format(
                 networks[0].name, network.name))
     return images
 
@@ -69,7 +69,8 @@ def _opened(own, networks):
 
 
 def _plan(own, args):
-    return sweep.Plan(args.attack_epsilon, args.attack_step_size, args.attack_iter, own.steps, own.epsilons, own.queries)
+    return sweep.Plan(args.attack_epsilon, args.attack_step_size, args.attack_iter, own.steps, own.epsilons,
+                      own.queries)
 
 
 def _pgd(args):

@@ -47,8 +47,8 @@ class Plan(NamedTuple):
 class Sweep(NamedTuple):
     """What was found; every ``Outcome`` is of the same images.
 
-    by_steps: steps to the outcome of PGD. by_epsilon: epsilon to that of PGD, 0 to the clean one. noise: epsilon to that
-    of the worst of ``NOISE_DRAWS`` random corners. zero_gradient: bool, whether an image's loss has no slope at all.
+    by_steps: steps to the outcome of PGD. by_epsilon: epsilon to that of PGD, 0 to the clean one. noise: epsilon to
+    that of the worst of ``NOISE_DRAWS`` random corners. zero_gradient: bool, whether a loss has no slope at all.
     """
     images: Images
     plan: Plan
@@ -113,8 +113,8 @@ def check_recognised(subject, images):
     """
     recognised = int(subject.judge(images).standing.sum())
     if recognised < LEAST_RECOGNISED:
-        raise ValueError('{} recognises {} of {} images, too few to compare attacks: that needs {}; give more --images, '
-                         'or check the data and the architecture flags'.format(
+        raise ValueError('{} recognises {} of {} images, too few to compare attacks: that needs {}; give more '
+                         '--images, or check the data and the architecture flags'.format(
                              subject.name, recognised, len(images), LEAST_RECOGNISED))
 
 

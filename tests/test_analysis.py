@@ -202,8 +202,8 @@ def made_up(**changed):
     ({}, set()),
     ({'by_steps': {5: standing(50), 50: standing(53)}}, set()),  # 3 of 3: chance
     ({'by_steps': {5: standing(50), 50: standing(60)}}, {'more steps'}),
-    ({'by_epsilon': {0: standing(100), 16.0: outcome(np.arange(100) < 55, 1.0), 32.0: standing(80),
-                     64.0: standing(0)}, 'noise': {e: standing(97) for e in (0, 16.0, 32.0, 64.0)}}, {'larger epsilon'}),
+    ({'by_epsilon': {0: standing(100), 16.0: outcome(np.arange(100) < 55, 1.0), 32.0: standing(80), 64.0: standing(0)},
+      'noise': {e: standing(97) for e in (0, 16.0, 32.0, 64.0)}}, {'larger epsilon'}),
     ({'by_epsilon': {0: standing(100), 16.0: outcome(np.arange(100) < 55, 1.0), 64.0: standing(20)}},
      {'accuracy at a large epsilon'}),
     ({'by_epsilon': {0: standing(100), 16.0: outcome(np.arange(100) < 55, 1.0), 64.0: standing(5)}}, set()),

@@ -69,7 +69,8 @@ def made(tmp_path_factory, shared):
     """Folder of an evaluation, `eval`, and of a report, `report`, of two networks; and the report's command."""
     folder = tmp_path_factory.mktemp('report')
     with tf.Graph().as_default():
-        main.main(['--eval', *shared, '--activation-name', 'silu', '--untargeted', '--results-dir', str(folder / 'eval')])
+        main.main(['--eval', *shared, '--activation-name', 'silu', '--untargeted', '--results-dir',
+                   str(folder / 'eval')])
     command = ['report', *shared, *MODELS, '--images', '100', '--steps', '1,4', '--epsilons', '0,16,128', '--queries',
                '20', '--grid', '3', '--landscapes', '2', '--hardest', '3', '--seed', '0', '--results-dir',
                str(folder / 'report'), '--results', str(folder / 'eval' / 'results.json')]
@@ -211,7 +212,8 @@ def test_a_sweep_leaves_figures_and_a_picture_and_no_folder_is_written_to_twice(
 
 
 def test_landscape_and_transfer_leave_figures_and_pictures(shared, tmp_path):
-    analyse('landscape', *shared, '--images', '2', '--grid', '3', '--span', '8', '--results-dir', tmp_path / 'landscape')
+    analyse('landscape', *shared, '--images', '2', '--grid', '3', '--span', '8', '--results-dir',
+            tmp_path / 'landscape')
     found = read_json(tmp_path / 'landscape' / 'landscape.json')
     with np.load(tmp_path / 'landscape' / 'landscape.npz') as stored:
         np.testing.assert_allclose([one['loss'] for one in found['images']], stored['loss'])
@@ -237,11 +239,12 @@ def test_activations_leaves_the_papers_figures(tmp_path):
 
 
 @pytest.mark.parametrize('argv, named', [
-    ([], 'COMMAND'), (['swep'], 'swep'), (['sweep'], '--load'), (['sweep', '--stepz', '5', '--load', 'x.npz'], '--stepz'),
+    ([], 'COMMAND'), (['swep'], 'swep'), (['sweep'], '--load'), (['sweep', '--stepz', '5'], '--stepz'),
     (['sweep', '--load', '/nowhere.npz'], '/nowhere.npz'), (['sweep', '--steps', '5,x'], "'x'"),
     (['sweep', '--steps', '0,5'], '0 is not at least 1'), (['sweep', '--epsilons', '0,300'], '300'),
-    (['sweep', '--images', '0'], '0'), (['landscape', '--grid', '4'], '4 is even'), (['landscape', '--span', '0'], 'span'),
-    (['landscape', '--span', 'nan'], 'nan'), (['report', '--model', 'silu'], 'NAME=FLAGS'),
+    (['sweep', '--images', '0'], '0'), (['landscape', '--grid', '4'], '4 is even'),
+    (['landscape', '--span', '0'], 'span'), (['landscape', '--span', 'nan'], 'nan'),
+    (['report', '--model', 'silu'], 'NAME=FLAGS'),
     (['report', '--model', "a='"], 'quotation'), (['activations', '--names', 'silu,swiish'], 'swiish'),
     (['activations', '--load', 'x'], '--load')])
 def test_a_mistake_is_refused_in_one_line(argv, named, capsys):
