@@ -48,7 +48,7 @@ _STYLE = """
 :root { --ink: #1c2330; --soft: #566072; --line: #d7dce3; --pale: #f5f7f9; --good: #0b6b3a; --bad: #a3260b; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff;
-  font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
+  font: 1rem/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 2.2rem 1.5rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
@@ -73,7 +73,8 @@ pre { background: var(--pale); padding: .8rem 1rem; overflow-x: auto; font: .84r
   monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); }
 @media print {
-  body { font-size: 10.5pt; }
+  html { font-size: 10pt; }
+  tbody th { white-space: normal; }
   main { max-width: none; padding: 0; }
   h2 { break-after: avoid; }
   figure, table, p.verdict { break-inside: avoid; }

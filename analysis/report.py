@@ -186,15 +186,16 @@ def _withstood(sweep):
     return np.all([o.standing for o in outcomes + list(sweep.by_steps.values())], axis=0)
 
 
+_CURVES = '{}: {:.1f}% without attack, {:.1f}% after {} steps, {:.1f}% after {}; {:.1f}% at epsilon {:g}'
+
+
 def _curves(found):
     said = []
     for f in found:
         first, (steps, longest), largest = min(f.sweep.by_steps), f.sweep.strongest, max(f.sweep.by_epsilon)
         shown = f.sweep.clean, f.sweep.by_steps[first], longest, f.sweep.by_epsilon[largest]
         clean, short, long, wide = (100 * o.standing.mean() for o in shown)
-        said.append('{}: {:.1f}% without attack, {:.1f}% after {} steps, {:.1f}% after {}; {:.1f}% at epsilon '
-                    '{:g}'.format(
-                        f.network.name, clean, short, first, long, steps, wide, largest))
+        said.append(_CURVES.format(f.network.name, clean, short, first, long, steps, wide, largest))
     content = figures.png(figures.curves({f.network.name: f.content for f in found}))
     return Figure('curves.png', content, 'Two line charts of accuracy, against attack steps and against epsilon. '
                   + '; '.join(said) + '.',
