@@ -9,7 +9,8 @@ from tensorpack.tfutils.tower import TowerContext
 
 import checkpoints
 import commands
-from adv_model import EVALUATION_STREAM, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess, image_seeds
+from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess,
+                       image_seeds)
 from analysis.random_search import RandomNoise, RandomSearch, margin
 from smooth_activations import backward_slope
 from third_party.imagenet_utils import open_dataset
@@ -144,7 +145,7 @@ class Subject:
     def _judge(self, image):
         logits = self.model.get_logits(image)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=self._label)
-        target = tf.fill(tf.shape(self._label), -1)
+        target = tf.fill(tf.shape(self._label), NO_TARGET)
         return {'prediction': add_metrics(logits, self._label, target)[PREDICTION], 'loss': loss,
                 'margin': margin(logits, self._label)}
 
