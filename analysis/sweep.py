@@ -140,7 +140,7 @@ def as_json(sweep, checks) -> dict:
         return row(outcome, num_iter=attack.num_iter, epsilon=attack.epsilon, step_size=attack.step_size)
 
     return {
-        'num_images': len(sweep.images), 'norm': PGDAttacker.norm, 'clean': row(sweep.clean),
+        'num_images': len(sweep.images), 'norm': plan.pgd().norm, 'clean': row(sweep.clean),
         'steps': [pgd(outcome, k) for k, outcome in sweep.by_steps.items()],
         'epsilons': [pgd(outcome, None, e) if e else row(outcome, epsilon=0.0) for e, outcome in
                      sweep.by_epsilon.items()],
