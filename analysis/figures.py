@@ -101,7 +101,8 @@ def landscapes(found, titles):
     """
     names, one = list(found), next(iter(found.values()))
     count = len(one.loss)
-    figure = plt.figure(figsize=(4.4 * len(names) + 0.7, 2.35 * count + 0.3))
+    width, height = (4.4, 2.35) if len(names) > 1 else (6.4, 3.1)
+    figure = plt.figure(figsize=(width * len(names) + 0.7, height * count + 0.3))
     # Surfaces have no fixed outline that an automatic layout could go by.
     grid = figure.add_gridspec(count, 2 * len(names) + 1, width_ratios=[1.25, 1] * len(names) + [0.07], left=0.01,
                                right=1 - 0.55 / figure.get_figwidth(), bottom=0.5 / figure.get_figheight(),
