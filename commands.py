@@ -146,7 +146,7 @@ def validation_batches(args, dataset, ranks, augmentation, indices=None):
     return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
 
 
-def _session(ranks, args, values):
+def open_session(ranks, args, values):
     """A session on the current graph with the checkpoint's weights, or their averages, in it.
 
     Raises:
@@ -197,7 +197,7 @@ def evaluate(args, ranks, signals):
         return journal.Journal(folder, _settings(args, dataset, values, attackers), len(evaluation.ROW),
                                args.resume_eval)
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
-    with together(ranks, lambda: _session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, args, values)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
             args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
     if ranks.is_chief:
@@ -247,7 +247,7 @@ def classify_directory(args, ranks):
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
     batches = validation_batches(args, dataset, ranks,
                                   'efficientnet' if args.augmentation == 'efficientnet' else 'none')
-    with together(ranks, lambda: _session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, args, values)) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:
