@@ -495,7 +495,7 @@ ranks = start_ranks()
 asked = []
 bring = commands.bring
 commands.bring = lambda *arguments: asked.append(1) or bring(*arguments)
-commands._bring_weights('zoo:tiny', ranks)
+commands.bring_weights('zoo:tiny', ranks)
 with open('rank-{{}}'.format(ranks.rank), 'w') as f:
     f.write('{{}} {{}}'.format(len(asked), published.local_path('zoo:tiny')))
 '''
