@@ -4,7 +4,6 @@ import os
 import pickle
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import zmq
 
+import checkpoints
 import zmq_ops
 from third_party.imagedata.handshake import InfoServer
 from third_party.utils import _RANK_VARIABLES as RANK_VARIABLES
@@ -103,29 +103,46 @@ def data_server(address):
         server.communicate()
 
 
+@contextlib.contextmanager
+def training(address, cwd, *flags):
+    """A run that a data server feeds, behind its first epoch."""
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    run = subprocess.Popen([sys.executable, MAIN] + SMALL + ['--serve-address', address, '--logdir', 'runs/one', *flags],
+                           cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (cwd / 'runs' / 'one' / 'checkpoint').exists():
+            assert run.poll() is None, run.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
 @pytest.mark.slow
 def test_training_goes_on_with_a_data_server_that_was_killed_and_started_again(address, tmp_path):
     """The run is long enough to outlive the first server, and the second is there before the timeout."""
-    with data_server(address) as first:
-        environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-        training = subprocess.Popen(
-            [sys.executable, MAIN] + SMALL + ['--steps-per-epoch', '400', '--epochs', '2', '--serve-address', address,
-                                              '--data-timeout', '60', '--logdir', 'runs/one'],
-            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        try:
-            deadline = time.monotonic() + SECONDS
-            while not (tmp_path / 'runs' / 'one' / 'checkpoint').exists():  # the first epoch is done
-                assert training.poll() is None, training.communicate()[0]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            first.send_signal(signal.SIGKILL)
-            first.wait()
-            time.sleep(1)
-            assert training.poll() is None
-            with data_server(address):
-                out, _ = training.communicate(timeout=SECONDS)
-        finally:
-            training.kill()
-            training.wait()
-    assert training.returncode == 0, out
+    flags = ['--steps-per-epoch', '400', '--epochs', '2', '--data-timeout', '60']
+    with data_server(address) as first, training(address, tmp_path, *flags) as run:
+        first.kill()
+        first.wait()
+        time.sleep(1)
+        assert run.poll() is None
+        with data_server(address):
+            out, _ = run.communicate(timeout=SECONDS)
+    assert run.returncode == 0, out
     assert (tmp_path / 'runs' / 'one' / 'model-800.index').exists()
+
+
+@pytest.mark.slow
+def test_a_data_server_killed_for_good_ends_the_run_after_the_timeout_and_leaves_its_checkpoints(address, tmp_path):
+    flags = ['--steps-per-epoch', '200', '--epochs', '1000', '--data-timeout', '5']
+    with data_server(address) as server, training(address, tmp_path, *flags) as run:
+        server.kill()
+        begin = time.monotonic()
+        out, _ = run.communicate(timeout=60)
+        print('{:.1f} s after the kill'.format(time.monotonic() - begin))
+    assert run.returncode == 2 and "no batch from '{}' for 5 s".format(address) in out and 'Traceback' not in out, out
+    assert checkpoints.read(str(tmp_path / 'runs' / 'one'))
