@@ -10,8 +10,8 @@ from autoattack.geometry import length, project_l1
 from autoattack.losses import cross_entropy, dlr, targeted_dlr
 
 LOSSES = {'apgd-ce': cross_entropy, 'apgd-dlr': dlr, 'apgd-t': targeted_dlr}
-# Gradients are taken of so many times the loss. PyTorch, which the published code runs on, has numbers down to 2 ** -149;
-# TensorFlow takes those below 2 ** -126 for 0, and a cross entropy near 0 would have no gradient sooner.
+# Gradients are taken of so many times the loss. PyTorch, which the published code runs on, has numbers down to
+# 2 ** -149; TensorFlow takes those below 2 ** -126 for 0, and a cross entropy near 0 would sooner have no gradient.
 GRADIENT_SCALE = 2.0 ** 23
 LARGER_EPSILON = ((3, 0.3), (2, 0.3), (1, 0.4))  # MB Sec 4.2: multiples of epsilon, and their shares of the iterations
 
