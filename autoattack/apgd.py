@@ -10,6 +10,9 @@ from autoattack.geometry import length, project_l1
 from autoattack.losses import cross_entropy, dlr, targeted_dlr
 
 LOSSES = {'apgd-ce': cross_entropy, 'apgd-dlr': dlr, 'apgd-t': targeted_dlr}
+# Gradients are taken of so many times the loss. PyTorch, which the published code runs on, has numbers down to
+# 2 ** -149; TensorFlow takes those below 2 ** -126 for 0, and a cross entropy near 0 would sooner have no gradient.
+GRADIENT_SCALE = 2.0 ** 23
 LARGER_EPSILON = ((3, 0.3), (2, 0.3), (1, 0.4))  # MB Sec 4.2: multiples of epsilon, and their shares of the iterations
 
 
@@ -111,11 +114,11 @@ class APGDAttacker(Attacker):
         return Result(best, best_loss, adv, right)
 
     def _evaluate(self, victims, labels, point):
-        """Loss [N], whether the label is right [N], and gradient [N, D] at ``point``."""
+        """Loss [N], whether the label is right [N], and gradient [N, D] times GRADIENT_SCALE at ``point``."""
         def one_pass(point):
             logits = victims.get_logits(point)
             loss = LOSSES[self.name](logits, *labels)
-            gradient, = tf.gradients(tf.reduce_sum(loss), point)
+            gradient, = tf.gradients(loss, point, tf.fill(tf.shape(loss), GRADIENT_SCALE))
             return loss, tf.equal(predicted_label(logits), victims.label), gradient
 
         if self.eot_iter == 1:
@@ -205,7 +208,7 @@ class L2Ball(_Ball):
 
     def random_point(self, streams, seeds, stream):
         noise = streams.normal(seeds, stream, self.image.shape[1:])
-        return tf.clip_by_value(self.image + self.radius * self._direction(noise), 0.0, 1.0)
+        return tf.clip_by_value(self.image + self.radius * noise / (length(noise, 'L2') + 1e-12), 0.0, 1.0)
 
     def _project(self, point):
         move = point - self.image
@@ -213,7 +216,7 @@ class L2Ball(_Ball):
         return tf.clip_by_value(self.image + move / (size + 1e-12) * tf.minimum(self.radius, size), 0.0, 1.0)
 
     def _direction(self, gradient):
-        return gradient / (length(gradient, 'L2') + 1e-12)
+        return gradient / (length(gradient, 'L2') + 1e-12 * GRADIENT_SCALE)
 
 
 class L1Ball(_Ball):
