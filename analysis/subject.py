@@ -11,13 +11,14 @@ import checkpoints
 import commands
 from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess,
                        image_seeds)
-from analysis.random_search import RandomNoise, RandomSearch, margin
+from analysis.noise import RandomNoise
+from autoattack.losses import margin
 from smooth_activations import backward_slope
 from third_party.imagenet_utils import open_dataset
 from third_party.utils import Ranks
 
 # Attackers of which one graph serves all lengths, because these numbers of theirs can be fed.
-_FED_KINDS = (PGDAttacker, RandomNoise, RandomSearch)
+_FED_KINDS = (PGDAttacker, RandomNoise)
 _FED = {'num_iter': tf.int32, 'step_size': tf.float32, 'epsilon': tf.float32}
 
 

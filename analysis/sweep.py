@@ -5,8 +5,9 @@ import numpy as np
 from tensorpack.utils.utils import get_tqdm
 
 from adv_model import PGDAttacker
-from analysis.random_search import RandomNoise, RandomSearch
+from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome
+from autoattack.square import SquareAttacker
 from evaluation import wilson
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
@@ -39,9 +40,9 @@ class Plan(NamedTuple):
         """One step across the whole radius from a random start (SAT's attack in training)."""
         return PGDAttacker(1, self.epsilon, self.epsilon)
 
-    @property
-    def black_box(self):
-        return RandomSearch(self.queries, self.epsilon)
+    def black_box(self, num_classes):
+        """The attack without gradients."""
+        return SquareAttacker('Linf', self.epsilon, num_classes, self.queries)
 
 
 class Sweep(NamedTuple):
@@ -98,10 +99,11 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
             if pair not in done:
                 done[pair] = subject.judge(images, plan.pgd(*pair))
                 bar.update(pair[0])
+    black_box = black_box or plan.black_box(subject.model.num_classes)
     return Sweep(images, plan, clean, {k: done[k, plan.epsilon] for k in sorted(set(plan.steps))},
                  {e: done[plan.num_iter, e] if e else clean for e in epsilons},
                  {e: subject.judge(images, RandomNoise(NOISE_DRAWS, e)) if e else clean for e in epsilons},
-                 subject.judge(images, plan.single_step), subject.judge(images, black_box or plan.black_box),
+                 subject.judge(images, plan.single_step), subject.judge(images, black_box),
                  subject.zero_gradients(images))
 
 

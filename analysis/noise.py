@@ -1,0 +1,54 @@
+"""No attack at all: random corners of the ball, which every attack must beat."""
+import tensorflow.compat.v1 as tf
+
+from adv_model import EVALUATION_STREAM, NO_TARGET, PIXEL, image_seeds
+from autoattack.losses import margin
+
+# Keeps these draws apart from those of attacks on the same images: the first seed holds a stream below 2^24, of which
+# training takes the even numbers and evaluation 1.
+_STREAM = 2
+_DRAWS = 2 ** 20  # room for the draws of an image
+
+
+class RandomNoise:
+    """The worst of ``num_iter`` random corners of the ball.
+
+    Args:
+        num_iter (int): draws, at least 1. epsilon (float): radius in pixel levels, 0-255, L-infinity.
+    """
+
+    def __init__(self, num_iter, epsilon):
+        self.num_iter, self.epsilon = num_iter, epsilon
+
+    @property
+    def name(self):
+        return 'noise x {}'.format(self.num_iter)
+
+    def attack(self, image, label, get_logits, seeds=None):
+        """As ``PGDAttacker.attack``, but for no gradient: the image with the smallest margin of the true label."""
+        if seeds is None:
+            seeds = image_seeds(0, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
+        seeds = seeds + tf.constant([_STREAM, 0], tf.int64)
+        reach = self.epsilon * PIXEL
+
+        def draw(number):
+            return tf.clip_by_value(image + reach * _corners(seeds, number, tf.shape(image)[1:]), -1.0, 1.0)
+
+        def another(number, worst, smallest):
+            drawn = draw(number)
+            found = margin(get_logits(drawn), label)
+            worse = found < smallest
+            return number + 1, tf.where_v2(worse[:, None, None, None], drawn, worst), tf.minimum(found, smallest)
+
+        with tf.name_scope('random_noise'):
+            first = draw(0)
+            _, adv, _ = tf.while_loop(lambda *_: True, another, (tf.constant(1), first, margin(get_logits(first), label)),
+                                      maximum_iterations=self.num_iter - 1, back_prop=False, parallel_iterations=1)
+            return adv, tf.fill(tf.shape(label), NO_TARGET)
+
+
+def _corners(seeds, number, shape):
+    """1 or -1, float32 [N, ...shape]: draw ``number`` of every image's seed."""
+    seeds = seeds * tf.constant([1, _DRAWS], tf.int64) + tf.cast(tf.stack([0, number]), tf.int64)
+    return tf.map_fn(lambda seed: tf.sign(tf.random.stateless_uniform(shape, seed) - 0.5), seeds,
+                     fn_output_signature=tf.float32, back_prop=False)
