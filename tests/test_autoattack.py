@@ -129,6 +129,7 @@ def linear_logits(image):
     return tf.matmul(tf.reshape(image, [-1, 768]) / 2, tf.constant(LINEAR))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('restarts', [1, 2])
 @pytest.mark.parametrize('norm, dual', [('Linf', 1), ('L2', 2), ('L1', np.inf)])
 def test_fab_finds_a_linear_networks_nearest_boundary(sess, norm, dual, restarts):
@@ -294,12 +295,14 @@ def test_results_depend_neither_on_the_batch_nor_on_the_place_in_it(sess, name, 
     assert np.abs(parts - whole[order]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_seeds_matter(sess):
     attacks = [make('apgd-ce', 'Linf', num_iter=2, restarts=1, seed=seed) for seed in (1, 1, 2)]
     first, same, other = (attack(sess, attacker, rows=SOME)[1] for attacker in attacks)
     assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 @every_attack
 def test_a_found_image_is_valid_and_near_and_any_other_is_the_clean_one(sess, name, norm):
     robust, adv = attack(sess, make(name, norm, **SHORT[name]))
@@ -310,6 +313,7 @@ def test_a_found_image_is_valid_and_near_and_any_other_is_the_clean_one(sess, na
     assert not robust[~CORRECT].any()
 
 
+@pytest.mark.slow
 @every_attack
 def test_images_beyond_the_valid_range(sess, name, norm):
     """As a resized image may be; the ball is around it in L-infinity, else around the valid image nearest to it."""
@@ -334,6 +338,7 @@ def passes_of(sess, attacker, rows):
     return passes, robust
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, options, forward, backward', [
     ('apgd-ce', {'restarts': 1}, 101, 101), ('apgd-ce', {'restarts': 2, 'num_iter': 10}, 22, 22),
     ('apgd-t', {'restarts': 1, 'num_iter': 10}, 9 * 11, 9 * 11), ('fab-t', {'num_iter': 10}, 9 * 20, 9 * 10),
@@ -360,6 +365,7 @@ def test_a_broken_image_costs_nothing_in_later_rounds(sess, flags):
     assert passes.backward == passes.forward[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SHORT)
 def test_images_that_are_wrong_when_clean_cost_one_pass(sess, name):
     passes, _ = passes_of(sess, make(name, 'Linf', **SHORT[name]), np.flatnonzero(~CORRECT))
@@ -373,12 +379,14 @@ def test_square_ends_when_all_are_broken(sess):
     assert not robust.any() and len(passes.forward) < 2000
 
 
+@pytest.mark.slow
 def test_averaged_gradients_of_a_network_without_chance_change_nothing(sess):
     once, several = (attack(sess, make('apgd-dlr', 'L2', num_iter=5, restarts=1, eot_iter=passes), rows=SOME)[1]
                      for passes in (1, 4))
     assert np.abs(once - several).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_averaged_gradients_see_through_noise(sess):
     """The noise outweighs the gradient of one pass: the average of many breaks more images."""
     def noisy_logits(image):
