@@ -322,12 +322,17 @@ def _served_data(args, ranks):
         expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
         expected.update(augmentation=args.augmentation, **describe_policy(_policy(args)))
     served = connect(address, expected, job, args.serve_timeout)
-    atexit.register(goodbye, address, job)
-    if len(served['classes']) > args.num_classes:
-        raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
-            args.num_classes, address, len(served['classes'])))
-    shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
-    warning = check_servers([json.loads(text) for text in shared])
+    leave = functools.partial(goodbye, address, job)
+    atexit.register(leave)
+    try:
+        if len(served['classes']) > args.num_classes:
+            raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
+                args.num_classes, address, len(served['classes'])))
+        shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
+        warning = check_servers([json.loads(text) for text in shared])
+    except ValueError:
+        leave()  # now: the program that called may live on
+        raise
     if warning:
         logger.warning(warning)
     return _TrainingData(served['num_images'], served['classes'],

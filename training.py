@@ -2,9 +2,9 @@
 import json
 import math
 import os
+import secrets
 import socket
 import sys
-import time
 from typing import NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
@@ -278,7 +278,7 @@ def trim_statistics(folder, next_epoch):
 
 def new_job_name():
     """A name for this training job that no other job has."""
-    return '{}-{}-{:.0f}'.format(socket.gethostname(), os.getpid(), time.time())
+    return '{}-{}-{}'.format(socket.gethostname(), os.getpid(), secrets.token_hex(4))
 
 
 def train(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init, signals):

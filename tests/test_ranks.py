@@ -240,9 +240,10 @@ def test_a_data_server_that_feeds_another_job_is_refused(data, served, refusal):
         goodbye(served, 'the other job')
 
 
-def test_a_refused_job_leaves_the_data_server_free(data, served, refusal):
+@pytest.mark.parametrize('flags', [['--batch', '4'], ['--num-classes', '2']])
+def test_a_refused_job_leaves_the_data_server_free(data, served, refusal, flags):
     from third_party.imagenet_utils import connect, goodbye
-    refusal('--data', data, '--serve-address', served, '--batch', '4')
+    refusal('--data', data, '--serve-address', served, *flags)
     connect(served, {}, 'the next job')
     goodbye(served, 'the next job')
 
