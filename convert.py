@@ -23,8 +23,7 @@ try:
     import nets
     from efficientnet.preprocessing import released_view
     from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
-    from third_party.utils import OneLineParser, reason
-    from zoo import published
+    from third_party.utils import mode_parser, reason, run_mode
     from zoo.fetch import bring
 except ModuleNotFoundError as missing:
     sys.exit("convert.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python convert.py".format(
@@ -37,7 +36,7 @@ NOTES = 'assets.extra/network.json'  # a place in a SavedModel for what TensorFl
 
 def convert_weights(argv):
     """Write a checkpoint's weights, under their names, in the form that OUTPUT's ending asks for."""
-    parser = _parser('weights', convert_weights)
+    parser = mode_parser('convert.py weights', convert_weights)
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP.split(', and')[0])
     parser.add_argument('output', metavar='OUTPUT', help='FILE.npz, or the name of a TensorFlow checkpoint')
     parser.add_argument('--keep', choices=('both', 'weights', 'averages'), default='both',
@@ -55,7 +54,7 @@ def convert_weights(argv):
 
 def export(argv):
     """Write a network as a SavedModel, whose `serving_default` takes images uint8 [N,S,S,3], RGB, 0-255."""
-    parser = _parser('saved-model', export)
+    parser = mode_parser('convert.py saved-model', export)
     parser.add_argument('output', metavar='DIR', help='folder to make; TensorFlow Serving wants a number for its name')
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP)
     add_averages_flag(parser)
@@ -68,10 +67,6 @@ def export(argv):
         bring(args.load, print)
         write_saved_model(args.output, args)
     print('{} is in {}'.format(nets.network_name(args), args.output))
-
-
-def _parser(mode, function):
-    return OneLineParser(prog='convert.py ' + mode, description=function.__doc__, allow_abbrev=False)
 
 
 @contextlib.contextmanager
@@ -216,11 +211,7 @@ MODES = {'weights': convert_weights, 'saved-model': export}
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False, epilog=' '.join(
-        '{}: {}'.format(name, mode.__doc__) for name, mode in MODES.items()))
-    parser.add_argument('mode', choices=MODES, help='`MODE --help` lists its flags')
-    return MODES[parser.parse_args(argv[:1]).mode](argv[1:])
+    return run_mode(MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
 
 
 if __name__ == '__main__':

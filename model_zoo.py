@@ -15,7 +15,7 @@ import sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 try:
-    from third_party.utils import OneLineParser
+    from third_party.utils import mode_parser, run_mode
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("model_zoo.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python model_zoo.py".format(
@@ -26,7 +26,7 @@ SHOWN = 20  # names of each kind in verify's report
 
 def list_models(argv):
     """All models and their published figures; with names, all about these."""
-    parser = _parser('list', list_models)
+    parser = mode_parser('model_zoo.py list', list_models)
     parser.add_argument('names', nargs='*', metavar='NAME')
     _add_folder(parser)
     args = parser.parse_args(argv)
@@ -37,7 +37,7 @@ def list_models(argv):
 
 def download(argv):
     """Download models, each into a folder of its name; what is there is left as it is."""
-    parser = _parser('download', download)
+    parser = mode_parser('model_zoo.py download', download)
     parser.add_argument('names', nargs='+', metavar='NAME')
     _add_folder(parser)
     args = parser.parse_args(argv)
@@ -57,7 +57,7 @@ def verify(argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
     import checkpoints
     from main import add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
-    parser = _parser('verify', verify)
+    parser = mode_parser('model_zoo.py verify', verify)
     parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
                                                                 'defaults, or whatever --load of main.py takes')
     add_averages_flag(parser)
@@ -76,10 +76,6 @@ def verify(argv):
         return report(load, args)
     except ValueError as error:
         parser.error(error)
-
-
-def _parser(mode, function):
-    return OneLineParser(prog='model_zoo.py ' + mode, description=function.__doc__, allow_abbrev=False)
 
 
 def _add_folder(parser):
@@ -184,11 +180,7 @@ MODES = {'list': list_models, 'download': download, 'verify': verify}
 
 
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else list(argv)
-    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False, epilog=' '.join(
-        '{}: {}'.format(name, mode.__doc__) for name, mode in MODES.items()))
-    parser.add_argument('mode', choices=MODES, help='`MODE --help` lists its flags')
-    return MODES[parser.parse_args(argv[:1]).mode](argv[1:])
+    return run_mode(MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
 
 
 if __name__ == '__main__':

@@ -54,11 +54,6 @@ def make_attackers(version, norm, epsilon, num_classes, seed=0, streams=None):
     return [make(name) for name in names]
 
 
-def standard(norm, epsilon, num_classes, seed=0):
-    """The version by which robustness is compared; see ``make_attackers``."""
-    return make_attackers('standard', norm, epsilon, num_classes, seed)
-
-
 def _parse(names):
     names = tuple(name.strip() for name in names.split(','))
     for name in names:

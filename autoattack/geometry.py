@@ -3,7 +3,6 @@
 The published code sorts the breakpoints of the piecewise linear equations below. Here they are solved by bisection or
 by Newton's method, which need neither a sort nor sums that run over all of an image's elements in float32.
 """
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 NORMS = ('Linf', 'L2', 'L1')

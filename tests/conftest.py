@@ -1,4 +1,5 @@
 """What the tests share. TensorFlow is imported inside the fixtures: tests that do without it start at once."""
+import functools
 import gzip
 import json
 import os
@@ -103,3 +104,18 @@ def released_model():
             arch, flags = 'ResNet', flags + ['--group', group, '--res2-bottleneck', width]
         return make_network('--arch', arch, *flags, *layout)
     return make
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Noise images of two classes, eleven for training and five, which are two batches, for validation."""
+    from image_folders import make_noise_folder
+    from small_runs import NUM_IMAGES
+    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': NUM_IMAGES, 'val': 5}, 'ab')
+
+
+@pytest.fixture(scope='module')
+def train(data):
+    """function(log directory, flags): train in this process, on a fresh graph, two epochs unless told otherwise."""
+    from small_runs import start_training
+    return functools.partial(start_training, data)

@@ -11,7 +11,7 @@ import tiny_cnn
 from adv_model import NO_TARGET, AdvImageNetModel, image_seeds
 from autoattack.apgd import BALLS, APGDAttacker
 from autoattack.attacker import Victims, ranked_label
-from autoattack.ensemble import make_attackers, standard
+from autoattack.ensemble import make_attackers
 from autoattack.fab import FABAttacker
 from autoattack.geometry import NORMS
 from autoattack.square import SquareAttacker
@@ -258,7 +258,7 @@ def test_every_attack_is_as_strong_as_the_published_one(sess, flags, variant, no
 def test_after_each_attack_of_the_standard_version_as_many_stand(sess, flags, variant, norm):
     network = tiny_cnn.VARIANTS[variant]
     standing = np.flatnonzero(CORRECT)
-    for attacker in standard(norm, EPSILON[norm], 10):
+    for attacker in make_attackers('standard', norm, EPSILON[norm], 10):
         seeds = np.stack([np.zeros(len(standing), np.int64), standing], axis=1)
         robust, _ = attack(sess, attacker, network, standing, seeds)
         standing = standing[robust]

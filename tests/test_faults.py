@@ -3,7 +3,6 @@
 The times that tests measure are printed (pytest -s); their bounds are asserted.
 """
 import contextlib
-import functools
 import logging
 import os
 import re
@@ -21,24 +20,10 @@ from tensorpack.dataflow import DataFlowTerminated
 import checkpoints
 import evaluation
 import training
-from image_folders import make_noise_folder
-from small_runs import (LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, start_ranks,
-                        start_training, variables, wait_for)
+from small_runs import (LEAN, MAIN, SMALL, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
 from third_party.heartbeats import Silence, Times
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """Noise images of two classes; the five for validation are two batches."""
-    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': NUM_IMAGES, 'val': 5}, 'ab')
-
-
-@pytest.fixture(scope='module')
-def train(data):
-    """function(log directory, flags): train in this process, on a fresh graph, two epochs unless told otherwise."""
-    return functools.partial(start_training, data)
 
 
 AVERAGED = ['--moving-average-decay', '0.9', '--optimizer', 'rmsprop', '--warmup-epochs', '0']

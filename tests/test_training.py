@@ -1,5 +1,4 @@
 """Training runs in one process: what they leave behind, and that they repeat and resume to the last bit."""
-import functools
 import json
 import os
 import signal
@@ -16,21 +15,7 @@ import tensorflow.compat.v1 as tf
 import checkpoints
 import main
 import training
-from image_folders import make_noise_folder
-from small_runs import (BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, start_training,
-                        variables)
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    """Noise images of two classes, eleven for training and five for validation."""
-    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': NUM_IMAGES, 'val': 5}, 'ab')
-
-
-@pytest.fixture(scope='module')
-def train(data):
-    """function(log directory, flags): train in this process, on a fresh graph, two epochs unless told otherwise."""
-    return functools.partial(start_training, data)
+from small_runs import BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, variables
 
 
 @pytest.fixture(scope='module')

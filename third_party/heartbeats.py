@@ -13,7 +13,7 @@ import threading
 
 import psutil
 
-from third_party.utils import fail, gather_texts
+from third_party.utils import fail, fail_at_once, gather_texts
 
 PERIOD = 1.0  # seconds
 _BEAT, _BYE = 'beat', 'bye'
@@ -141,7 +141,4 @@ def _say(text):
 
 
 def _end(text):
-    try:
-        fail(text, 0)
-    finally:
-        os._exit(2)  # the other threads wait inside MPI; the launcher ends the other ranks
+    fail_at_once(text, 0)  # the other threads wait inside MPI; the launcher ends the other ranks

@@ -66,12 +66,9 @@ def end_by(error):
     rank, text = launched_rank(), reason(error)
     if rank is None:
         fail(text, 0)
-    try:
-        if _OTHER_ENDED in text:
-            fail('another rank has ended; what it or the launcher says is the reason', rank)
-        fail('rank {}: {}'.format(rank, text), 0)
-    finally:
-        os._exit(2)
+    if _OTHER_ENDED in text:
+        fail_at_once('another rank has ended; what it or the launcher says is the reason', rank)
+    fail_at_once('rank {}: {}'.format(rank, text), 0)
 
 
 def fail(message, rank):
@@ -82,11 +79,38 @@ def fail(message, rank):
     sys.exit(2)
 
 
+def fail_at_once(message, rank):
+    """As ``fail``, also in a thread beside others that wait for ever: without any of Python's or Horovod's own ends."""
+    try:
+        fail(message, rank)
+    finally:
+        os._exit(2)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Complains of a command line in one line, on the first rank only."""
 
     def error(self, message):
         fail(message, launched_rank() or 0)
+
+
+def mode_parser(program, mode):
+    """The parser of one of a program's modes, a function that its docstring describes."""
+    return OneLineParser(prog=program, description=mode.__doc__, allow_abbrev=False)
+
+
+def run_mode(modes, description, argv):
+    """Run the mode that ``argv`` begins with, on what follows in it.
+
+    Args:
+        modes (dict): name to function (list of str) -> exit code. description (str): its first line is the program's.
+    Returns:
+        what the mode returns.
+    """
+    parser = OneLineParser(description=description.split('\n')[0], allow_abbrev=False, epilog=' '.join(
+        '{}: {}'.format(name, mode.__doc__) for name, mode in modes.items()))
+    parser.add_argument('mode', choices=modes, help='`MODE --help` lists its flags')
+    return modes[parser.parse_args(argv[:1]).mode](argv[1:])
 
 
 def cpu_session_config():
