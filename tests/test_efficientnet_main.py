@@ -240,6 +240,7 @@ def assert_tells_apart(table):
     assert len(predictions) == NUM_IMAGES and len(set(predictions)) > 2, predictions
 
 
+@pytest.mark.slow
 def test_two_ranks_share_the_batch_and_judge_as_one(tmp_path, checkpoint, data):
     # The release's own defaults, moving averages among them.
     flags = [SCRIPT, '--mode=eval', '--ckpt_path=' + checkpoint, '--data_dir=' + data, *SMALL]

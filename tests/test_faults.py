@@ -80,8 +80,9 @@ def signal_in_step(monkeypatch, step, number):
     in_step(monkeypatch, step, lambda: os.kill(os.getpid(), number))
 
 
-@pytest.mark.parametrize('number', SIGNALS)
-@pytest.mark.parametrize('step', [1, STEPS + 2, 2 * STEPS])
+@pytest.mark.parametrize('number, step', [
+    (number, step) if (number, step) in ((SIGNALS[0], STEPS + 2), (SIGNALS[1], 2 * STEPS)) else
+    pytest.param(number, step, marks=pytest.mark.slow) for number in SIGNALS for step in (1, STEPS + 2, 2 * STEPS)])
 def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_continues_it_exactly(
         train, finished, tmp_path, monkeypatch, said, number, step):
     folder = tmp_path / 'run'
@@ -101,7 +102,7 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
     assert read_json(folder / 'best.json') == read_json(finished / 'best.json')
 
 
-@pytest.mark.parametrize('judged', ['weights', 'averages'])
+@pytest.mark.parametrize('judged', [pytest.param('weights', marks=pytest.mark.slow), 'averages'])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
         train, finished, tmp_path, monkeypatch, said, judged):
     folder, run, runs, batches = tmp_path / 'run', evaluation.EvaluationTower.run, [], []

@@ -135,8 +135,9 @@ open('right-{{}}'.format(ranks.rank), 'w').close()
 
 @pytest.mark.parametrize('flags', [
     ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--activation-name', 'silu'],
-    ['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.3', '--input-size', '16',
-     '--num-classes', '3', '--survival-prob', '1', '--dropout-rate', '0', '--recompute']], ids=['ResNet', 'EfficientNet'])
+    pytest.param(['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.3', '--input-size',
+                  '16', '--num-classes', '3', '--survival-prob', '1', '--dropout-rate', '0', '--recompute'],
+                 marks=pytest.mark.slow)], ids=['ResNet', 'EfficientNet'])
 def test_ranks_that_share_statistics_have_the_gradients_and_averages_of_one_rank_with_all_images(tmp_path, flags):
     program = SHARED_STATISTICS.format(tests=os.path.dirname(__file__), flags=', '.join(map(repr, flags)))
     ended = mpirun(2, '-c', program, cwd=tmp_path)
