@@ -2,13 +2,16 @@
 
 A layer says ``activate(x, 'silu')`` and knows nothing else. Forward and backward are two functions of the input
 (SAT Sec 3: ReLU forward, slope of Parametric Softplus backward), so the gradient keeps only ``x`` alive and computes
-the rest anew.
+the rest anew. On a CPU each is a compiled op (``third_party/smooth_ops``); elsewhere, and for what that has not, it is
+TensorFlow's own ops, whose formulas are those here.
 """
 import contextlib
 import math
 from typing import Callable, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
+
+from third_party import smooth_ops
 
 # Initial value of SmoothReLU's learnable ``b``, with beta = b^2 = 400 (SAT release).
 SMOOTHRELU_INITIAL_B = 20.0
@@ -17,10 +20,14 @@ MISH_SATURATION = 20.0
 
 
 class Activation(NamedTuple):
-    """A function of (x, alpha) and its derivative with respect to x; ``alpha`` is None where there is none."""
+    """A function of (x, alpha) and its derivative with respect to x; ``alpha`` is None where there is none.
+
+    compiled: its name among ``smooth_ops.FUNCTIONS``; None: that of the activation.
+    """
     function: Callable
     derivative: Callable
     alpha: Optional[float] = None
+    compiled: Optional[str] = None
 
 
 def _relu_derivative(x, _):
@@ -97,10 +104,10 @@ ACTIVATIONS = {
     'softplus': Activation(lambda x, _: tf.nn.softplus(x), lambda x, _: tf.sigmoid(x)),
     # SAT Sec 3.2, f(x) = log(1 + exp(alpha x)) / alpha; alpha = 10 is quoted second-hand, hence also a parameter.
     'parametric_softplus': Activation(lambda x, alpha: tf.nn.softplus(alpha * x) / alpha,
-                                      lambda x, alpha: tf.sigmoid(alpha * x), alpha=10.0),
+                                      lambda x, alpha: tf.sigmoid(alpha * x), alpha=10.0, compiled='softplus'),
     'gelu': Activation(_gelu, _gelu_derivative),
     'gelu_erf': Activation(_gelu_erf, _gelu_erf_derivative),
-    'elu': Activation(lambda x, _: tf.nn.elu(x), lambda x, _: tf.exp(tf.minimum(x, 0))),
+    'elu': Activation(lambda x, _: tf.nn.elu(x), lambda x, _: tf.exp(tf.minimum(x, 0)), compiled='celu'),
     'celu': Activation(_celu, _celu_derivative, alpha=1.0),
     'mish': Activation(_mish, _mish_derivative),
 }
@@ -167,39 +174,81 @@ def activate(x, name):
         ValueError: see ``parse_name``.
     """
     key, alpha = parse_name(name)
-    slope = _slope_of(_slope_override) if _slope_override else None
+    slope = _slope_override and parse_name(_slope_override, SLOPE_NAMES)
+    compiled = _compiled_ops(x)
     with tf.name_scope(key):
         if key == 'smoothrelu':
-            return _smoothrelu(x, slope)
+            return _smoothrelu(x, slope and _derivative(compiled, *slope))
         if slope is None and key == 'relu':
             return tf.nn.relu(x)
-        own = ACTIVATIONS[key]
-        slope = slope or (lambda x: own.derivative(x, alpha))
-        return _elementwise(lambda x: own.function(x, alpha), slope)(x)
+        return _elementwise(_function(compiled, key, alpha), _derivative(compiled, *(slope or (key, alpha))))(x)
 
 
-def _slope_of(name):
-    key, alpha = parse_name(name, SLOPE_NAMES)
-    return lambda x: ACTIVATIONS[key].derivative(x, alpha)
+def can_compile():
+    """Whether ``activate`` uses the compiled ops of this machine, for types that they have."""
+    if _own_ops_only or tf.config.list_physical_devices('GPU'):
+        return False
+    try:
+        smooth_ops.load_op_library()
+    except ImportError:
+        return False
+    return True
 
 
-def _elementwise(function, slope):
-    """The op y = function(x), dy/dx = slope(x)."""
+_own_ops_only = False
+
+
+@contextlib.contextmanager
+def tensorflow_ops_only():
+    """Activations built inside are made of TensorFlow's own ops, which other programs load and XLA compiles."""
+    global _own_ops_only
+    before, _own_ops_only = _own_ops_only, True
+    try:
+        yield
+    finally:
+        _own_ops_only = before
+
+
+def _compiled_ops(x):
+    """The compiled ops if there are any for ``x``, else None."""
+    return smooth_ops.load_op_library() if x.dtype in (tf.float32, tf.bfloat16) and can_compile() else None
+
+
+def _arguments(key, alpha):
+    return dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
+
+
+def _function(compiled, key, alpha):
+    """x -> activation ``key`` of x."""
+    if compiled is None:
+        return lambda x: ACTIVATIONS[key].function(x, alpha)
+    return lambda x: compiled.smooth_activation(x=x, **_arguments(key, alpha))
+
+
+def _derivative(compiled, key, alpha):
+    """(dy, x) -> dy * derivative of activation ``key`` at x."""
+    if compiled is None:
+        return lambda dy, x: dy * ACTIVATIONS[key].derivative(x, alpha)
+    return lambda dy, x: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(key, alpha))
+
+
+def _elementwise(function, derivative):
+    """The op y = function(x), dx = derivative(dy, x)."""
     @tf.custom_gradient
     def op(x):
         def gradient(dy):
             # Waiting for dy keeps the optimiser from merging these with the forward pass's equal ops, whose results
             # would then stay in memory until the backward pass.
             with tf.control_dependencies([dy]):
-                return dy * slope(x)
+                return derivative(dy, x)
         return function(x), gradient
     return op
 
 
-def _smoothrelu(x, slope):
+def _smoothrelu(x, derivative):
     """relu(x - log(1 + beta |x|) / beta), beta = b^2 > 0; ``b`` is what the released checkpoints store (SAT Sec 4).
 
-    dy/dx = beta x / (1 + beta x) for x > 0, else 0, unless another ``slope`` is asked for; dy/db is always its own.
+    dy/dx = beta x / (1 + beta x) for x > 0, else 0, unless another ``derivative`` is asked for; dy/db is always its own.
     """
     b = tf.get_variable('smoothrelu_beta', [1], initializer=tf.constant_initializer(SMOOTHRELU_INITIAL_B))
 
@@ -211,7 +260,7 @@ def _smoothrelu(x, slope):
             with tf.control_dependencies([dy]):
                 positive = tf.nn.relu(x)
                 u = beta * positive
-                dx = dy * (u / (1 + u) if slope is None else slope(x))
+                dx = dy * u / (1 + u) if derivative is None else derivative(dy, x)
                 dbeta = (tf.math.log1p(u) - u / (1 + u)) / tf.square(beta)
                 return dx, tf.reshape(tf.reduce_sum(dy * dbeta), [1]) * 2 * b
         return tf.nn.relu(x - tf.math.log1p(beta * tf.abs(x)) / beta), gradient

@@ -20,6 +20,8 @@ def main():
     assert hvd.mpi_built(), 'Horovod was built without MPI'
     import zmq_ops
     zmq_ops.load_op_library()
+    import smooth_ops
+    smooth_ops.load_op_library()
     import jpeg_part
     jpeg_part.load_library()
     env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')

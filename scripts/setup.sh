@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, jpeg_part, a self-check.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
 # Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD"; cat scripts/setup.sh scripts/selfcheck.py requirements.txt requirements-test.txt constraints.txt; find third_party/zmq_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD"; cat scripts/setup.sh scripts/selfcheck.py requirements.txt requirements-test.txt constraints.txt; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -117,6 +117,8 @@ build_zmq_ops() {
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
 
+build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$PWD/$VENV/bin/python"; }
+
 build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
@@ -137,6 +139,7 @@ main() {
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod $HOROVOD_VERSION with MPI (built from source)" install_horovod
   step "zmq_ops, this project's TensorFlow op" build_zmq_ops
+  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
   step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   echo "$want" >"$VENV/setup-done"

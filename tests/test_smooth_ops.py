@@ -1,0 +1,103 @@
+"""The compiled activations: right for every instruction set, type, length and special value; formulas in float64 are in
+test_smooth_activations.py."""
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from test_smooth_activations import POINTS, TOLERANCE, TRUTH
+from smooth_activations import ACTIVATIONS, activate, parse_name
+from third_party import smooth_ops
+
+COMPILED = [name for name in TRUTH if parse_name(name)[0] in ACTIVATIONS]
+
+
+@pytest.fixture(params=['base', 'avx2', 'avx512'])
+def instructions(request, monkeypatch):
+    """The most that the loops may use; a processor without them uses what it has."""
+    monkeypatch.setenv('SMOOTH_OPS_INSTRUCTIONS', request.param)
+
+
+def compiled(sess, name, x, dy, dtype=tf.float32):
+    """Value of the activation and the gradient of ``x`` for ``dy``, as float64."""
+    key, alpha = parse_name(name)
+    ops = smooth_ops.load_op_library()
+    arguments = dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
+    x, dy = tf.cast(tf.constant(x), dtype), tf.cast(tf.constant(dy), dtype)
+    found = [ops.smooth_activation(x=x, **arguments), ops.smooth_activation_grad(dy=dy, x=x, **arguments)]
+    return sess.run([tf.cast(v, tf.float64) for v in found])
+
+
+def rounded(x):
+    """The nearest bfloat16 numbers, by NumPy alone: 16 bits fewer, to even; float32."""
+    bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize('name', COMPILED)
+def test_values_and_gradients_are_the_formulas_for_every_instruction_set(sess, instructions, name):
+    dy = np.random.RandomState(0).uniform(-2, 2, POINTS.shape).astype(np.float32)
+    value, gradient = compiled(sess, name, POINTS, dy)
+    x = POINTS.astype(np.float64)
+    np.testing.assert_allclose(value, TRUTH[name][0](x), **TOLERANCE)
+    np.testing.assert_allclose(gradient, dy * TRUTH[name][1](x), rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', COMPILED)
+def test_bfloat16_is_the_float_of_the_rounded_input_rounded_once(sess, instructions, name):
+    x = rounded(np.linspace(-9, 9, 1001))
+    dy = rounded(np.random.RandomState(0).uniform(-2, 2, x.shape))
+    for got, exact in zip(compiled(sess, name, x, dy, tf.bfloat16), compiled(sess, name, x, dy)):
+        # The float32 number that is rounded may lie a little beside the one that the other op gives.
+        near = [rounded((exact * (1 + shift)).astype(np.float32)) for shift in (-1e-5, 0, 1e-5)]
+        assert np.any([got == v for v in near], axis=0).all()
+        assert np.mean(got == near[1]) > 0.99
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('name', COMPILED)
+def test_what_is_not_a_number_comes_out_as_it_went_in(sess, instructions, name, dtype):
+    x = np.zeros(40, np.float32)
+    x[[0, 17, 39]] = np.nan
+    for got in compiled(sess, name, x, np.ones_like(x), dtype):
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(x))
+    dy = np.roll(x, 1)
+    np.testing.assert_array_equal(np.isnan(compiled(sess, name, np.zeros_like(x), dy, dtype)[1]), np.isnan(dy))
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('shape', [[0], [1], [3, 5], [15], [16], [17], [511], [513], [2, 3, 1000], [7, 100003]])
+def test_every_length_is_done_to_its_end(sess, instructions, shape, dtype):
+    x = rounded(np.random.RandomState(1).uniform(-4, 4, shape))
+    value, gradient = compiled(sess, 'silu', x, np.ones_like(x), dtype)
+    tolerance = dict(rtol=1e-2, atol=1e-3) if dtype == tf.bfloat16 else TOLERANCE
+    np.testing.assert_allclose(value, TRUTH['silu'][0](x.astype(np.float64)), **tolerance)
+    np.testing.assert_allclose(gradient, TRUTH['silu'][1](x.astype(np.float64)), **tolerance)
+
+
+def test_arrays_that_others_still_read_are_not_written_over(sess):
+    x = tf.random.stateless_uniform([1000], [1, 2], -3, 3)
+    y = activate(x, 'silu')
+    gradient, = tf.gradients(y, x, grad_ys=x)
+    got = sess.run([x, y, gradient, x + 0])
+    np.testing.assert_array_equal(got[0], got[3])
+    np.testing.assert_allclose(got[1], TRUTH['silu'][0](got[0].astype(np.float64)), **TOLERANCE)
+    np.testing.assert_allclose(got[2], got[0] * TRUTH['silu'][1](got[0].astype(np.float64)), **TOLERANCE)
+
+
+def test_gradients_of_another_shape_are_refused(sess):
+    dy, x = tf.placeholder(tf.float32), tf.placeholder(tf.float32)
+    op = smooth_ops.load_op_library().smooth_activation_grad(dy=dy, x=x, function='silu')
+    with pytest.raises(tf.errors.InvalidArgumentError, match='shape'):
+        sess.run(op, {dy: np.ones(3), x: np.ones(4)})
+
+
+def test_the_names_are_those_of_the_op(graph):
+    for function in smooth_ops.FUNCTIONS:
+        smooth_ops.load_op_library().smooth_activation(x=tf.constant([1.0]), function=function)
+    assert {a.compiled or name for name, a in ACTIVATIONS.items()} == set(smooth_ops.FUNCTIONS)
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(smooth_ops, 'LIBRARY', '/nowhere/libsmooth_ops.so')
+    with pytest.raises(ImportError, match='/nowhere/libsmooth_ops.so.*make setup'):
+        smooth_ops.load_op_library.__wrapped__()
