@@ -16,6 +16,7 @@ from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 from tensorpack.utils import logger
 
 from accumulation import mean_over_parts
+from layers import Frozen
 from norms import BALLS
 from smooth_activations import backward_slope
 
@@ -34,6 +35,10 @@ INITIAL_LEARNING_RATE = 0.1
 RMSPROP_DECAY = 0.9
 RMSPROP_EPSILON = 1e-3
 OPTIMIZERS = ('momentum', 'rmsprop')
+
+# What a network may compute in under attack.
+PRECISIONS = ('float32', 'bfloat16', 'float16')
+FLOAT16_LOSS_SCALE = 128.0  # FD release; keeps gradients of images above float16's smallest numbers
 
 # Tensors that callbacks and other programs look up.
 WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
@@ -238,6 +243,13 @@ def image_preprocess(image, data_format, channels='BGR'):
     return image if data_format == 'NHWC' else tf.transpose(image, [0, 3, 1, 2])
 
 
+def _scale_gradient(x, factor):
+    """``x``, whose gradient is that of the result times ``factor``."""
+    if factor == 1:
+        return x
+    return tf.custom_gradient(lambda x: (tf.identity(x), lambda dy: dy * factor))(x)
+
+
 def smoothed_cross_entropy(logits, label, label_smoothing):
     """Mean over the batch of the cross entropy with targets onehot * (1 - s) + s / classes (1H Sec 5.1, s = 0.1)."""
     target = tf.one_hot(label, logits.shape[1], on_value=1.0, off_value=0.0)
@@ -279,6 +291,9 @@ class AdvImageNetModel(ModelDesc):
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
             expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``.
         accumulate (int): parts of a batch that a training step takes one after another.
+        attack_precision (str): one of ``PRECISIONS``, what the network computes in under attack; its variables, the
+            images, the loss and every other pass stay float32.
+        frozen (Frozen): the network's parameters while the passes of an attack are built, else None.
         noise_seed (tf.Tensor): int64 [2], for dropout and the like; there while a training pass is built.
         attack_gradient, update_gradient (str): activation whose derivative the attacker's gradient and the update's
             take in every activation of the network (SAT Sec 3); None is the activation's own.
@@ -295,12 +310,13 @@ class AdvImageNetModel(ModelDesc):
     optimizer_name = 'momentum'
     accumulate = 1
     noise_seed = None
+    attack_precision = 'float32'
     attack_gradient = None
     update_gradient = None
     seed = 0
     rank = 0
 
-    _frozen = False
+    frozen = None
 
     def get_logits(self, image):
         """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format`` and order ``channels``.
@@ -308,7 +324,11 @@ class AdvImageNetModel(ModelDesc):
         May be called any number of times in a graph: all calls share the network's variables.
         """
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-            return self.network(image)
+            if self.frozen is None or self.frozen.dtype == tf.float32:
+                return self.network(image)
+            scale = FLOAT16_LOSS_SCALE if self.frozen.dtype == tf.float16 else 1.0
+            logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), self.frozen.dtype))
+            return _scale_gradient(tf.cast(logits, tf.float32), scale)
 
     def classify(self, image):
         """Logits [N, num_classes], at inference, of images uint8 or float32 [N,S,S,3], BGR, 0-255."""
@@ -323,7 +343,7 @@ class AdvImageNetModel(ModelDesc):
     def trains_now(self):
         """bool: whether the graph being built is of a training pass (batch statistics, dropout) and not frozen."""
         context = get_current_tower_context()
-        return context is not None and context.is_training and not self._frozen
+        return context is not None and context.is_training and self.frozen is None
 
     def inputs(self):
         side = self.image_shape
@@ -332,12 +352,12 @@ class AdvImageNetModel(ModelDesc):
     @contextlib.contextmanager
     def _as_seen_by_attacker(self, slope):
         """Inference mode, moving averages neither updated nor collected, the attacker's choice of ``slope``."""
-        before, self._frozen = self._frozen, True
+        before, self.frozen = self.frozen, Frozen(tf.as_dtype(self.attack_precision))
         try:
             with freeze_collection([tf.GraphKeys.UPDATE_OPS]), backward_slope(slope):
                 yield
         finally:
-            self._frozen = before
+            self.frozen = before
 
     def attack(self, attacker, image, label, seeds, slope=None):
         """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns.

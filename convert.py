@@ -23,6 +23,7 @@ try:
     import nets
     from efficientnet.preprocessing import released_view
     from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+    from smooth_activations import tensorflow_ops_only
     from third_party.utils import mode_parser, reason, run_mode
     from zoo.fetch import bring
 except ModuleNotFoundError as missing:
@@ -172,7 +173,8 @@ def write_saved_model(output, args):
             written.
     """
     values = checkpoints.read(args.load)
-    with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session:
+    # Who serves the model has no compiled ops of ours.
+    with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session, tensorflow_ops_only():
         model = getattr(nets, args.arch + 'Model')(args)
         size = args.input_size
         images = tf.placeholder(tf.uint8, [None, size, size, 3], name='images')

@@ -1,4 +1,5 @@
-"""What the graph rooms share: the two layouts, batch norm, ops that a CPU has in one layout only, recomputation."""
+"""What the graph rooms share: the two layouts, convolutions with batch norm, networks that stand still, ops that a CPU
+has in one layout only, recomputation."""
 import dataclasses
 from typing import Callable, Optional
 
@@ -15,7 +16,8 @@ class Style:
     data_format: 'NHWC' or 'NCHW'. training: batch norm uses (and updates the averages by) the batch's statistics.
     activation: a name of ``smooth_activations``. bn_momentum, bn_epsilon: of batch norm. recompute: blocks keep only
     their input for the backward pass, and are computed a second time there. sum_over_ranks: tensor -> its sum over all
-    ranks, to share batch norm's statistics between them; None for each rank's own.
+    ranks, to share batch norm's statistics between them; None for each rank's own. frozen: of a network that stands
+    still, as an attack sees it; never together with ``training``.
     """
     data_format: str
     training: bool
@@ -25,6 +27,13 @@ class Style:
     bn_epsilon: float = 1e-5
     recompute: bool = False
     sum_over_ranks: Optional[Callable[[tf.Tensor], tf.Tensor]] = None
+    frozen: Optional['Frozen'] = None
+
+    def value(self, variable):
+        """The variable, in the type that a frozen network computes in."""
+        if self.frozen is None:
+            return variable
+        return self.frozen.once(variable.name, lambda: tf.cast(variable, self.frozen.dtype))
 
     @property
     def channel_axis(self):
@@ -39,9 +48,65 @@ class Style:
         return [batch, spatial, spatial, channel] if self.data_format == 'NHWC' else [batch, channel, spatial, spatial]
 
 
+class Frozen:
+    """The parameters of a network that stands still: made once, outside of any loop that its passes are built in.
+
+    Args:
+        dtype (tf.DType): what the network's ops compute in.
+    """
+
+    def __init__(self, dtype=tf.float32):
+        self.dtype = dtype
+        self._made = {}
+
+    def once(self, key, make):
+        """``make()``, a structure of tensors or variables, as tensors; the same ones whenever asked for ``key``.
+
+        They have no gradient by variables.
+        """
+        if key not in self._made:
+            with tf.control_dependencies(None):  # this leaves loops too
+                self._made[key] = tf.nest.map_structure(tf.stop_gradient, make())
+        return self._made[key]
+
+
+def convolution(convolve, weights, style, norm=None, depthwise=False):
+    """A convolution and the batch norm behind it.
+
+    With moving averages batch norm is an affine map of each channel. In a frozen network it is part of the weights and
+    of a bias, and so costs nothing in the passes of an attack.
+
+    Args:
+        convolve: (weights) -> convolution. weights (tf.Variable): [k, k, in, channels], or [k, k, channels, 1] if
+            ``depthwise``.
+        norm (dict): arguments of ``batch_norm`` after ``style``, made in the current variable scope; None for none.
+    """
+    if norm is None:
+        return convolve(style.value(weights))
+    if style.frozen is None:
+        return batch_norm(convolve(weights), style=style, **norm)
+    channels = int(weights.shape[2 if depthwise else 3])
+
+    def fold():
+        gamma, beta, mean, variance = _batch_norm_variables(channels, **norm)
+        scale = gamma * tf.math.rsqrt(variance + style.bn_epsilon)
+        folded = weights * (scale[:, None] if depthwise else scale), beta - mean * scale
+        return [tf.cast(v, style.frozen.dtype) for v in folded]
+    folded, bias = style.frozen.once(weights.name, fold)
+    return tf.nn.bias_add(convolve(folded), bias, data_format=style.data_format)
+
+
 def channels_of(x, style):
     """Number of channels of ``x``, a Python int."""
     return int(x.shape[style.channel_axis])
+
+
+def _batch_norm_variables(channels, name, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), **_):
+    with tf.variable_scope(name):
+        return [tf.get_variable('gamma', channels, initializer=tf.constant_initializer(initial_gamma)),
+                tf.get_variable('beta', channels, initializer=tf.zeros_initializer()),
+                tf.get_variable(averages[0], channels, initializer=tf.zeros_initializer(), trainable=False),
+                tf.get_variable(averages[1], channels, initializer=tf.ones_initializer(), trainable=False)]
 
 
 def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True):
@@ -50,16 +115,16 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
     In training the new moving averages are in the UPDATE_OPS collection. ``unbiased``: what the variance's average
     takes in, the batch's variance with n - 1 (tensorpack, by TensorFlow's fused op) or n in the denominator.
     """
-    channels = [channels_of(x, style)]
-    with tf.variable_scope(name):
-        gamma = tf.get_variable('gamma', channels, initializer=tf.constant_initializer(initial_gamma))
-        beta = tf.get_variable('beta', channels, initializer=tf.zeros_initializer())
-        mean = tf.get_variable(averages[0], channels, initializer=tf.zeros_initializer(), trainable=False)
-        variance = tf.get_variable(averages[1], channels, initializer=tf.ones_initializer(), trainable=False)
+    channels = channels_of(x, style)
+    variables = _batch_norm_variables(channels, name, initial_gamma, averages)
+    if style.frozen is not None:
+        variables = style.frozen.once(variables[0].name, lambda: variables)
+    gamma, beta, mean, variance = variables
+    with tf.name_scope(name):
         if not style.training:
             return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=style.bn_epsilon,
                                           data_format=style.data_format, is_training=False)[0]
-        count = tf.cast(tf.size(x) // channels[0], tf.float32)
+        count = tf.cast(tf.size(x) // channels, tf.float32)
         if style.sum_over_ranks is None:
             y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=style.bn_epsilon,
                                                                    data_format=style.data_format, is_training=True)
@@ -67,7 +132,7 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
                 batch_variance *= (count - 1) / count
         else:
             count, batch_mean, batch_variance = _moments_over_ranks(x, count, style)
-            shape = style.per_axis(1, 1, channels[0])
+            shape = style.per_axis(1, 1, channels)
             y = tf.nn.batch_normalization(x, *(tf.reshape(v, shape) for v in (batch_mean, batch_variance, beta, gamma)),
                                           variance_epsilon=style.bn_epsilon)
             if unbiased:
@@ -126,6 +191,8 @@ def block(function, x, style):
             with tf.control_dependencies([dy]), freeze_collection([tf.GraphKeys.UPDATE_OPS]), \
                     tf.variable_scope(scope, reuse=True), backward_slope(slope):
                 again = tf.identity(x)
+                if style.frozen is not None:
+                    return tf.gradients(function(again), again, dy)[0], [None] * len(variables)
                 # Variables also reach x by way of the attack that made the image; that is not this block's business.
                 dx, *dv = tf.gradients(function(again), [again] + list(variables), dy, stop_gradients=[again])
             return (dx, dv) if variables else dx

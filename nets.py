@@ -46,7 +46,7 @@ class _ResidualModel(_ConfiguredModel):
 
     @property
     def style(self):
-        return resnet_model.Style(training=self.trains_now, **self._style)
+        return resnet_model.Style(training=self.trains_now, frozen=self.frozen, **self._style)
 
 
 class ResNetModel(_ResidualModel):
@@ -102,7 +102,8 @@ class EfficientNetModel(_ConfiguredModel):
 
     @property
     def style(self):
-        return efficientnet.Style(training=self.trains_now, noise_seed=self.noise_seed, **self._style)
+        return efficientnet.Style(training=self.trains_now, frozen=self.frozen, noise_seed=self.noise_seed,
+                                  **self._style)
 
     def network(self, image):
         style = self.style

@@ -10,7 +10,7 @@ import functools
 import tensorflow.compat.v1 as tf
 
 import layers
-from layers import batch_norm, channels_of, max_pool
+from layers import channels_of, max_pool
 from smooth_activations import activate
 
 # He et al. 2015, Table 1: residual blocks in the four groups.
@@ -33,8 +33,11 @@ class Style(layers.Style):
     padding: str = 'explicit'
 
 
-def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None):
-    """Convolution without bias; weights ``name/W`` of shape [kernel, kernel, in / group, out]."""
+def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None, norm=None):
+    """Convolution without bias; weights ``name/W`` of shape [kernel, kernel, in / group, out].
+
+    ``norm``: of the batch norm behind it, in its scope; see ``layers.convolution``.
+    """
     # 1H Sec 5.1 as the releases have it: variance 2 / fan_out, with fan_out not divided by the groups.
     initializer = initializer or tf.variance_scaling_initializer(2.0, 'fan_out')
     with tf.variable_scope(name):
@@ -45,20 +48,21 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
             around = kernel // 2
             x = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0]))
             padding = 'VALID'
-        return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
+        return layers.convolution(lambda weights: tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding,
+                                                               data_format=style.data_format), weights, style, norm)
 
 
 def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):
     """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``."""
-    x = conv2d(x, name, channels, kernel, style, stride=stride, group=group)
+    x = conv2d(x, name, channels, kernel, style, stride=stride, group=group,
+               norm=dict(name='bn', initial_gamma=initial_gamma))
     with tf.variable_scope(name):
-        x = batch_norm(x, 'bn', style, initial_gamma)
         return activate(x, style.activation) if act else x
 
 
 def classifier(x, num_classes, style):
     """Global average pooling and ``linear/{W,b}``; returns logits [N, num_classes], tensor ``linear/output``."""
-    x = tf.reduce_mean(x, style.spatial_axes, name='gap')
+    x = tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes, name='gap')
     with tf.variable_scope('linear'):
         # 1H Sec 5.1: a zero-mean Gaussian with standard deviation 0.01.
         weights = tf.get_variable('W', [int(x.shape[1]), num_classes],
@@ -109,7 +113,7 @@ def non_local(x, style, embed, softmax):
     if softmax or channels > positions:
         affinity = tf.matmul(theta, phi, transpose_a=not channels_last, transpose_b=channels_last)  # [N, P, P]
         if softmax:
-            affinity = tf.nn.softmax(affinity / scale)
+            affinity = tf.cast(tf.nn.softmax(tf.cast(affinity, tf.float32) / scale), value.dtype)
         out = (tf.matmul(affinity, value) if channels_last else tf.matmul(value, affinity, transpose_b=True))
     else:
         # The same sum in the order that never holds P x P numbers (FD code); equal up to rounding.

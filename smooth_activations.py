@@ -221,15 +221,20 @@ def _arguments(key, alpha):
 def _function(compiled, key, alpha):
     """x -> activation ``key`` of x."""
     if compiled is None:
-        return lambda x: ACTIVATIONS[key].function(x, alpha)
+        return lambda x: tf.cast(ACTIVATIONS[key].function(_wide(x), alpha), x.dtype)
     return lambda x: compiled.smooth_activation(x=x, **_arguments(key, alpha))
 
 
 def _derivative(compiled, key, alpha):
     """(dy, x) -> dy * derivative of activation ``key`` at x."""
     if compiled is None:
-        return lambda dy, x: dy * ACTIVATIONS[key].derivative(x, alpha)
+        return lambda dy, x: tf.cast(_wide(dy) * ACTIVATIONS[key].derivative(_wide(x), alpha), x.dtype)
     return lambda dy, x: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(key, alpha))
+
+
+def _wide(x):
+    """``x``, in float32 at least: the terms of the formulas leave float16's range, and XLA makes nothing of the casts."""
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
 def _elementwise(function, derivative):
@@ -251,6 +256,7 @@ def _smoothrelu(x, derivative):
     dy/dx = beta x / (1 + beta x) for x > 0, else 0, unless another ``derivative`` is asked for; dy/db is always its own.
     """
     b = tf.get_variable('smoothrelu_beta', [1], initializer=tf.constant_initializer(SMOOTHRELU_INITIAL_B))
+    dtype, x = x.dtype, _wide(x)
 
     @tf.custom_gradient
     def op(x, b):
@@ -264,4 +270,4 @@ def _smoothrelu(x, derivative):
                 dbeta = (tf.math.log1p(u) - u / (1 + u)) / tf.square(beta)
                 return dx, tf.reshape(tf.reduce_sum(dy * dbeta), [1]) * 2 * b
         return tf.nn.relu(x - tf.math.log1p(beta * tf.abs(x)) / beta), gradient
-    return op(x, tf.identity(b))
+    return tf.cast(op(x, tf.identity(b)), dtype)

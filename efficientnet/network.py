@@ -43,45 +43,47 @@ def _numbered(name, number):
     return '{}_{}'.format(name, number) if number else name
 
 
-def conv2d(x, name, channels, kernel, style, stride=1, bias=False):
-    """Convolution with SAME padding; variables ``name/kernel`` and, with ``bias``, ``name/bias``."""
+def conv2d(x, name, channels, kernel, style, stride=1, norm=None):
+    """Convolution with SAME padding, variable ``name/kernel``; behind it the scope's batch norm number ``norm``, or a
+    bias, ``name/bias``."""
     with tf.variable_scope(name):
         # EN release: a plain normal distribution of variance 2 / fan_out.
         weights = tf.get_variable('kernel', [kernel, kernel, channels_of(x, style), channels],
                                   initializer=_normal(2.0 / (kernel * kernel * channels)))
-        y = tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format)
-        if bias:
-            y = tf.nn.bias_add(y, tf.get_variable('bias', [channels], initializer=tf.zeros_initializer()),
-                               data_format=style.data_format)
-        return y
+        bias = None if norm is not None else tf.get_variable('bias', [channels], initializer=tf.zeros_initializer())
+    y = layers.convolution(
+        lambda weights: tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format),
+        weights, style, _batch_norm(norm))
+    return y if bias is None else tf.nn.bias_add(y, style.value(bias), data_format=style.data_format)
 
 
-def depthwise_conv2d(x, kernel, stride, style):
-    """Depthwise convolution; variable ``depthwise_conv2d/depthwise_kernel``."""
+def depthwise_conv2d(x, kernel, stride, style, norm):
+    """Depthwise convolution, variable ``depthwise_conv2d/depthwise_kernel``, and the scope's batch norm ``norm``."""
     with tf.variable_scope('depthwise_conv2d'):
         # EN release: as conv2d's with one output channel.
         weights = tf.get_variable('depthwise_kernel', [kernel, kernel, channels_of(x, style), 1],
                                   initializer=_normal(2.0 / (kernel * kernel)))
-        return layers.depthwise_conv2d(x, weights, stride, style)
+    return layers.convolution(lambda weights: layers.depthwise_conv2d(x, weights, stride, style), weights, style,
+                              _batch_norm(norm), depthwise=True)
 
 
 def _normal(variance):
     return tf.random_normal_initializer(stddev=variance ** 0.5)
 
 
-def batch_norm(x, number, style):
-    """The scope's batch norm ``number``, from 0."""
-    return layers.batch_norm(x, _numbered('tpu_batch_normalization', number), style, averages=MOVING_AVERAGES,
-                             unbiased=False)
+def _batch_norm(number):
+    """Arguments of ``layers.batch_norm`` for the scope's batch norm ``number``, from 0; None for none."""
+    return None if number is None else dict(name=_numbered('tpu_batch_normalization', number), averages=MOVING_AVERAGES,
+                                            unbiased=False)
 
 
 def squeeze_excite(x, block, style):
     """Scale each channel by a factor of the means of all (Hu et al. 2018; EN release)."""
     with tf.variable_scope('se'):
-        means = tf.reduce_mean(x, style.spatial_axes, keepdims=True)
-        hidden = conv2d(means, 'conv2d', max(1, int(block.channels_in * SE_RATIO)), 1, style, bias=True)
+        means = tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes, keepdims=True), x.dtype)
+        hidden = conv2d(means, 'conv2d', max(1, int(block.channels_in * SE_RATIO)), 1, style)
         hidden = activate(hidden, style.activation)
-        return x * tf.sigmoid(conv2d(hidden, 'conv2d_1', channels_of(x, style), 1, style, bias=True))
+        return x * tf.sigmoid(conv2d(hidden, 'conv2d_1', channels_of(x, style), 1, style))
 
 
 def mbconv(x, block, style, layer, survival_prob):
@@ -89,16 +91,13 @@ def mbconv(x, block, style, layer, survival_prob):
 
     ``layer``: the block's number, for the random numbers of drop connect.
     """
-    y, convs, norms = x, 0, 0
+    y, number = x, 0
     if block.expand > 1:
-        y = conv2d(y, 'conv2d', block.channels_in * block.expand, 1, style)
-        y = activate(batch_norm(y, norms, style), style.activation)
-        convs = norms = 1
-    y = depthwise_conv2d(y, block.kernel, block.stride, style)
-    y = activate(batch_norm(y, norms, style), style.activation)
+        y = activate(conv2d(y, 'conv2d', block.channels_in * block.expand, 1, style, norm=0), style.activation)
+        number = 1
+    y = activate(depthwise_conv2d(y, block.kernel, block.stride, style, number), style.activation)
     y = squeeze_excite(y, block, style)
-    y = conv2d(y, _numbered('conv2d', convs), block.channels, 1, style)
-    y = batch_norm(y, norms + 1, style)
+    y = conv2d(y, _numbered('conv2d', number), block.channels, 1, style, norm=number + 1)
     if block.stride > 1 or block.channels_in != block.channels:
         return y
     if style.training and survival_prob < 1:
@@ -119,8 +118,7 @@ def efficientnet(image, model_name, width, depth, num_classes, style):
     planned = plan(width, depth)
     with tf.variable_scope(model_name):
         with tf.variable_scope('stem'):
-            x = conv2d(image, 'conv2d', planned.stem_channels, 3, style, stride=2)
-            x = activate(batch_norm(x, 0, style), style.activation)
+            x = activate(conv2d(image, 'conv2d', planned.stem_channels, 3, style, stride=2, norm=0), style.activation)
         for number, block in enumerate(planned.blocks):
             with tf.variable_scope('blocks_{}'.format(number)):
                 # EN release: from 1 for the first block on in equal steps.
@@ -136,8 +134,8 @@ def efficientnet(image, model_name, width, depth, num_classes, style):
 
 def _head(x, channels, style):
     """The last convolution, and the means of its channels [N, C]."""
-    x = activate(batch_norm(conv2d(x, 'conv2d', channels, 1, style), 0, style), style.activation)
-    return tf.reduce_mean(x, style.spatial_axes)
+    x = activate(conv2d(x, 'conv2d', channels, 1, style, norm=0), style.activation)
+    return tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes)
 
 
 def _classifier(x, num_classes):

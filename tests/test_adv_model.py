@@ -10,6 +10,7 @@ from scipy.special import expit, log_softmax, softmax
 from tensorpack.tfutils.tower import TowerContext
 
 import adv_model
+import layers
 import resnet_model
 from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, AdvImageNetModel, NoOpAttacker, PGDAttacker,
                        add_metrics, image_preprocess, image_seeds, smoothed_cross_entropy)
@@ -265,7 +266,8 @@ class SmallModel(AdvImageNetModel):
     data_format = 'NCHW'
 
     def network(self, image):
-        x = resnet_model.batch_norm(image, 'bn', resnet_model.Style(self.data_format, self.trains_now, 'relu'))
+        x = layers.batch_norm(image, 'bn', resnet_model.Style(self.data_format, self.trains_now, 'relu',
+                                                              frozen=self.frozen))
         with tf.variable_scope('hidden'):
             weights, bias = tf.get_variable('W', [192, 20]), tf.get_variable('b', [20])
         x = activate(tf.matmul(tf.reshape(x, [-1, 192]), weights) + bias, 'relu')

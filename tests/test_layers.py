@@ -45,13 +45,15 @@ def updated_averages(sess, x):
 
 def test_efficientnets_moving_variance_is_the_biased_one(sess):
     x = normal(2, 3, 4, 5)
-    network.batch_norm(tf.constant(x, tf.float32), 0, network.Style('NHWC', True, 'silu'))
-    np.testing.assert_allclose(updated_averages(sess, x)[1], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
+    network.conv2d(tf.constant(x, tf.float32), 'conv2d', 5, 1, network.Style('NHWC', True, 'silu'), norm=0)
+    averages = updated_averages(sess, x)
+    x = x @ sess.run(tf.trainable_variables()[0])[0, 0]
+    np.testing.assert_allclose(averages[1], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-5)
 
 
 def test_resnets_moving_variance_is_the_unbiased_one(sess):
     x = normal(2, 3, 4, 5)
-    resnet_model.batch_norm(tf.constant(x, tf.float32), 'bn', STYLE)
+    layers.batch_norm(tf.constant(x, tf.float32), 'bn', STYLE)
     np.testing.assert_allclose(updated_averages(sess, x)[1], 0.9 + 0.1 * x.var((0, 1, 2)) * 24 / 23, rtol=1e-5)
 
 

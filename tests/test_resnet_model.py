@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import layers
 import resnet_model
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from resnet_model import Style
@@ -101,7 +102,7 @@ def test_feature_maps_have_the_published_sizes(graph, small_resnet, monkeypatch,
 @pytest.mark.parametrize('data_format', LAYOUTS)
 def test_batch_norm_at_inference_uses_the_moving_averages(sess, data_format):
     x = normal(2, 3, 4, 5)
-    y = resnet_model.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
+    y = layers.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
                                 replace(STYLE, data_format=data_format))
     values = {'bn/gamma': normal(5, seed=1), 'bn/beta': normal(5, seed=2), 'bn/mean/EMA': normal(5, seed=3),
               'bn/variance/EMA': np.exp(normal(5, seed=4))}
@@ -117,7 +118,7 @@ def test_batch_norm_at_inference_uses_the_moving_averages(sess, data_format):
 @pytest.mark.parametrize('data_format', LAYOUTS)
 def test_batch_norm_in_training_uses_the_batch_and_offers_its_update_of_the_averages(sess, data_format):
     x = 2 + 3 * normal(2, 3, 4, 5)
-    y = resnet_model.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
+    y = layers.batch_norm(tf.constant(to_layout(x, data_format), tf.float32), 'bn',
                                 replace(STYLE, data_format=data_format, training=True))
     sess.run(tf.global_variables_initializer())
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
