@@ -1,0 +1,172 @@
+"""What the benchmarks share: measurements in turn, a Markdown table, a JSON file.
+
+The file holds {"command", "machine", "date", "rows": [{"name", "median", "spread": [lowest, highest], "ratio"}]}. A ratio
+says how many times better a row is than its reference: above 1 is faster, or needs less. It is the median of the ratios
+of each round, because two measurements next to each other saw the same machine.
+"""
+import argparse
+import datetime
+import glob
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from typing import NamedTuple
+
+_RESULT = 'measured: '  # begins the line with which a measuring process ends
+
+
+class Quantity(NamedTuple):
+    """What is measured: its name with the unit, digits behind the point, and which way is better."""
+    name: str
+    digits: int = 2
+    higher_is_better: bool = True
+
+
+def add_flags(parser, repeats=5):
+    """The flags that every benchmark has: --repeats and --json."""
+    parser.add_argument('--repeats', type=positive, default=repeats, metavar='N',
+                        help='measurements of each, in turn (default: %(default)s)')
+    parser.add_argument('--json', type=_new_file, metavar='FILE', help='write the figures there as well (default: no)')
+
+
+def positive(text):
+    """An int of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("'{}' is no whole number above 0".format(text))
+    return int(text)
+
+
+def _new_file(path):
+    # Said now, not after minutes of measuring.
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError("'{}': its folder is not there, or not writable".format(path))
+    return path
+
+
+def variant(text):
+    """'name: flags' as (name, list of flags), for argparse; flags are split as a shell does."""
+    name, colon, flags = text.partition(':')
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("'{}' is no 'name: flags'".format(text))
+    try:
+        return name.strip(), shlex.split(flags)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("'{}': {}".format(text, error))
+
+
+def interleaved(variants, repeats, measure):
+    """Measure each variant once, then each once more, and so on.
+
+    Args:
+        variants (iterable of names). repeats (int). measure: name -> {name of a quantity: number}.
+    Returns:
+        dict: {variant: {name of a quantity: list of ``repeats`` numbers}}.
+    """
+    found = {}
+    for _ in range(repeats):
+        for name in variants:
+            for quantity, value in measure(name).items():
+                found.setdefault(name, {}).setdefault(quantity, []).append(value)
+    return found
+
+
+def run(command, **options):
+    """Run a measuring process of its own.
+
+    Args:
+        command (list of str). options: of ``subprocess.run``.
+    Returns:
+        what the process gave to ``say``.
+    Raises:
+        SystemExit: it failed; says how, its own message is on stderr.
+    """
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
+    if done.returncode or not lines:
+        sys.exit('{}: error: exit code {} of: {}'.format(
+            os.path.basename(sys.argv[0]), done.returncode, ' '.join(map(shlex.quote, command))))
+    return json.loads(lines[-1][len(_RESULT):])
+
+
+def say(result):
+    """Hand a JSON-ready result to the process that called ``run``."""
+    print('\n' + _RESULT + json.dumps(result), flush=True)
+
+
+def rows(found, quantities, reference=None):
+    """The JSON file's rows.
+
+    Args:
+        found: as ``interleaved`` returns it. quantities (list of Quantity).
+        reference: variant -> the variant it is compared with; default: the first, for all.
+    Returns:
+        list of dict: variant by variant; with several quantities a row's name is 'variant: quantity'.
+    """
+    first = next(iter(found))
+    made = []
+    for name, measured in found.items():
+        others = found[reference(name) if reference else first]
+        for quantity in quantities:
+            values = measured[quantity.name]
+            pairs = zip(values, others[quantity.name])
+            made.append({'name': name if len(quantities) == 1 else '{}: {}'.format(name, quantity.name),
+                         'median': statistics.median(values), 'spread': [min(values), max(values)],
+                         'ratio': statistics.median(
+                             own / other if quantity.higher_is_better else other / own for own, other in pairs)})
+    return made
+
+
+def table(variants, quantities, made):
+    """The Markdown table of ``rows``: a line for each variant, two cells for each quantity."""
+    cells = ['variant']
+    for quantity in quantities:
+        cells += [quantity.name, 'times the first' if quantity.higher_is_better else 'the first over this']
+    lines, remaining = [cells, ['---'] * len(cells)], iter(made)
+    for name in variants:
+        cells = [name]
+        for quantity in quantities:
+            row = next(remaining)
+            cells += ['{:.{d}f} ({:.{d}f} to {:.{d}f})'.format(row['median'], *row['spread'], d=quantity.digits),
+                      '{:.2f}'.format(row['ratio'])]
+        lines.append(cells)
+    return '\n'.join('| {} |'.format(' | '.join(cells)) for cells in lines)
+
+
+def report(found, quantities, json_file=None, reference=None):
+    """Print the table of what was found; write the JSON file if it has a name. Returns: the rows."""
+    made = rows(found, quantities, reference)
+    print(table(found, quantities, made), flush=True)
+    if json_file:
+        write(json_file, made)
+    return made
+
+
+def write(json_file, made):
+    """Write a benchmark's rows, whole or not at all."""
+    write_json(json_file, {'command': ' '.join(map(shlex.quote, sys.argv)), 'machine': machine(),
+                           'date': datetime.date.today().isoformat(), 'rows': made})
+
+
+def write_json(path, content):
+    """Write a JSON file, whole or not at all."""
+    partial = '{}.{}.partial'.format(path, os.getpid())
+    with open(partial, 'w', encoding='utf-8') as target:
+        json.dump(content, target, indent=1)
+        target.write('\n')
+    os.replace(partial, path)
+
+
+def machine():
+    """The cores that this process may use, and the GPUs, in words."""
+    with open('/proc/cpuinfo') as f:
+        models = [line.split(':')[1].strip() for line in f if line.startswith('model name')]
+    gpus = []
+    for path in sorted(glob.glob('/proc/driver/nvidia/gpus/*/information')):
+        with open(path) as f:
+            gpus += [line.split(':')[1].strip() for line in f if line.startswith('Model')]
+    return '{} cores of {}, {}'.format(len(os.sched_getaffinity(0)), models[0] if models else 'an unnamed processor',
+                                       ', '.join(gpus) or 'no GPU')
