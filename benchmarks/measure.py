@@ -7,8 +7,10 @@ of each round, because two measurements next to each other saw the same machine.
 import argparse
 import datetime
 import glob
+import itertools
 import json
 import os
+import re
 import shlex
 import statistics
 import subprocess
@@ -47,15 +49,24 @@ def _new_file(path):
     return path
 
 
+class Variant(NamedTuple):
+    """A way of running a program: its name, its flags, and what it finds in its environment."""
+    name: str
+    flags: list
+    environment: dict = {}
+
+
 def variant(text):
-    """'name: flags' as (name, list of flags), for argparse; flags are split as a shell does."""
-    name, colon, flags = text.partition(':')
+    """The Variant of 'name: VARIABLE=value ... flags', for argparse; split as a shell does, variables come first."""
+    name, colon, words = text.partition(':')
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError("'{}' is no 'name: flags'".format(text))
     try:
-        return name.strip(), shlex.split(flags)
+        words = shlex.split(words)
     except ValueError as error:
         raise argparse.ArgumentTypeError("'{}': {}".format(text, error))
+    variables = list(itertools.takewhile(re.compile(r'[A-Za-z_]\w*=').match, words))
+    return Variant(name.strip(), words[len(variables):], dict(word.split('=', 1) for word in variables))
 
 
 def interleaved(variants, repeats, measure):
@@ -74,22 +85,34 @@ def interleaved(variants, repeats, measure):
     return found
 
 
-def run(command, **options):
+def run(command, environment=()):
     """Run a measuring process of its own.
 
     Args:
-        command (list of str). options: of ``subprocess.run``.
+        command (list of str). environment (dict): added to this process's.
     Returns:
-        what the process gave to ``say``.
+        what the process gave to ``say`` last.
     Raises:
         SystemExit: it failed; says how, its own message is on stderr.
     """
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **options)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ, **dict(environment)))
     lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
     if done.returncode or not lines:
-        sys.exit('{}: error: exit code {} of: {}'.format(
-            os.path.basename(sys.argv[0]), done.returncode, ' '.join(map(shlex.quote, command))))
+        _failed(done.returncode, command)
     return json.loads(lines[-1][len(_RESULT):])
+
+
+def hear(process):
+    """What a process, made by ``subprocess.Popen`` with text in a pipe, gives to ``say`` next; fails like ``run``."""
+    for line in process.stdout:
+        if line.startswith(_RESULT):
+            return json.loads(line[len(_RESULT):])
+    _failed(process.wait(), process.args)
+
+
+def _failed(code, command):
+    sys.exit('{}: error: exit code {} of: {}'.format(
+        os.path.basename(sys.argv[0]), code, ' '.join(map(shlex.quote, command))))
 
 
 def say(result):
@@ -125,14 +148,24 @@ def table(variants, quantities, made):
     cells = ['variant']
     for quantity in quantities:
         cells += [quantity.name, 'times the first' if quantity.higher_is_better else 'the first over this']
-    lines, remaining = [cells, ['---'] * len(cells)], iter(made)
+    lines, remaining = [cells], iter(made)
     for name in variants:
         cells = [name]
         for quantity in quantities:
             row = next(remaining)
-            cells += ['{:.{d}f} ({:.{d}f} to {:.{d}f})'.format(row['median'], *row['spread'], d=quantity.digits),
-                      '{:.2f}'.format(row['ratio'])]
+            cells += [spread(row, quantity), '{:.2f}'.format(row['ratio'])]
         lines.append(cells)
+    return markdown(lines)
+
+
+def spread(row, quantity):
+    """'median (lowest to highest)'."""
+    return '{:,.{d}f} ({:,.{d}f} to {:,.{d}f})'.format(row['median'], *row['spread'], d=quantity.digits)
+
+
+def markdown(lines):
+    """A Markdown table of lists of cells, the first of which is the head."""
+    lines = [lines[0], ['---'] * len(lines[0])] + lines[1:]
     return '\n'.join('| {} |'.format(' | '.join(cells)) for cells in lines)
 
 
@@ -147,8 +180,12 @@ def report(found, quantities, json_file=None, reference=None):
 
 def write(json_file, made):
     """Write a benchmark's rows, whole or not at all."""
-    write_json(json_file, {'command': ' '.join(map(shlex.quote, sys.argv)), 'machine': machine(),
-                           'date': datetime.date.today().isoformat(), 'rows': made})
+    write_json(json_file, dict({'command': ' '.join(map(shlex.quote, sys.argv))}, **where_and_when(), rows=made))
+
+
+def where_and_when():
+    """The fields of a file that say on what machine and day it was measured."""
+    return {'machine': machine(), 'date': datetime.date.today().isoformat()}
 
 
 def write_json(path, content):

@@ -11,7 +11,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BENCHMARKS = os.path.join(ROOT, 'benchmarks')
 sys.path.insert(0, BENCHMARKS)
 
-import measure  # noqa: E402  (behind the path)
+import compare  # noqa: E402  (behind the path, like what follows)
+import measure  # noqa: E402
+import timeline  # noqa: E402
 from measure import Quantity  # noqa: E402
 
 SPEED, SECONDS = Quantity('images/s', 1), Quantity('seconds', higher_is_better=False)
@@ -71,7 +73,7 @@ def test_the_file_says_how_where_and_when(tmp_path, monkeypatch, capsys):
 
 def test_a_measuring_process_hands_over_its_last_word_only():
     program = 'import measure; print("chatter"); measure.say({"x": 1}); measure.say({"x": 2}); print("more")'
-    assert measure.run([sys.executable, '-c', program], env=dict(os.environ, PYTHONPATH=BENCHMARKS)) == {'x': 2}
+    assert measure.run([sys.executable, '-c', program], {'PYTHONPATH': BENCHMARKS}) == {'x': 2}
 
 
 @pytest.mark.parametrize('program', ['raise SystemExit(3)', 'pass'])
@@ -81,9 +83,11 @@ def test_a_measuring_process_that_fails_ends_the_benchmark(program):
 
 
 @pytest.mark.parametrize('text, found', [
-    ('clean: --attack-iter 0', ('clean', ['--attack-iter', '0'])), ('plain:', ('plain', [])),
-    ("x: --a 'b c'", ('x', ['--a', 'b c']))])
-def test_a_variant_is_a_name_and_flags(text, found):
+    ('clean: --attack-iter 0', ('clean', ['--attack-iter', '0'], {})), ('plain:', ('plain', [], {})),
+    ("x: --a 'b c' D=e", ('x', ['--a', 'b c', 'D=e'], {})),
+    ("slow: TF_NUM_INTEROP_THREADS=1 X='a b=c' --depth 8", (
+        'slow', ['--depth', '8'], {'TF_NUM_INTEROP_THREADS': '1', 'X': 'a b=c'}))])
+def test_a_variant_is_a_name_variables_and_flags(text, found):
     assert measure.variant(text) == found
 
 
@@ -101,3 +105,115 @@ def test_flags_that_cannot_work_are_refused_before_anything_is_measured(flags, n
     with pytest.raises(SystemExit):
         parser.parse_args(flags)
     assert named in capsys.readouterr().err
+
+
+def a_folder(tmp_path, **ratios):
+    for name, rows in ratios.items():
+        measure.write_json(str(tmp_path / (name + '.json')), {'command': '', 'machine': '', 'date': '', 'rows': [
+            {'name': row, 'median': 1.0, 'spread': [1.0, 1.0], 'ratio': ratio} for row, ratio in rows.items()]})
+    return str(tmp_path)
+
+
+def run_compare(folder, *flags):
+    done = subprocess.run([sys.executable, os.path.join(BENCHMARKS, 'compare.py'), '--no-run', '--folder', folder,
+                           '--baseline', os.path.join(folder, 'base.json'), *flags], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True)
+    assert 'Traceback' not in done.stderr
+    return done
+
+
+def test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none(tmp_path):
+    base = {'train_speed': {'a': 1.0, 'b': 2.0, 'gone': 3.0}, 'memory': {'x': 4.0}}
+    folder = a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.81, 'new': 7.0})
+    measure.write_json(os.path.join(folder, 'base.json'), {'machine': 'another', 'date': 'then', 'ratios': base})
+    done = run_compare(folder)
+    assert done.returncode == 0, done.stderr
+    assert '| train_speed | b | 2.00 | 1.81 | -9.5% |  |' in done.stdout
+    assert '| train_speed | new |  | 7.00 |  | not in the baseline |' in done.stdout
+    assert '| train_speed | gone | 3.00 |  |  | not measured |' in done.stdout
+    assert 'memory' not in done.stdout and 'baseline: another, then' in done.stdout
+
+    a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.79})
+    done = run_compare(folder)
+    assert done.returncode == 1 and '1 of the ratios fell' in done.stderr
+    assert '| train_speed | b | 2.00 | 1.79 | -10.5% | **fell** |' in done.stdout
+    assert run_compare(folder, '--only', 'memory').returncode == 1  # nothing measured is no good news
+
+
+def test_a_baseline_is_written_and_keeps_what_was_not_measured(tmp_path):
+    folder = a_folder(tmp_path, train_speed={'a': 1.0})
+    assert run_compare(folder).returncode == 0  # there is none: everything is said to be new
+    assert run_compare(folder, '--write-baseline').returncode == 0
+    a_folder(tmp_path, train_speed={'a': 0.5}, memory={'x': 3.0})
+    assert run_compare(folder).returncode == 1
+    assert run_compare(folder, '--only', 'memory', '--write-baseline').returncode == 0
+    with open(os.path.join(folder, 'base.json')) as f:
+        content = json.load(f)
+    assert content['ratios'] == {'train_speed': {'a': 1.0}, 'memory': {'x': 3.0}}
+    assert sorted(content) == ['date', 'machine', 'ratios']
+
+
+def test_a_broken_baseline_is_named_in_one_line(tmp_path):
+    folder = a_folder(tmp_path, train_speed={'a': 1.0})
+    (tmp_path / 'base.json').write_text('{')
+    done = run_compare(folder)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'base.json' in done.stderr
+
+
+def test_a_benchmark_that_fails_is_not_judged_by_its_earlier_figures(tmp_path, monkeypatch, capsys):
+    folder = a_folder(tmp_path, train_speed={'a': 1.0}, memory={'x': 3.0})
+    monkeypatch.setattr(compare, 'command', lambda name, path: [
+        sys.executable, '-c', 'raise SystemExit({})'.format(int(name == 'memory'))])
+    monkeypatch.setattr(sys, 'argv', ['compare.py', '--only', 'train_speed', 'memory', '--folder', folder,
+                                      '--baseline', os.path.join(folder, 'base.json'), '--write-baseline'])
+    with pytest.raises(SystemExit, match='failed: memory'):
+        compare.main()
+    out = capsys.readouterr().out
+    assert '| train_speed | a |' in out and '| memory | x |' not in out
+    assert not os.path.exists(os.path.join(folder, 'base.json'))
+
+
+@pytest.mark.parametrize('name', list(compare.BENCHMARKS))
+def test_each_benchmark_of_make_bench_has_its_program(name):
+    assert os.path.isfile(compare.command(name, 'x.json')[1])
+
+
+def events(tensor, *, ready, begin, end):
+    """One exchange as Horovod writes it; times in milliseconds."""
+    return [{'ph': kind, 'pid': tensor, 'ts': 1000 * time, **more} for kind, time, more in (
+        ('B', ready - 1, {'name': 'NEGOTIATE_ALLREDUCE'}), ('X', ready, {'name': '1', 'dur': 0}), ('E', ready, {}),
+        ('B', begin, {'name': 'ALLREDUCE'}), ('B', begin, {'name': 'MPI_ALLREDUCE'}), ('E', end, {}),
+        ('E', end, {'args': {'dtype': 'float32'}}))]
+
+
+@pytest.fixture
+def timeline_of(tmp_path):
+    def write(*exchanges):
+        names = {0: None, 1: 'texts', 2: 'AllReduce/HorovodAllreduce_a', 3: 'AllReduce/HorovodAllreduce_b'}
+        found = [{'name': 'process_name', 'ph': 'M', 'pid': pid, 'args': {'name': name} if name else {'start': 5}}
+                 for pid, name in names.items()]
+        (tmp_path / 'timeline.json').write_text(json.dumps(found + [e for each in exchanges for e in each] + [{}]))
+        return str(tmp_path / 'timeline.json')
+    return write
+
+
+def test_what_is_exchanged_before_the_last_gradient_is_ready_is_hidden(timeline_of):
+    path = timeline_of(events(1, ready=0, begin=0, end=500),  # no gradient
+                       events(2, ready=10, begin=11, end=19), events(3, ready=30, begin=31, end=33),
+                       events(2, ready=110, begin=111, end=125), events(3, ready=120, begin=121, end=131))
+    first, second = [timeline.judge(step) for step in timeline.read(path)]
+    assert first == pytest.approx((0.020, 0.010, 0.008, 0.003))
+    # 111 to 131, where two overlap; ready at 120.
+    assert second == pytest.approx((0.010, 0.020, 0.009, 0.011))
+    lines = timeline.describe(path, 1)
+    assert len(lines) == 2 and '45% of it hidden' in lines[0] and '11.0 ms after the backward pass' in lines[0]
+
+
+def test_a_timeline_without_gradients_or_cut_short_is_refused(timeline_of, tmp_path):
+    with pytest.raises(ValueError, match='no exchange of gradients'):
+        timeline.read(timeline_of(events(1, ready=0, begin=0, end=500)))
+    with pytest.raises(ValueError, match='no steps behind'):
+        timeline.describe(timeline_of(events(2, ready=1, begin=2, end=3)), 1)
+    (tmp_path / 'cut.json').write_text('[\n{"name": ')
+    with pytest.raises(ValueError, match='cut.json'):
+        timeline.read(str(tmp_path / 'cut.json'))
