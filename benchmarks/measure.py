@@ -143,11 +143,12 @@ def rows(found, quantities, reference=None):
     return made
 
 
-def table(variants, quantities, made):
-    """The Markdown table of ``rows``: a line for each variant, two cells for each quantity."""
+def table(variants, quantities, made, against='the first'):
+    """The Markdown table of ``rows``: a line for each variant, two cells for each quantity; ``against``: the reference,
+    in words."""
     cells = ['variant']
     for quantity in quantities:
-        cells += [quantity.name, 'times the first' if quantity.higher_is_better else 'the first over this']
+        cells += [quantity.name, ('times {}' if quantity.higher_is_better else '{} over this').format(against)]
     lines, remaining = [cells], iter(made)
     for name in variants:
         cells = [name]
@@ -169,13 +170,12 @@ def markdown(lines):
     return '\n'.join('| {} |'.format(' | '.join(cells)) for cells in lines)
 
 
-def report(found, quantities, json_file=None, reference=None):
-    """Print the table of what was found; write the JSON file if it has a name. Returns: the rows."""
+def report(found, quantities, json_file=None, reference=None, against='the first'):
+    """Print the table of what was found (see ``rows`` and ``table``), and write the JSON file if it has a name."""
     made = rows(found, quantities, reference)
-    print(table(found, quantities, made), flush=True)
+    print(table(found, quantities, made, against), flush=True)
     if json_file:
         write(json_file, made)
-    return made
 
 
 def write(json_file, made):
