@@ -46,12 +46,11 @@ def at_once(cores, steps, flags):
             process.wait()
 
 
-def as_ranks(cores, steps, flags, environment=()):
-    """Images/s for each rank, one on each of the cores, that train together."""
-    command = training_step.command(steps, flags, '--cores', ','.join(map(str, cores)))
+def as_ranks(cores, steps, flags, environment=(), more=()):
+    """What ranks, one on each of the cores, that train together have to say."""
+    command = training_step.command(steps, flags, '--cores', ','.join(map(str, cores)), *more)
     # Each rank takes its core itself: mpirun would count two hyperthreads as one.
-    return training_step.speed(measure.run(['mpirun', '-np', str(len(cores)), '--oversubscribe', '-bind-to', 'none']
-                                           + command, environment)) / len(cores)
+    return measure.run(['mpirun', '-np', str(len(cores)), '--oversubscribe', '-bind-to', 'none'] + command, environment)
 
 
 def report(found, apart, json_file):
@@ -72,9 +71,9 @@ def show_timeline(cores, steps, flags, keep):
     """One more run of the ranks, and what its timeline shows; kept in the file ``keep`` if that is a name."""
     with tempfile.TemporaryDirectory() as folder:
         path = keep or os.path.join(folder, 'timeline.json')
-        as_ranks(cores, steps, flags, {'HOROVOD_TIMELINE': os.path.abspath(path)})
+        result = as_ranks(cores, steps, flags, {'HOROVOD_TIMELINE': os.path.abspath(path)}, ['--gradient-times'])
         try:
-            print('\n'.join(timeline.describe(path, training_step.WARM_UP)), flush=True)
+            print('\n'.join([''] + timeline.describe(path, result['ready'])), flush=True)
         except ValueError as error:
             sys.exit('scaling.py: error: {}'.format(error))
 
@@ -109,11 +108,10 @@ def main():
         print('cores {} are hyperthreads of one physical core: one alone on it is faster than each of two\n'.format(
             ', '.join(map(str, cores))), flush=True)
     apart, ranks = '{} processes at once, no exchange'.format(own.ranks), '{} ranks'.format(own.ranks)
-    ways = {ALONE: lambda: at_once(cores[:1], own.steps, flags), apart: lambda: at_once(cores, own.steps, flags),
-            ranks: lambda: as_ranks(cores, own.steps, flags)}
-    for setting in own.setting:
-        ways['{}, {}'.format(ranks, setting.name)] = lambda setting=setting: as_ranks(
-            cores, own.steps, flags + setting.flags, setting.environment)
+    ways = {ALONE: lambda: at_once(cores[:1], own.steps, flags), apart: lambda: at_once(cores, own.steps, flags)}
+    for setting in [measure.Variant('', [])] + own.setting:
+        ways[', '.join(filter(None, (ranks, setting.name)))] = lambda setting=setting: training_step.speed(
+            as_ranks(cores, own.steps, flags + setting.flags, setting.environment)) / own.ranks
     report(measure.interleaved(ways, own.repeats, lambda name: {SPEED.name: ways[name]()}), apart, own.json)
     if own.timeline is not None:
         show_timeline(cores, own.steps, flags, own.timeline)

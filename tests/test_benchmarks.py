@@ -178,42 +178,91 @@ def test_each_benchmark_of_make_bench_has_its_program(name):
     assert os.path.isfile(compare.command(name, 'x.json')[1])
 
 
-def events(tensor, *, ready, begin, end):
+START = 1_700_000_000_000_000  # microseconds since the epoch, as Horovod writes it
+
+
+def events(tensor, begin, end):
     """One exchange as Horovod writes it; times in milliseconds."""
     return [{'ph': kind, 'pid': tensor, 'ts': 1000 * time, **more} for kind, time, more in (
-        ('B', ready - 1, {'name': 'NEGOTIATE_ALLREDUCE'}), ('X', ready, {'name': '1', 'dur': 0}), ('E', ready, {}),
-        ('B', begin, {'name': 'ALLREDUCE'}), ('B', begin, {'name': 'MPI_ALLREDUCE'}), ('E', end, {}),
+        ('B', begin - 1, {'name': 'NEGOTIATE_ALLREDUCE'}), ('X', begin, {'name': '1', 'dur': 0}), ('E', begin, {}),
+        ('B', begin, {'name': 'ALLREDUCE'}), ('B', begin + 0.1, {'name': 'MPI_ALLREDUCE'}), ('E', end - 0.1, {}),
         ('E', end, {'args': {'dtype': 'float32'}}))]
 
 
 @pytest.fixture
 def timeline_of(tmp_path):
     def write(*exchanges):
-        names = {0: None, 1: 'texts', 2: 'AllReduce/HorovodAllreduce_a', 3: 'AllReduce/HorovodAllreduce_b'}
-        found = [{'name': 'process_name', 'ph': 'M', 'pid': pid, 'args': {'name': name} if name else {'start': 5}}
-                 for pid, name in names.items()]
+        names = {1: 'texts', 2: 'AllReduce/HorovodAllreduce_a', 3: 'AllReduce/HorovodAllreduce_b'}
+        found = [{'name': 'process_name', 'ph': 'M', 'pid': 0, 'args': {'start_time_since_epoch_in_micros': START}}] + [
+            {'name': 'process_name', 'ph': 'M', 'pid': pid, 'args': {'name': name}} for pid, name in names.items()]
         (tmp_path / 'timeline.json').write_text(json.dumps(found + [e for each in exchanges for e in each] + [{}]))
         return str(tmp_path / 'timeline.json')
     return write
 
 
+def seconds(*milliseconds):
+    return tuple(START * 1e-6 + each * 1e-3 for each in milliseconds)
+
+
 def test_what_is_exchanged_before_the_last_gradient_is_ready_is_hidden(timeline_of):
-    path = timeline_of(events(1, ready=0, begin=0, end=500),  # no gradient
-                       events(2, ready=10, begin=11, end=19), events(3, ready=30, begin=31, end=33),
-                       events(2, ready=110, begin=111, end=125), events(3, ready=120, begin=121, end=131))
-    first, second = [timeline.judge(step) for step in timeline.read(path)]
-    assert first == pytest.approx((0.020, 0.010, 0.008, 0.003))
-    # 111 to 131, where two overlap; ready at 120.
-    assert second == pytest.approx((0.010, 0.020, 0.009, 0.011))
-    lines = timeline.describe(path, 1)
-    assert len(lines) == 2 and '45% of it hidden' in lines[0] and '11.0 ms after the backward pass' in lines[0]
+    path = timeline_of(events(1, 0, 500),  # no gradient
+                       events(2, 11, 19), events(3, 31, 33), events(2, 111, 125), events(3, 121, 131))
+    first, second = timeline.read(path)
+    assert first == [pytest.approx(seconds(11, 19), abs=1e-6), pytest.approx(seconds(31, 33), abs=1e-6)]
+    assert timeline.judge(first, *seconds(10, 30)) == pytest.approx((0.020, 0.010, 0.008, 0.003), abs=1e-6)
+    # 111 to 131, where two overlap.
+    assert timeline.judge(second, *seconds(110, 120)) == pytest.approx((0.010, 0.020, 0.009, 0.011), abs=1e-6)
+    assert timeline.judge(second, *seconds(90, 100)).hidden == 0
+    assert timeline.judge(second, *seconds(90, 140))[1:3] == pytest.approx((0.020, 0.020), abs=1e-6)
+    lines = timeline.describe(path, [seconds(110, 120)])  # of the last step only
+    assert len(lines) == 2 and '20.0 ms, 45% of it hidden; it ended 11.0 ms after' in lines[0]
+    assert '45% of the exchange hidden, 11.0 ms not' in lines[1]
 
 
 def test_a_timeline_without_gradients_or_cut_short_is_refused(timeline_of, tmp_path):
     with pytest.raises(ValueError, match='no exchange of gradients'):
-        timeline.read(timeline_of(events(1, ready=0, begin=0, end=500)))
-    with pytest.raises(ValueError, match='no steps behind'):
-        timeline.describe(timeline_of(events(2, ready=1, begin=2, end=3)), 1)
+        timeline.read(timeline_of(events(1, 0, 500)))
     (tmp_path / 'cut.json').write_text('[\n{"name": ')
     with pytest.raises(ValueError, match='cut.json'):
         timeline.read(str(tmp_path / 'cut.json'))
+
+
+TINY = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--batch', '4', '--attack-iter', '1']
+
+
+def run_benchmark(name, *flags, cwd):
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
+    done = subprocess.run([sys.executable, os.path.join(BENCHMARKS, name), '--repeats', '1', '--json', 'found.json', *flags,
+                           *TINY], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    with open(os.path.join(cwd, 'found.json')) as f:
+        return done.stdout, json.load(f)['rows']
+
+
+def test_memory_is_measured_by_training_steps(tmp_path):
+    out, rows = run_benchmark('memory.py', '--steps', '1', '--variant', 'small: --batch 4', cwd=tmp_path)
+    found = {row['name']: row['median'] for row in rows}
+    assert 100 < found['small: peak resident, MiB'] < 4000 and found['small: images/s'] > 0
+    assert 1000 < found['small: bytes an image'] < 100e6  # of 4 images in a step; the process itself takes more
+    assert out.count('| small |') == 1 and os.listdir(tmp_path) == ['found.json']
+
+
+@pytest.mark.slow
+def test_ranks_are_measured_beside_processes_that_know_nothing_of_each_other(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip('one core cannot be shared out')
+    out, rows = run_benchmark('scaling.py', '--steps', '2', '--timeline', '--setting',
+                              'half: HOROVOD_CYCLE_TIME=2 --gradient-compression fp16', cwd=tmp_path)
+    assert [row['name'] for row in rows] == [
+        'one process alone', '2 processes at once, no exchange', '2 ranks', '2 ranks, half',
+        '2 ranks, of processes without exchange', '2 ranks, half, of processes without exchange']
+    assert all(row['median'] > 0 for row in rows) and rows[0]['ratio'] == 1
+    assert rows[4]['ratio'] == pytest.approx(rows[2]['ratio'] / rows[1]['ratio'])
+    assert out.count('\nstep ') == 2 and '% of the exchange hidden' in out
+    assert os.listdir(tmp_path) == ['found.json']
+
+
+def test_more_ranks_than_cores_are_refused(tmp_path):
+    done = subprocess.run([sys.executable, os.path.join(BENCHMARKS, 'scaling.py'), '--ranks', '10000'],
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and '--ranks 10000' in done.stderr and 'Traceback' not in done.stderr
