@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import fractions
+import functools
 import os
 import platform
 import sys
@@ -111,6 +112,7 @@ def threads_for(ranks):
     return max(1, int(share if limit is None else min(share, limit / ranks.local_size)))
 
 
+@functools.lru_cache(None)  # ranks end, and TensorFlow's number of threads stays
 def _cores_of_local_ranks():
     """The cores that each rank of this machine may run on, as a list of sets, of the processes beside this one: those
     that the same parent started, as far as a launcher gave them ranks. Not empty in a process with a rank."""
@@ -133,7 +135,7 @@ def _has_rank(process):
 def _processor_limit(root='/sys/fs/cgroup'):
     """Cores' worth of processor time that this container may use, as a Fraction; None without a limit."""
     for names in (('cpu.max',), ('cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us')):  # cgroups' versions 2 and 1
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             texts = []
             for name in names:
                 with open(os.path.join(root, name)) as f:
