@@ -9,7 +9,7 @@ import pytest
 
 import checkpoints
 from image_folders import make_noise_folder
-from small_runs import MAIN, ROOT, mpirun
+from small_runs import MAIN, ROOT, SECONDS, mpirun
 from third_party import utils
 from third_party.utils import Ranks
 
@@ -104,7 +104,7 @@ def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, bindin
         pytest.skip('one core cannot be shared out')
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
     ended = subprocess.run(['mpirun', '-np', '2', '-bind-to', binding] + launched, cwd=tmp_path, env=environment,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
     assert ended.returncode == 0, ended.stderr
     found = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
     assert len(found) == 2
