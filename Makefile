@@ -6,7 +6,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 
-.PHONY: setup demo test test-all test-slurm test-multihost
+.PHONY: setup demo test test-all test-slurm test-multihost bench bench-baseline
 
 setup:
 	@scripts/setup.sh
@@ -30,3 +30,10 @@ test-slurm: setup
 test-multihost: setup
 	@scripts/install-packages.sh iproute2 procps
 	@$(CLUSTER_TESTS) -m multihost tests/test_multihost.py
+
+# Ratios of this code against benchmarks/baseline.json; tables and JSON files are in bench/.
+bench: setup
+	@$(PY) benchmarks/compare.py
+
+bench-baseline: setup
+	@$(PY) benchmarks/compare.py --write-baseline

@@ -268,6 +268,9 @@ def get_parser():
     update.add_argument('--accumulate', type=_at_least(1), default=1, metavar='K',
                         help="compute a step's gradient in K parts of batch / K images, one after another: the memory of "
                              "one part; each has its own batch statistics (default: %(default)s)")
+    update.add_argument('--gradient-compression', choices=('none', 'fp16'), default='none',
+                        help='of the gradients that several ranks exchange: fp16 sends half the bytes, rounded to '
+                             'float16 (default: %(default)s)')
     update.add_argument('--weight-decay', type=_at_least(0.0, float), metavar='W',
                         help="factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)")
     update.add_argument('--base-lr', type=_at_least(0.0, float), metavar='RATE',

@@ -43,7 +43,7 @@ _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient
           'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
           'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
           'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'base_lr',
-          'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs')
+          'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression')
 
 
 class DataServerSilent(OSError):
@@ -54,7 +54,15 @@ class DataServerSilent(OSError):
 
 
 class FixedHorovodTrainer(HorovodTrainer):
-    """tensorpack 0.11's trainer without its call of `tf.global_variables`, which TensorFlow 2 no longer has."""
+    """tensorpack 0.11's trainer without its call of `tf.global_variables`, which TensorFlow 2 no longer has.
+
+    Args:
+        compression (str): of the gradients that ranks exchange, 'none' or 'fp16'.
+    """
+
+    def __init__(self, compression):
+        import horovod.tensorflow as hvd
+        super().__init__(compression=getattr(hvd.Compression, compression))
 
     def initialize(self, session_creator, session_init):
         self._num_global_variables = len(tf.global_variables())
@@ -188,6 +196,11 @@ def local_input(stream, start):
 def served_input(address, zmq_ops, timeout):
     """Input from a data server at ``address``, by the TensorFlow op or in Python; see ``ServedDataFlow``."""
     return ServedInput(address, timeout) if zmq_ops else QueueInput(ServedDataFlow(address, timeout))
+
+
+def make_trainer(ranks, compression):
+    """The trainer of these ranks; ``compression`` as of ``FixedHorovodTrainer``."""
+    return FixedHorovodTrainer(compression) if ranks.size > 1 else SimpleTrainer()
 
 
 def staged(source):
@@ -325,7 +338,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     callbacks.append(stop)
 
     tf.set_random_seed(args.seed)
-    trainer = FixedHorovodTrainer() if ranks.size > 1 else SimpleTrainer()
+    trainer = make_trainer(ranks, args.gradient_compression)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
     try:
         trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),

@@ -10,10 +10,8 @@ time, of all processes of a pipeline, tells the two apart on a busy machine too.
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import secrets
-import statistics
 import subprocess
 import sys
 import time
@@ -27,11 +25,12 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
+import measure
 from third_party.imagenet_utils import available_cores, open_dataset
 
 WARM_UP = 3.0  # seconds
-MEASURED = 'measured:'  # begins the line with one measurement's result
 PLAIN, SERVER = 'AugmentImageComponent + BatchData + PrefetchDataZMQ', 'serve-data.py'
+QUANTITIES = [measure.Quantity('images/s', 0), measure.Quantity('images per s of processor time', 0)]
 
 
 def plain_batches(args):
@@ -81,8 +80,8 @@ def processor_time():
         process.cpu_times() for process in [this] + this.children(recursive=True)))
 
 
-def measure(batches, args):
-    """What comes out of an iterator after a warm-up: images per second, images per second of processor time."""
+def rates(batches, args):
+    """The two quantities of what comes out of an iterator after a warm-up."""
     begin = time.perf_counter()
     while time.perf_counter() - begin < WARM_UP:
         next(batches)
@@ -91,14 +90,9 @@ def measure(batches, args):
         next(batches)
         seconds = time.perf_counter() - begin
         if seconds >= args.seconds:
-            return count * args.batch / seconds, count * args.batch / (processor_time() - used)
-
-
-def run_one(variant, flags):
-    """``measure`` in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, '--one', variant] + flags, stdout=subprocess.PIPE, check=True,
-                          text=True)
-    return next(json.loads(line[len(MEASURED):]) for line in done.stdout.splitlines() if line.startswith(MEASURED))
+            images = count * args.batch
+            return dict(zip((quantity.name for quantity in QUANTITIES),
+                            (images / seconds, images / (processor_time() - used))))
 
 
 def parse_args():
@@ -108,32 +102,10 @@ def parse_args():
     parser.add_argument('--input-size', type=int, default=224, metavar='PIXELS', help='(default: %(default)s)')
     parser.add_argument('--workers', type=int, default=available_cores(), metavar='PROCESSES',
                         help='(default: the cores available)')
-    parser.add_argument('--repeats', type=int, default=5, help='measurements of each (default: %(default)s)')
-    parser.add_argument('--seconds', type=float, default=10.0, help='length of each (default: %(default)s)')
-    parser.add_argument('--json', metavar='FILE', help='write the figures there as well (default: no)')
+    parser.add_argument('--seconds', type=float, default=10.0, help='length of each measurement (default: %(default)s)')
+    measure.add_flags(parser)
     parser.add_argument('--one', choices=(PLAIN, SERVER), help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def spread(values, digits):
-    """'median (lowest to highest)'."""
-    return '{:.{d}f} ({:.{d}f} to {:.{d}f})'.format(statistics.median(values), min(values), max(values), d=digits)
-
-
-def report(args, found):
-    """Print the table of ``found``, {pipeline: measurements}. Returns: the figures as a dict."""
-    print('| pipeline, {} processes | images/s | times the first | images per s of processor time | times the first |\n'
-          '|---|---|---|---|---|'.format(args.workers))
-    figures = {'args': vars(args), 'cores': available_cores()}
-    first = list(zip(*found[PLAIN]))
-    for pipeline, measured in found.items():
-        cells, figures[pipeline] = [pipeline], {}
-        for name, values, reference in zip(('images_per_second', 'images_per_processor_second'), zip(*measured), first):
-            ratios = [value / other for value, other in zip(values, reference)]
-            cells += [spread(values, 0), '1' if pipeline == PLAIN else spread(ratios, 2)]
-            figures[pipeline][name] = {'values': values, 'times_the_first': ratios}
-        print('| {} |'.format(' | '.join(cells)))
-    return figures
 
 
 def main():
@@ -141,18 +113,13 @@ def main():
     if args.one:
         cv2.setNumThreads(0)
         with contextlib.closing(plain_batches(args) if args.one == PLAIN else served_batches(args)) as batches:
-            print(MEASURED, json.dumps(measure(batches, args)))
+            measure.say(rates(batches, args))
         return
     for path in open_dataset(args.data, 'train').files[:5000]:
         np.fromfile(path, np.uint8)  # into the page cache, for whichever comes first
-    found = {PLAIN: [], SERVER: []}
-    for _ in range(args.repeats):
-        for variant, measured in found.items():
-            measured.append(run_one(variant, sys.argv[1:]))
-    figures = report(args, found)
-    if args.json:
-        with open(args.json, 'w', encoding='utf-8') as target:
-            json.dump(figures, target, indent=1)
+    found = measure.interleaved((PLAIN, SERVER), args.repeats, lambda pipeline: measure.run(
+        [sys.executable, __file__, '--one', pipeline] + sys.argv[1:]))
+    measure.report(found, QUANTITIES, args.json)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 
     .venv/bin/python benchmarks/zmq_throughput.py
 
-Prints a Markdown table: median and range of the repeats, and the ratio to the bare socket's run next to each. The ways:
+Prints a Markdown table: median (lowest to highest), and the ratio to the first way's run next to each. The ways:
 
     bare         pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
     op           the same message again and again, as serve-data.py sends what its workers have assembled; ZMQPull, one
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -27,11 +26,13 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 import numpy as np  # noqa: E402  (behind the path, like what follows)
 import zmq  # noqa: E402
 
+import measure  # noqa: E402
 from zmq_ops import message_size, write_message  # noqa: E402
 
 WAYS = ('bare', 'op', 'op, written', 'tensorpack')
 WARM_UP = 20  # messages of each receiver before its clock starts
 PATIENCE = 60  # seconds beyond the measurement until a receiver counts as stuck
+SPEED = measure.Quantity('GB/s')
 RING = 4  # buffers that 'op, written' writes to in turn
 
 
@@ -108,8 +109,8 @@ def receive(pull, seconds):
     print(json.dumps(times), flush=True)
 
 
-def measure(way, receivers, args):
-    """Batches per second of all receivers together, while all of them were receiving."""
+def batches_per_second(way, receivers, args):
+    """Of all receivers together, while all of them were receiving."""
     address = 'ipc://@zmq-throughput-' + uuid.uuid4().hex
     common = [sys.executable, __file__, '--batch', str(args.batch), '--input-size', str(args.input_size),
               '--hwm', str(args.hwm), '--seconds', str(args.seconds), '--address', address, '--way', way]
@@ -140,8 +141,7 @@ def main():
     parser.add_argument('--input-size', type=int, default=224, metavar='PIXELS', help='(default: %(default)s)')
     parser.add_argument('--hwm', type=int, default=30, help='batches queued on each side (default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=3.0, help='of each measurement (default: %(default)s)')
-    parser.add_argument('--repeats', type=int, default=5, help='of all measurements in turn (default: %(default)s)')
-    parser.add_argument('--json', metavar='FILE', help='also write every measurement there')
+    measure.add_flags(parser)
     for name in ('--role', '--way', '--address'):
         parser.add_argument(name, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -157,23 +157,12 @@ def main():
 
 
 def report(args, size):
-    rates = {(count, way): [] for count in args.receivers for way in args.ways}
-    for _ in range(args.repeats):
-        for count, way in rates:
-            rates[count, way].append(measure(way, count, args))
-    print('| receivers | way | GB/s | range | images/s | of bare |\n|---|---|---|---|---|---|')
-    for (count, way), found in rates.items():
-        speeds = [rate * size / 1e9 for rate in found]
-        bare = rates.get((count, 'bare'))
-        ratio = '{:.2f}'.format(statistics.median(r / b for r, b in zip(found, bare))) if bare else ''
-        print('| {} | {} | {:.2f} | {:.2f}-{:.2f} | {:.0f} | {} |'.format(
-            count, way, statistics.median(speeds), min(speeds), max(speeds),
-            statistics.median(found) * args.batch, ratio))
-    if args.json:
-        with open(args.json, 'w') as f:
-            json.dump({'message_bytes': size, 'batch': args.batch, 'batches_per_second': [
-                {'receivers': count, 'way': way, 'repeats': found} for (count, way), found in rates.items()]},
-                f, indent=2)
+    names = {'{}, receivers: {}'.format(way, count): (way, count) for count in args.receivers for way in args.ways}
+    found = measure.interleaved(
+        names, args.repeats, lambda name: {SPEED.name: batches_per_second(*names[name], args) * size / 1e9})
+    print('a message: {} images, {} bytes\n'.format(args.batch, size))
+    measure.report(found, [SPEED], args.json, lambda name: '{}, receivers: {}'.format(args.ways[0], names[name][1]),
+                   'the first of as many')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import pytest
 
 import checkpoints
 from image_folders import make_noise_folder
-from small_runs import MAIN, ROOT, mpirun
+from small_runs import MAIN, ROOT, SECONDS, mpirun
 from third_party import utils
 from third_party.utils import Ranks
 
@@ -38,12 +38,123 @@ def test_the_rank_is_read_from_each_launcher_s_variable(no_launcher, monkeypatch
     assert utils.launched_rank() == 3
 
 
-@pytest.mark.parametrize('cores, mine, local_size, threads', [
-    (8, 8, 1, 8), (8, 8, 2, 4), (8, 8, 3, 2), (2, 2, 8, 1), (8, 2, 4, 2), (8, 1, 8, 1)])
-def test_ranks_share_the_cores_unless_each_was_bound_to_its_own(monkeypatch, cores, mine, local_size, threads):
-    monkeypatch.setattr(os, 'cpu_count', lambda: cores)
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(mine)))
+ALL, LEFT, RIGHT = set(range(8)), set(range(4)), set(range(4, 8))
+
+
+@pytest.mark.parametrize('ranks_may_run_on, threads', [
+    ([ALL], 8), ([LEFT], 4),                             # alone, also if confined
+    ([ALL] * 2, 4), ([ALL] * 3, 2), ([{0, 1}] * 8, 1),   # not bound
+    ([LEFT] * 2, 2),                                     # confined together, as in a container or a job
+    ([LEFT, RIGHT], 4), ([{0}, {1}], 1),                 # each bound to its own
+    ([LEFT] * 2 + [RIGHT] * 2, 2),                       # bound to sockets: Open MPI's default for more than two
+    ([LEFT] * 3 + [RIGHT], 1), ([RIGHT] + [LEFT] * 3, 4), ([ALL] + [LEFT], 6)])
+def test_a_core_is_shared_by_the_ranks_that_may_run_on_it(monkeypatch, ranks_may_run_on, threads):
+    monkeypatch.delenv('TF_NUM_INTRAOP_THREADS', raising=False)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ranks_may_run_on[0])
+    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: ranks_may_run_on)
+    monkeypatch.setattr(utils, '_processor_limit', lambda: None)
+    size = len(ranks_may_run_on)
+    assert utils.threads_for(Ranks(0, size, 0, size)) == threads
+
+
+def test_ranks_that_cannot_be_found_count_as_not_bound(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ALL)
+    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: [ALL])
+    monkeypatch.setattr(utils, '_processor_limit', lambda: None)
+    assert utils.threads_for(Ranks(0, 4, 0, 4)) == 2
+
+
+@pytest.mark.parametrize('files, local_size, threads', [
+    ({'cpu.max': '300000 100000'}, 1, 3), ({'cpu.max': '300000 100000'}, 2, 1), ({'cpu.max': 'max 100000'}, 2, 4),
+    ({'cpu.max': '50000 100000'}, 1, 1), ({'cpu.max': '6400000 100000'}, 1, 8), ({}, 1, 8),
+    ({'cpu/cpu.cfs_quota_us': '500000', 'cpu/cpu.cfs_period_us': '100000'}, 1, 5),
+    ({'cpu/cpu.cfs_quota_us': '-1', 'cpu/cpu.cfs_period_us': '100000'}, 1, 8)])
+def test_a_container_s_limit_is_shared_like_its_cores(monkeypatch, tmp_path, files, local_size, threads):
+    (tmp_path / 'cpu').mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + '\n')
+    limit = utils._processor_limit(str(tmp_path))
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ALL)
+    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: [ALL] * local_size)
+    monkeypatch.setattr(utils, '_processor_limit', lambda: limit)
     assert utils.threads_for(Ranks(0, local_size, 0, local_size)) == threads
+
+
+THREADS = '''
+import os, sys, time
+from third_party import utils
+rank = utils.launched_rank()
+open('here-{}'.format(rank), 'w').close()
+while not all(os.path.exists('here-{}'.format(k)) for k in (0, 1)):  # as after hvd.init, all are there
+    time.sleep(0.01)
+print(utils.threads_for(utils.Ranks(rank, 2, rank, 2)), len(os.sched_getaffinity(0)), flush=True)
+while len(os.listdir('.')) < 4:
+    open('done-{}'.format(rank), 'w').close()
+    time.sleep(0.01)
+'''
+
+
+@pytest.mark.parametrize('launched', [[sys.executable, '-c', THREADS],
+                                      ['sh', '-c', '"$0" -c "$1"; exit $?', sys.executable, THREADS]],
+                         ids=['itself', 'in a script'])
+@pytest.mark.parametrize('binding', ['none', 'core'])
+def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, binding, launched):
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        pytest.skip('one core cannot be shared out')
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
+    ended = subprocess.run(['mpirun', '-np', '2', '-bind-to', binding] + launched, cwd=tmp_path, env=environment,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stderr
+    found = [tuple(map(int, line.split())) for line in ended.stdout.splitlines()]
+    assert len(found) == 2
+    for threads, mine in found:
+        assert mine == cores if binding == 'none' else mine < cores or cores == 2
+        # A core may have two hardware threads, and a limit of a container may be lower.
+        assert threads <= (cores // 2 if binding == 'none' else mine)
+        if utils._processor_limit() is None:
+            assert threads == (cores // 2 if binding == 'none' else mine)
+
+
+FIRST_SESSION = '''
+import os
+import tensorflow.compat.v1 as tf
+from third_party import utils
+tf.disable_v2_behavior()
+def threads():
+    return len(os.listdir('/proc/self/task'))
+before = threads()
+for config in (utils.cpu_session_config(), utils.session_config(utils.Ranks())):
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+        session.run(tf.constant(0))
+print(threads() - before)
+'''
+
+
+def test_small_work_on_the_host_does_not_take_the_threads_from_the_sessions_behind_it():
+    environment = dict(os.environ, PYTHONPATH=ROOT, TF_NUM_INTRAOP_THREADS='40', TF_NUM_INTEROP_THREADS='2')
+    assert int(subprocess.check_output([sys.executable, '-c', FIRST_SESSION], env=environment, text=True)) >= 40
+
+
+def test_tensorflow_s_own_variables_go_before(monkeypatch, capsys):
+    monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '5')
+    monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '3')
+    config = utils.session_config(Ranks())
+    assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (5, 3)
+    monkeypatch.setenv('TF_NUM_INTEROP_THREADS', 'many')
+    with pytest.raises(SystemExit):
+        utils.session_config(Ranks())
+    assert 'TF_NUM_INTEROP_THREADS=many' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_threads_spin_only_beside_cores_that_are_free(monkeypatch, threads):
+    monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', str(threads))
+    monkeypatch.delenv('TF_NUM_INTEROP_THREADS', raising=False)
+    for config in (utils.session_config(Ranks()), utils.cpu_session_config()):
+        assert config.experimental.disable_thread_spinning == (threads == 1)
+        assert config.intra_op_parallelism_threads == threads
+    assert utils.session_config(Ranks()).inter_op_parallelism_threads == max(2, threads)
 
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -141,6 +252,31 @@ open('right-{{}}'.format(ranks.rank), 'w').close()
 def test_ranks_that_share_statistics_have_the_gradients_and_averages_of_one_rank_with_all_images(tmp_path, flags):
     program = SHARED_STATISTICS.format(tests=os.path.dirname(__file__), flags=', '.join(map(repr, flags)))
     ended = mpirun(2, '-c', program, cwd=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['right-0', 'right-1'], ended.stderr
+
+
+COMPRESSED = '''
+import numpy as np
+import tensorflow.compat.v1 as tf
+import training
+from third_party import utils
+tf.disable_v2_behavior()
+ranks = utils.start_ranks()
+own = np.float32([[1 / 3, 1000.1, 1e-9], [1.0, 0.0, 0.0]])[ranks.rank]
+with tf.Graph().as_default(), tf.Session() as sess:
+    none, fp16 = (sess.run(training.make_trainer(ranks, compression).allreduce([(tf.constant(own), None)])[0][0])
+                  for compression in ('none', 'fp16'))
+assert none.dtype == fp16.dtype == np.float32
+np.testing.assert_allclose(none, [2 / 3, 500.05, 5e-10], rtol=1e-6)
+# 11 bits; and nothing that is smaller than float16's smallest number.
+np.testing.assert_allclose(fp16, [2 / 3, 500.05, 0], rtol=2 ** -10)
+assert abs(fp16[0] - 2 / 3) > 1e-5 and fp16[2] == 0
+open('right-{}'.format(ranks.rank), 'w').close()
+'''
+
+
+def test_compressed_gradients_are_means_rounded_to_float16(tmp_path):
+    ended = mpirun(2, '-c', COMPRESSED, cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['right-0', 'right-1'], ended.stderr
 
 

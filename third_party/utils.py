@@ -1,15 +1,18 @@
 """Ranks: who this process is among those that mpirun or srun started, and how they agree on something."""
 import argparse
+import contextlib
+import fractions
+import functools
 import os
 import platform
 import sys
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 # What the launchers tell the processes they start: Open MPI, MPICH and Intel MPI, and PMIx (srun --mpi=pmix).
 _RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
-
 
 _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks that are left
 
@@ -113,28 +116,92 @@ def run_mode(modes, description, argv):
     return modes[parser.parse_args(argv[:1]).mode](argv[1:])
 
 
-def cpu_session_config():
-    """Session configuration that leaves GPUs alone, for small work on the host."""
-    import tensorflow.compat.v1 as tf
-    # Else the process's first session would set the number of threads between ops for all later ones.
-    return tf.ConfigProto(device_count={'GPU': 0}, intra_op_parallelism_threads=1, inter_op_parallelism_threads=1,
-                          use_per_session_threads=True)
-
-
 def threads_for(ranks):
-    """Number of compute threads for this process: its share of the machine's cores."""
-    mine = len(os.sched_getaffinity(0))
-    if mine < (os.cpu_count() or mine):  # the launcher bound this process to cores of its own
-        return mine
-    return max(1, mine // ranks.local_size)
+    """Number of compute threads for this process: its share of the cores that it may run on.
+
+    A core counts for as many parts as ranks of this machine may run on it: all of them where the launcher bound none,
+    those of a socket where it bound each to its socket, one where each has cores of its own. A limit on the processor
+    time of the container that all of them live in is shared in the same way. TF_NUM_INTRAOP_THREADS goes before.
+    """
+    wanted = _positive_in('TF_NUM_INTRAOP_THREADS')
+    if wanted:
+        return wanted
+    mine = os.sched_getaffinity(0)
+    beside = _cores_of_local_ranks() if ranks.local_size > 1 else [mine]
+    if len(beside) != ranks.local_size:  # started in a way not known here: as if none was bound
+        beside = [mine] * ranks.local_size
+    # Exact, as thirds do not add up to 1 in floating point.
+    share = sum(fractions.Fraction(1, sum(core in cores for cores in beside)) for core in mine)
+    limit = _processor_limit()
+    return max(1, int(share if limit is None else min(share, limit / ranks.local_size)))
+
+
+@functools.lru_cache(None)  # ranks end, and TensorFlow's number of threads stays
+def _cores_of_local_ranks():
+    """The cores that each rank of this machine may run on, as a list of sets, of the processes beside this one: those
+    that the same parent started, as far as a launcher gave them ranks. Not empty in a process with a rank."""
+    try:
+        process = psutil.Process()
+        while _has_rank(process.parent()):  # as a script between the launcher and this program has
+            process = process.parent()
+        return [os.sched_getaffinity(rank.pid) for rank in process.parent().children() if _has_rank(rank)]
+    except (psutil.Error, OSError, AttributeError):  # AttributeError: the parent has ended
+        return []
+
+
+def _has_rank(process):
+    try:
+        return any(name in process.environ() for name in _RANK_VARIABLES)
+    except psutil.AccessDenied:  # root's, as Slurm's launcher is
+        return False
+
+
+def _processor_limit(root='/sys/fs/cgroup'):
+    """Cores' worth of processor time that this container may use, as a Fraction; None without a limit."""
+    for names in (('cpu.max',), ('cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us')):  # cgroups' versions 2 and 1
+        with contextlib.suppress(OSError):
+            texts = []
+            for name in names:
+                with open(os.path.join(root, name)) as f:
+                    texts += f.read().split()
+            return None if texts[0] in ('max', '-1') else fractions.Fraction(*map(int, texts))
+    return None
+
+
+def _positive_in(name):
+    """The number in an environment variable of TensorFlow's, which a session's configuration would hide from it; None if
+    it is not set."""
+    text = os.environ.get(name, '')
+    if text and not (text.isdecimal() and int(text)):
+        fail('{}={}: not a whole number above 0'.format(name, text), launched_rank() or 0)
+    return int(text) if text else None
+
+
+def _configuration(ranks, **fields):
+    import tensorflow.compat.v1 as tf
+    # The process's first session sets the number of threads within ops for all later ones: it must be right in each.
+    threads = threads_for(ranks)
+    config = tf.ConfigProto(intra_op_parallelism_threads=threads, **fields)
+    # A thread that spins while it waits for an op takes its time from the one that computes, if they share a core.
+    config.experimental.disable_thread_spinning = threads == 1
+    return config
+
+
+def cpu_session_config(ranks=Ranks()):
+    """Session configuration that leaves GPUs alone, for small work on the host."""
+    # Without threads of its own, the first session would set the number of threads between ops for all later ones.
+    return _configuration(ranks, device_count={'GPU': 0}, inter_op_parallelism_threads=1, use_per_session_threads=True)
 
 
 def session_config(ranks):
-    """Session configuration of a rank: one GPU if there are any, its share of the cores."""
-    import tensorflow.compat.v1 as tf
-    threads = threads_for(ranks)
-    config = tf.ConfigProto(allow_soft_placement=True, intra_op_parallelism_threads=threads,
-                            inter_op_parallelism_threads=max(2, threads))
+    """Session configuration of a rank: one GPU if there are any, its share of the cores (see ``threads_for``).
+
+    TF_NUM_INTEROP_THREADS goes before the number of threads between ops. That is 2 at least: reading the next batch
+    need not wait for a convolution to end.
+    """
+    config = _configuration(ranks, allow_soft_placement=True)
+    config.inter_op_parallelism_threads = _positive_in('TF_NUM_INTEROP_THREADS') or max(
+        2, config.intra_op_parallelism_threads)
     config.gpu_options.allow_growth = True
     config.gpu_options.visible_device_list = str(ranks.local_rank)
     return config
@@ -201,7 +268,7 @@ def gather_texts(ranks, text):
     with tf.Graph().as_default():
         local = tf.placeholder(tf.uint8, [None])
         together = gather_rows(ranks, local, 'texts')
-        with tf.Session(config=cpu_session_config()) as sess:
+        with tf.Session(config=cpu_session_config(ranks)) as sess:
             everything = sess.run(together, {local: data})
     return everything.tobytes().decode().split('\0')[:-1]
 

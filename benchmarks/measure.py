@@ -1,0 +1,209 @@
+"""What the benchmarks share: measurements in turn, a Markdown table, a JSON file.
+
+The file holds {"command", "machine", "date", "rows": [{"name", "median", "spread": [lowest, highest], "ratio"}]}. A ratio
+says how many times better a row is than its reference: above 1 is faster, or needs less. It is the median of the ratios
+of each round, because two measurements next to each other saw the same machine.
+"""
+import argparse
+import datetime
+import glob
+import itertools
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from typing import NamedTuple
+
+_RESULT = 'measured: '  # begins the line with which a measuring process ends
+
+
+class Quantity(NamedTuple):
+    """What is measured: its name with the unit, digits behind the point, and which way is better."""
+    name: str
+    digits: int = 2
+    higher_is_better: bool = True
+
+
+def add_flags(parser, repeats=5):
+    """The flags that every benchmark has: --repeats and --json."""
+    parser.add_argument('--repeats', type=positive, default=repeats, metavar='N',
+                        help='measurements of each, in turn (default: %(default)s)')
+    parser.add_argument('--json', type=_new_file, metavar='FILE', help='write the figures there as well (default: no)')
+
+
+def positive(text):
+    """An int of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("'{}' is no whole number above 0".format(text))
+    return int(text)
+
+
+def _new_file(path):
+    # Said now, not after minutes of measuring.
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError("'{}': its folder is not there, or not writable".format(path))
+    return path
+
+
+class Variant(NamedTuple):
+    """A way of running a program: its name, its flags, and what it finds in its environment."""
+    name: str
+    flags: list
+    environment: dict = {}
+
+
+def variant(text):
+    """The Variant of 'name: VARIABLE=value ... flags', for argparse; split as a shell does, variables come first."""
+    name, colon, words = text.partition(':')
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("'{}' is no 'name: flags'".format(text))
+    try:
+        words = shlex.split(words)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("'{}': {}".format(text, error))
+    variables = list(itertools.takewhile(re.compile(r'[A-Za-z_]\w*=').match, words))
+    return Variant(name.strip(), words[len(variables):], dict(word.split('=', 1) for word in variables))
+
+
+def interleaved(variants, repeats, measure):
+    """Measure each variant once, then each once more, and so on.
+
+    Args:
+        variants (iterable of names). repeats (int). measure: name -> {name of a quantity: number}.
+    Returns:
+        dict: {variant: {name of a quantity: list of ``repeats`` numbers}}.
+    """
+    found = {}
+    for _ in range(repeats):
+        for name in variants:
+            for quantity, value in measure(name).items():
+                found.setdefault(name, {}).setdefault(quantity, []).append(value)
+    return found
+
+
+def run(command, environment=()):
+    """Run a measuring process of its own.
+
+    Args:
+        command (list of str). environment (dict): added to this process's.
+    Returns:
+        what the process gave to ``say`` last.
+    Raises:
+        SystemExit: it failed; says how, its own message is on stderr.
+    """
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ, **dict(environment)))
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
+    if done.returncode or not lines:
+        _failed(done.returncode, command)
+    return json.loads(lines[-1][len(_RESULT):])
+
+
+def hear(process):
+    """What a process, made by ``subprocess.Popen`` with text in a pipe, gives to ``say`` next; fails like ``run``."""
+    for line in process.stdout:
+        if line.startswith(_RESULT):
+            return json.loads(line[len(_RESULT):])
+    _failed(process.wait(), process.args)
+
+
+def _failed(code, command):
+    sys.exit('{}: error: exit code {} of: {}'.format(
+        os.path.basename(sys.argv[0]), code, ' '.join(map(shlex.quote, command))))
+
+
+def say(result):
+    """Hand a JSON-ready result to the process that called ``run``."""
+    print('\n' + _RESULT + json.dumps(result), flush=True)
+
+
+def rows(found, quantities, reference=None):
+    """The JSON file's rows.
+
+    Args:
+        found: as ``interleaved`` returns it. quantities (list of Quantity).
+        reference: variant -> the variant it is compared with; default: the first, for all.
+    Returns:
+        list of dict: variant by variant; with several quantities a row's name is 'variant: quantity'.
+    """
+    first = next(iter(found))
+    made = []
+    for name, measured in found.items():
+        others = found[reference(name) if reference else first]
+        for quantity in quantities:
+            values = measured[quantity.name]
+            pairs = zip(values, others[quantity.name])
+            made.append({'name': name if len(quantities) == 1 else '{}: {}'.format(name, quantity.name),
+                         'median': statistics.median(values), 'spread': [min(values), max(values)],
+                         'ratio': statistics.median(
+                             own / other if quantity.higher_is_better else other / own for own, other in pairs)})
+    return made
+
+
+def table(variants, quantities, made, against='the first'):
+    """The Markdown table of ``rows``: a line for each variant, two cells for each quantity; ``against``: the reference,
+    in words."""
+    cells = ['variant']
+    for quantity in quantities:
+        cells += [quantity.name, ('times {}' if quantity.higher_is_better else '{} over this').format(against)]
+    lines, remaining = [cells], iter(made)
+    for name in variants:
+        cells = [name]
+        for quantity in quantities:
+            row = next(remaining)
+            cells += [spread(row, quantity), '{:.2f}'.format(row['ratio'])]
+        lines.append(cells)
+    return markdown(lines)
+
+
+def spread(row, quantity):
+    """'median (lowest to highest)'."""
+    return '{:,.{d}f} ({:,.{d}f} to {:,.{d}f})'.format(row['median'], *row['spread'], d=quantity.digits)
+
+
+def markdown(lines):
+    """A Markdown table of lists of cells, the first of which is the head."""
+    lines = [lines[0], ['---'] * len(lines[0])] + lines[1:]
+    return '\n'.join('| {} |'.format(' | '.join(cells)) for cells in lines)
+
+
+def report(found, quantities, json_file=None, reference=None, against='the first'):
+    """Print the table of what was found (see ``rows`` and ``table``), and write the JSON file if it has a name."""
+    made = rows(found, quantities, reference)
+    print(table(found, quantities, made, against), flush=True)
+    if json_file:
+        write(json_file, made)
+
+
+def write(json_file, made):
+    """Write a benchmark's rows, whole or not at all."""
+    write_json(json_file, dict({'command': ' '.join(map(shlex.quote, sys.argv))}, **where_and_when(), rows=made))
+
+
+def where_and_when():
+    """The fields of a file that say on what machine and day it was measured."""
+    return {'machine': machine(), 'date': datetime.date.today().isoformat()}
+
+
+def write_json(path, content):
+    """Write a JSON file, whole or not at all."""
+    partial = '{}.{}.partial'.format(path, os.getpid())
+    with open(partial, 'w', encoding='utf-8') as target:
+        json.dump(content, target, indent=1)
+        target.write('\n')
+    os.replace(partial, path)
+
+
+def machine():
+    """The cores that this process may use, and the GPUs, in words."""
+    with open('/proc/cpuinfo') as f:
+        models = [line.split(':')[1].strip() for line in f if line.startswith('model name')]
+    gpus = []
+    for path in sorted(glob.glob('/proc/driver/nvidia/gpus/*/information')):
+        with open(path) as f:
+            gpus += [line.split(':')[1].strip() for line in f if line.startswith('Model')]
+    return '{} cores of {}, {}'.format(len(os.sched_getaffinity(0)), models[0] if models else 'an unnamed processor',
+                                       ', '.join(gpus) or 'no GPU')

@@ -1,0 +1,180 @@
+#!/usr/bin/env python
+"""Training steps of main.py's flags on its fake data, timed: what memory.py, scaling.py and train_speed.py start.
+
+    .venv/bin/python benchmarks/training_step.py --steps 3 --arch CifarResNet --batch 8
+
+Trainer, input, session and the callbacks that belong to a step are those of a real run; checkpoints and logs are left
+out. Under mpirun the ranks train together.
+"""
+import argparse
+import json
+import os
+import resource
+import select
+import sys
+import time
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import measure  # noqa: E402  (behind the path, like what follows)
+from third_party.utils import gather_texts, launched_rank, session_config, start_ranks  # noqa: E402
+
+PROGRAM = os.path.abspath(__file__)
+WARM_UP = 2  # steps; TensorFlow prepares its graph in the first one
+MANY = 10 ** 9  # steps of the epoch; the clock ends it
+GRADIENT_TIMES = 'gradient_times'
+
+
+def command(steps, flags, *more):
+    """The command for this program, which says what ``train`` does."""
+    return [sys.executable, PROGRAM, '--steps', str(steps), *more, *flags]
+
+
+def compare(description, defaults, quantities, environment=()):
+    """The program of a benchmark whose variants are flags of main.py: command line, measurements, table, file.
+
+    Args:
+        description (str): of the program. defaults (tuple of str): variants, as ``measure.variant`` takes them.
+        quantities (dict): {Quantity: function of what ``train`` says}. environment (dict): of each measurement.
+    """
+    parser = argparse.ArgumentParser(description=description.split('\n')[0], allow_abbrev=False)
+    parser.add_argument('--variant', type=measure.variant, action='append', metavar="'NAME: FLAGS'",
+                        help='what to measure, again and again; the first is the reference (default: {})'.format(
+                            '; '.join(defaults)))
+    parser.add_argument('--steps', type=measure.positive, default=3, metavar='N',
+                        help='timed steps of a measurement (default: %(default)s)')
+    measure.add_flags(parser)
+    own, flags = parser.parse_known_args()
+    variants = {variant.name: variant for variant in own.variant or map(measure.variant, defaults)}
+
+    def one(name):
+        result = measure.run(command(own.steps, flags + variants[name].flags),
+                             dict(environment, **variants[name].environment))
+        return {quantity.name: value(result) for quantity, value in quantities.items()}
+    measure.report(measure.interleaved(variants, own.repeats, one), list(quantities), own.json)
+
+
+def speed(result):
+    """Images per second, of what ``train`` says."""
+    return result['images'] / result['seconds']
+
+
+def note_gradients(trainer):
+    """Make a trainer that is not set up yet add a tensor GRADIENT_TIMES to its graph: when each gradient was ready."""
+    import tensorflow.compat.v1 as tf
+    exchange = trainer.allreduce
+
+    def noted(gradients):
+        times = []
+        for gradient, _ in gradients:
+            with tf.control_dependencies([gradient]):
+                times.append(tf.timestamp())
+        tf.stack(times, name=GRADIENT_TIMES)
+        return exchange(gradients)
+    trainer.allreduce = noted
+
+
+def train(flags, steps, among_others=False, gradient_times=False):
+    """Train with ``main.py``'s flags (list of str); the first rank says, by ``measure.say``, a dict.
+
+    ``images``, in the timed steps of all ranks together; ``seconds``, of these steps; ``before`` and ``peak``, this
+    rank's largest resident memory up to the first step and up to the end, in bytes; ``batch``, of one rank. With
+    ``gradient_times`` also ``ready``: for each step, when the first and the last gradient were ready on all ranks, in
+    seconds since the epoch by the ranks' clocks.
+    """
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+    from tensorpack.callbacks import Callback, RunUpdateOps
+    from tensorpack.tfutils.sesscreate import NewSessionCreator
+    from tensorpack.tfutils.sessinit import JustCurrentSession
+    from tensorpack.train import StopTraining
+    from tensorpack.utils import logger
+
+    import commands
+    import main
+    import training
+    from third_party.imagenet_utils import FakeStream
+
+    class Clock(Callback):
+        """Times the steps behind the warm-up and hands the result over; with others at work, keeps them company then
+        until they are done as well."""
+        _chief_only = False
+
+        def _before_train(self):
+            self.before, self.times = resident(), []
+
+        def _before_run(self, _):
+            return tf.train.SessionRunArgs([GRADIENT_TIMES + ':0'] if gradient_times else [])
+
+        def _after_run(self, _, values):
+            self.times += [times.tolist() for times in values.results]
+
+        def _trigger_step(self):
+            done = self.global_step - WARM_UP
+            if done == 0:
+                if among_others:
+                    measure.say('ready')
+                    sys.stdin.readline()
+                self.begin = time.perf_counter()
+            elif done == steps:
+                self.hand_over(time.perf_counter() - self.begin)
+            if done >= steps and not (among_others and not closed(sys.stdin)):
+                raise StopTraining()
+
+        def hand_over(self, seconds):
+            result = {'images': steps * args.batch * ranks.size, 'seconds': seconds, 'before': self.before,
+                      'peak': resident(), 'batch': args.batch}
+            if gradient_times:
+                of_ranks = np.array([json.loads(text) for text in gather_texts(ranks, json.dumps(self.times[-steps:]))])
+                on_all = of_ranks.max(axis=0)  # [steps, gradients]
+                result['ready'] = np.stack([on_all.min(axis=1), on_all.max(axis=1)], axis=1).tolist()
+            if ranks.is_chief:
+                measure.say(result)
+
+    args = main.parse_args(flags)
+    ranks = start_ranks()
+    logger.setLevel('ERROR')
+    model = commands.make_training_model(args, ranks.rank)
+    tf.set_random_seed(args.seed)
+    trainer = training.make_trainer(ranks, args.gradient_compression)
+    if gradient_times:
+        note_gradients(trainer)
+    source = training.local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
+    trainer.setup_graph(model.get_input_signature(), training.staged(source), model.build_graph, model.get_optimizer)
+    trainer.train([training.FeedTrainingStep(), RunUpdateOps(), Clock()], [],
+                  NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
+
+
+def resident():
+    """The most memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def closed(stream):
+    """Whether the other end of a pipe that nothing more is written to has been closed."""
+    return bool(select.select([stream], [], [], 0)[0])
+
+
+def _cores(text):
+    return [int(core) for core in text.split(',')]
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser.add_argument('--steps', type=measure.positive, default=3, help='timed steps (default: %(default)s)')
+    parser.add_argument('--cores', type=_cores, metavar='C,C,...', help='run rank k on the k-th of these cores only')
+    for name in ('--among-others', '--gradient-times'):
+        parser.add_argument(name, action='store_true', help=argparse.SUPPRESS)
+    return parser.parse_known_args()
+
+
+def main():
+    own, flags = parse_args()
+    if own.cores:  # before there are threads
+        os.sched_setaffinity(0, {own.cores[launched_rank() or 0]})
+    train(flags, own.steps, own.among_others, own.gradient_times)
+
+
+if __name__ == '__main__':
+    main()
