@@ -18,7 +18,7 @@ from tensorpack.utils import logger
 from accumulation import mean_over_parts
 from layers import Frozen
 from norms import BALLS
-from smooth_activations import backward_slope
+from smooth_activations import backward_slope, tensorflow_ops_only
 
 # Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
 # gradients a weight's update can overtake the gradient that still has to flow through that weight.
@@ -107,12 +107,13 @@ class PGDAttacker:
         seed (int): for the draws of images that come without ``seeds``.
         norm (str): one of ``BALLS``, in which lengths are measured.
         least_likely (bool): of a targeted attack, see above.
+        xla (bool): let XLA compile a step as a whole, as the FD release's --use-fp16xla does.
     Raises:
         ValueError: a number out of range; names it.
     """
 
     def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
-                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False):
+                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False, xla=False):
         for name, value, valid, wanted in (
                 ('norm', norm, norm in BALLS, 'one of {}'.format(', '.join(BALLS))),
                 ('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1, 'a whole number above 0'),
@@ -137,6 +138,7 @@ class PGDAttacker:
         self.prob_start_from_clean = prob_start_from_clean
         self.num_classes = num_classes
         self.seed = seed
+        self.xla = xla
 
     @property
     def name(self):
@@ -180,8 +182,12 @@ class PGDAttacker:
                 gradient, *memory = self._remember(gradient, *memory)
                 return [ball.project(adv + step * ball.steepest(gradient, adv))] + memory
 
+            def compiled_step(*state):
+                with tensorflow_ops_only():
+                    return tf.xla.experimental.compile(lambda *state: one_step(*state), list(state))
+
             start = self._start(image, ball, seeds)
-            adv, *_ = tf.while_loop(lambda *_: True, one_step, [start] + self._memory(start),
+            adv, *_ = tf.while_loop(lambda *_: True, compiled_step if self.xla else one_step, [start] + self._memory(start),
                                     maximum_iterations=self.num_iter, back_prop=False, parallel_iterations=1,
                                     return_same_structure=True, name='attack_loop')
             adv.set_shape(image.shape)
@@ -291,8 +297,8 @@ class AdvImageNetModel(ModelDesc):
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
             expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``.
         accumulate (int): parts of a batch that a training step takes one after another.
-        attack_precision (str): one of ``PRECISIONS``, what the network computes in under attack; its variables, the
-            images, the loss and every other pass stay float32.
+        attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
+            variables, the images, the loss and every other pass stay float32.
         frozen (Frozen): the network's parameters while the passes of an attack are built, else None.
         noise_seed (tf.Tensor): int64 [2], for dropout and the like; there while a training pass is built.
         attack_gradient, update_gradient (str): activation whose derivative the attacker's gradient and the update's
@@ -350,21 +356,22 @@ class AdvImageNetModel(ModelDesc):
         return [tf.TensorSpec((None, side, side, 3), tf.uint8, 'input'), tf.TensorSpec((None,), tf.int32, 'label')]
 
     @contextlib.contextmanager
-    def _as_seen_by_attacker(self, slope):
+    def _as_seen_by_attacker(self, slope, precision):
         """Inference mode, moving averages neither updated nor collected, the attacker's choice of ``slope``."""
-        before, self.frozen = self.frozen, Frozen(tf.as_dtype(self.attack_precision))
+        before, self.frozen = self.frozen, Frozen(tf.as_dtype(precision))
         try:
             with freeze_collection([tf.GraphKeys.UPDATE_OPS]), backward_slope(slope):
                 yield
         finally:
             self.frozen = before
 
-    def attack(self, attacker, image, label, seeds, slope=None):
+    def attack(self, attacker, image, label, seeds, slope=None, precision='float32'):
         """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns.
 
-        ``slope``: activation whose derivative the attacker's gradient takes, or None.
+        ``slope``: activation whose derivative the attacker's gradient takes, or None. ``precision``: one of
+        ``PRECISIONS``, what the network computes in meanwhile.
         """
-        with self._as_seen_by_attacker(slope):
+        with self._as_seen_by_attacker(slope, precision):
             adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
         return tf.stop_gradient(adv, name='adv_training_sample'), target
 
@@ -407,7 +414,7 @@ class AdvImageNetModel(ModelDesc):
             list of scalars: the loss, the top-1 and top-5 errors and, with an attack, its success rate.
         """
         image = image_preprocess(image, self.data_format, self.channels)
-        adv, target = self.attack(self.attacker, image, label, seeds, self.attack_gradient)
+        adv, target = self.attack(self.attacker, image, label, seeds, self.attack_gradient, self.attack_precision)
         self.noise_seed = seeds[0]
         with backward_slope(self.update_gradient):
             logits = self.get_logits(adv)
@@ -417,10 +424,10 @@ class AdvImageNetModel(ModelDesc):
         return [smoothed_cross_entropy(logits, label, self.label_smoothing)] + [
             tf.reduce_mean(metrics[name]) for name in shown]
 
-    def get_inference_func(self, attacker, attack_gradient=None):
+    def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32'):
         """The tower function that judges the network under ``attacker``.
 
-        ``attack_gradient``: as the attribute of that name, which is of training alone.
+        ``attack_gradient``, ``attack_precision``: as the attributes of that name, which are of training alone.
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
@@ -433,7 +440,7 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target = self.attack(attacker, image, label, seeds, attack_gradient)
+            adv, target = self.attack(attacker, image, label, seeds, attack_gradient, attack_precision)
             logits = self.get_logits(adv)
             return dict(add_metrics(logits, label, target), **{TARGET: tf.identity(target, name=TARGET)})
         return tower_func

@@ -25,6 +25,7 @@ import training
 from adv_model import NoOpAttacker, PGDAttacker
 from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
+from smooth_activations import can_compile
 from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
@@ -36,12 +37,12 @@ from zoo import published
 from zoo.fetch import bring
 
 
-def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0):
+def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0, xla=False):
     """The attacker of training and of its evaluations that resolved flags ask for: PGD, or none for 0 steps."""
     if num_iter == 0:
         return NoOpAttacker()
     return PGDAttacker(num_iter, epsilon, step_size, targeted=args.targeted, num_classes=args.num_classes,
-                       prob_start_from_clean=prob_start_from_clean, seed=args.seed)
+                       prob_start_from_clean=prob_start_from_clean, seed=args.seed, xla=xla)
 
 
 def make_evaluation_attacker(args):
@@ -57,7 +58,7 @@ def make_evaluation_attacker(args):
     if args.attack_iter == 0:
         return None
     options = dict(norm=args.norm, targeted=args.targeted, least_likely=args.attack_target == 'least-likely',
-                   num_classes=args.num_classes, seed=args.seed)
+                   num_classes=args.num_classes, seed=args.seed, xla=args.xla)
     if args.attack == 'fgsm':
         return FGSMAttacker(args.attack_epsilon, **options)
     attacker = {'pgd': PGDAttacker, 'momentum': MomentumAttacker}[args.attack]
@@ -75,8 +76,9 @@ def make_training_model(args, rank):
     """The network of resolved flags with its training attacker and losses."""
     model = make_model(args)
     model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
-                                   args.prob_start_from_clean)
+                                   args.prob_start_from_clean, args.xla)
     model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
+    model.attack_precision = args.attack_precision
     model.label_smoothing, model.weight_decay, model.rank = args.label_smoothing, args.weight_decay, rank
     model.optimizer_name, model.accumulate = args.optimizer, args.accumulate
     return model
@@ -88,6 +90,9 @@ def _print_recipe(args):
     logger.info('Recipe {}: {}'.format(args.recipe, ', '.join(
         '{}={}'.format(n, getattr(args, n)) for n in named)))
     logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
+    logger.info('Under attack the network computes in {}, {}, with {}'.format(
+        args.attack_precision or 'float32', nets.resolve_data_format(args.data_format),
+        'compiled activations' if can_compile() and not args.xla else "activations of TensorFlow's ops"))
 
 
 def run(args):
@@ -161,7 +166,7 @@ def open_session(ranks, args, values):
 # Flags that decide an evaluation's verdicts, beside checkpoint, data and attack.
 _DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
            'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_epsilon',
-           'augmentation', 'moving_average_decay', 'attack_gradient', 'seed')
+           'augmentation', 'moving_average_decay', 'attack_gradient', 'attack_precision', 'seed')
 
 
 def _settings(args, dataset, values, attackers):
@@ -188,7 +193,7 @@ def evaluate(args, ranks, signals):
     model = make_model(args)
     ensemble = isinstance(attacker, Ensemble)
     attackers = attacker.attackers if ensemble else [attacker] if attacker else []
-    judge = judging.Judging(model, attackers, ranks, ensemble, args.attack_gradient)
+    judge = judging.Judging(model, attackers, ranks, ensemble, args.attack_gradient, args.attack_precision)
     folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
         nets.network_name(args), os.path.basename(checkpoints.find(args.load)), (attacker or NoOpAttacker()).name))
 

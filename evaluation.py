@@ -31,10 +31,10 @@ class Passes:
 
     Args:
         model (AdvImageNetModel). attackers (list).
-        attack_gradient (str): see ``AdvImageNetModel.get_inference_func``.
+        attack_gradient, attack_precision (str): see ``AdvImageNetModel.get_inference_func``.
     """
 
-    def __init__(self, model, attackers, attack_gradient=None):
+    def __init__(self, model, attackers, attack_gradient=None, attack_precision='float32'):
         side = model.image_shape
         with TowerContext('evaluation', is_training=False):
             # Bytes of most data sets, but EfficientNet's resizing leaves fractions.
@@ -43,7 +43,7 @@ class Passes:
             self._index = tf.placeholder(tf.int32, [None], name='index')
             inputs = self._image, self._label, self._index
             self._found = [model.get_inference_func(NoOpAttacker())(*inputs)]
-            self._found += [model.get_inference_func(a, attack_gradient)(*inputs) for a in attackers]
+            self._found += [model.get_inference_func(a, attack_gradient, attack_precision)(*inputs) for a in attackers]
 
     def judge(self, session, number, batch, feed=()):
         """One pass over a batch.

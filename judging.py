@@ -39,12 +39,13 @@ class Judging:
         model (AdvImageNetModel). attackers (list): of different names. ranks (Ranks).
         one_after_another (bool): each attack only on the images that the network gets right after those before, in full
             batches of these; else all attacks on every image, batch by batch.
-        attack_gradient (str): see ``AdvImageNetModel.get_inference_func``.
+        attack_gradient, attack_precision (str): see ``AdvImageNetModel.get_inference_func``.
     """
 
-    def __init__(self, model, attackers, ranks, one_after_another, attack_gradient=None):
+    def __init__(self, model, attackers, ranks, one_after_another, attack_gradient=None,
+                 attack_precision='float32'):
         self._ranks, self._names = ranks, [CLEAN] + [a.name for a in attackers]
-        self._passes = Passes(model, attackers, attack_gradient)
+        self._passes = Passes(model, attackers, attack_gradient, attack_precision)
         numbers = range(len(self._names))
         self._one_after_another = one_after_another
         self._stages = [[k] for k in numbers] if one_after_another else [list(numbers)]

@@ -13,10 +13,10 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 try:
     import recipes
     import smooth_activations
-    from adv_model import OPTIMIZERS
+    from adv_model import OPTIMIZERS, PRECISIONS
     from attacks import ATTACKS, TARGETS, default_step_size
     from efficientnet.scaling import SIZES
-    from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
+    from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults, fast_precision
     from norms import BALLS
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
@@ -249,6 +249,13 @@ def get_parser():
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
                              "a random point (default: the recipe's, 0 or 0.2)")
+    attack.add_argument('--attack-precision', choices=PRECISIONS,
+                        help='what the network computes in under attack; all else stays float32 (default: float32; '
+                             'bfloat16 in training on a CPU that has units for it)')
+    attack.add_argument('--xla', action='store_true', default=None,
+                        help="let XLA compile the attack's steps: for GPUs")
+    attack.add_argument('--use-fp16xla', action='store_true', default=None,
+                        help='the same as --attack-precision float16 --xla')
     attack.add_argument('--attack-gradient', type=_slope_name, metavar='NAME',
                         help="activation whose derivative the attacker's gradient takes (default: the network's own)")
 
@@ -367,6 +374,8 @@ def parse_args(argv=None):
                         'eval_attack_step_size'))
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
+    # An evaluation has the same verdicts on every machine.
+    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision())
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
@@ -385,7 +394,8 @@ def _default(args, name, value):
 _EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval')
 _STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
 _NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
-            'fgsm': _STEPS + ('autoattack_version',), 'autoattack': _STEPS + ('targeted', 'attack_target')}
+            'fgsm': _STEPS + ('autoattack_version',),
+            'autoattack': _STEPS + ('targeted', 'attack_target', 'attack_precision', 'xla', 'use_fp16xla')}
 
 
 def _check_attack(args, parser):
@@ -398,6 +408,11 @@ def _check_attack(args, parser):
         if getattr(args, name) is not None:
             parser.error('--attack {} has no --{}'.format(
                 args.attack, 'untargeted' if (name, args.targeted) == ('targeted', False) else name.replace('_', '-')))
+    if args.use_fp16xla:
+        if args.attack_precision not in (None, 'float16'):
+            parser.error('--use-fp16xla and --attack-precision {}: choose one'.format(args.attack_precision))
+        args.attack_precision, args.xla = 'float16', True
+    args.xla, args.use_fp16xla = bool(args.xla), bool(args.use_fp16xla)
     if args.attack_target is not None:
         if args.targeted not in (None, args.attack_target != 'none'):
             parser.error('--{} and --attack-target {}: choose one'.format(

@@ -42,8 +42,8 @@ _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient
           'batch_norm_epsilon', 'sync_batch_norm', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
           'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
           'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
-          'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay', 'base_lr',
-          'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression')
+          'attack_precision', 'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay',
+          'base_lr', 'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression')
 
 
 class DataServerSilent(OSError):

@@ -1,0 +1,61 @@
+#!/usr/bin/env python
+"""One attack loop in a process of its own: says its speed for every line it reads; attack_speed.py starts it.
+
+    echo | .venv/bin/python benchmarks/attack_loop.py --data-format NCHW --as-published --batch 8 --attack-iter 4
+
+Takes main.py's flags. The images are random and the weights those of a fresh network: neither changes what is computed.
+"""
+import argparse
+import contextlib
+import os
+import sys
+import time
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import measure  # noqa: E402  (behind the path, like what follows)
+import numpy as np  # noqa: E402
+import tensorflow.compat.v1 as tf  # noqa: E402
+from tensorpack.tfutils.tower import TowerContext  # noqa: E402
+
+import commands  # noqa: E402
+import main  # noqa: E402
+from adv_model import image_preprocess  # noqa: E402
+from smooth_activations import tensorflow_ops_only  # noqa: E402
+from third_party.utils import Ranks, session_config  # noqa: E402
+
+
+def build(args, as_published):
+    """The adversarial images of a batch of random ones; ``as_published``: as the SAT release's graph computes them, with
+    batch norm by itself and activations of several ops."""
+    random = np.random.RandomState(0)
+    image = tf.constant(random.randint(0, 256, [args.batch, args.input_size, args.input_size, 3]).astype(np.uint8))
+    label = tf.constant(random.randint(0, args.num_classes, [args.batch]), tf.int32)
+    model = commands.make_training_model(args, rank=0)
+    with TowerContext('', is_training=False), tensorflow_ops_only() if as_published else contextlib.nullcontext():
+        image = image_preprocess(image, model.data_format, model.channels)
+        if as_published:
+            return model.attacker.attack(image, label, model.get_logits)[0]
+        return model.attack(model.attacker, image, label, None)[0]
+
+
+def run(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+    parser.add_argument('--as-published', action='store_true', help='the graph of the release')
+    own, flags = parser.parse_known_args(argv)
+    args = main.parse_args(['--fake'] + flags)
+    done = build(args, own.as_published).op
+    with tf.Session(config=session_config(Ranks())) as session:
+        session.run(tf.global_variables_initializer())
+        for _ in range(2):  # TensorFlow prepares its graph in the first run
+            session.run(done)
+        measure.say('ready')
+        for _ in sys.stdin:
+            begin = time.time()
+            session.run(done)
+            measure.say({'image-steps/s': args.batch * args.attack_iter / (time.time() - begin)})
+
+
+if __name__ == '__main__':
+    run(sys.argv[1:])
