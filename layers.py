@@ -6,7 +6,7 @@ from typing import Callable, Optional
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.collection import freeze_collection
 
-from smooth_activations import backward_slope, current_slope
+from smooth_activations import backward_slope, compiled_ops, current_slope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,9 +155,18 @@ def _moments_over_ranks(x, count, style):
 
 def max_pool(x, kernel, stride, style):
     """Max-pooling with SAME padding."""
+    def pool(x, style):
+        return tf.nn.max_pool2d(x, style.per_axis(1, kernel, 1), style.per_axis(1, stride, 1), 'SAME',
+                                data_format=style.data_format)
+    compiled = compiled_ops(x)
+    if compiled is not None:
+        # In a loop TensorFlow takes the slow one of its two kernels of this gradient as often as the other.
+        def pool_and_gradient(x, style):
+            return tf.custom_gradient(lambda x: (pool(x, style), lambda dy: compiled.smooth_max_pool_grad(
+                dy=dy, x=x, kernel=kernel, stride=stride)))(x)
+        return _nhwc_on_cpu(pool_and_gradient, x, style)
     # TensorFlow has no gradient of max-pooling in NCHW on a CPU.
-    return _nhwc_on_cpu(lambda x, style: tf.nn.max_pool2d(
-        x, style.per_axis(1, kernel, 1), style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format), x, style)
+    return _nhwc_on_cpu(pool, x, style)
 
 
 def depthwise_conv2d(x, kernel, stride, style):
@@ -177,24 +186,31 @@ def _nhwc_on_cpu(op, x, style):
 def block(function, x, style):
     """``function(x)``, one block of a network; with ``style.recompute`` nothing inside it stays in memory.
 
+    ``x`` and the result may be structures of tensors.
+
     The function may make variables in the current variable scope and update ops, and must give the same result when it
     is called again: its random numbers must be stateless. Recomputing costs one more forward pass (Chen et al. 2016).
     """
     if not style.recompute:
         return function(x)
     scope, slope = tf.get_variable_scope(), current_slope()
+    result = []
+
+    def call(tensors):
+        result[:] = [function(tf.nest.pack_sequence_as(x, tensors))]
+        return tf.nest.flatten(result)
 
     @tf.custom_gradient
-    def op(x):
-        def gradient(dy, variables=()):
+    def op(*tensors):
+        def gradient(*dy, variables=()):
             # Reads nothing before dy is there; else all blocks would be recomputed at once, right after the first pass.
-            with tf.control_dependencies([dy]), freeze_collection([tf.GraphKeys.UPDATE_OPS]), \
+            with tf.control_dependencies(dy), freeze_collection([tf.GraphKeys.UPDATE_OPS]), \
                     tf.variable_scope(scope, reuse=True), backward_slope(slope):
-                again = tf.identity(x)
+                again = [tf.identity(v) for v in tensors]
                 if style.frozen is not None:
-                    return tf.gradients(function(again), again, dy)[0], [None] * len(variables)
+                    return tf.gradients(call(again), again, dy), [None] * len(variables)
                 # Variables also reach x by way of the attack that made the image; that is not this block's business.
-                dx, *dv = tf.gradients(function(again), [again] + list(variables), dy, stop_gradients=[again])
-            return (dx, dv) if variables else dx
-        return function(x), gradient
-    return op(x)
+                found = tf.gradients(call(again), again + list(variables), dy, stop_gradients=again)
+            return (found[:len(again)], found[len(again):]) if variables else found
+        return call(tensors), gradient
+    return tf.nest.pack_sequence_as(result, op(*tf.nest.flatten(x)))[0]

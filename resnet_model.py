@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import layers
 from layers import channels_of, max_pool
-from smooth_activations import activate
+from smooth_activations import activate, activate_for_two
 
 # He et al. 2015, Table 1: residual blocks in the four groups.
 IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -72,15 +72,18 @@ def classifier(x, num_classes, style):
 
 
 def bottleneck(x, width, stride, style, inner_width, group):
-    """Bottleneck block (He et al. 2015, Figure 5 right) in the current scope: 1x1, 3x3 with the stride, 1x1."""
+    """Bottleneck block (He et al. 2015, Figure 5 right) in the current scope: 1x1, 3x3 with the stride, 1x1.
+
+    ``x`` and the result are pairs of equal tensors: one for the convolutions, one for the shortcut.
+    """
+    x, shortcut = x
     y = conv_bn(x, 'conv1', inner_width, 1, style, act=True)
     y = conv_bn(y, 'conv2', inner_width, 3, style, stride=stride, group=group, act=True)
     # 1H Sec 5.1: the block's last gamma starts at 0, so that each block starts as an identity.
     y = conv_bn(y, 'conv3', width * 4, 1, style, initial_gamma=0.0)
-    shortcut = x
     if channels_of(x, style) != width * 4:
-        shortcut = conv_bn(x, 'convshortcut', width * 4, 1, style, stride=stride)
-    return activate(y + shortcut, style.activation)
+        shortcut = conv_bn(shortcut, 'convshortcut', width * 4, 1, style, stride=stride)
+    return activate_for_two(y + shortcut, style.activation)
 
 
 def non_local(x, style, embed, softmax):
@@ -150,6 +153,7 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
     """
     x = conv_bn(image, 'conv0', 64, 7, style, stride=2, act=True)
     x = max_pool(x, 3, 2, style)
+    x = x, x
     for g, (blocks, width) in enumerate(zip(IMAGENET_BLOCKS[depth], (64, 128, 256, 512))):
         inner_width = width * (res2_bottleneck * group // 64)
         with tf.variable_scope('group{}'.format(g)):
@@ -159,30 +163,31 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
                         bottleneck, width=width, stride=2 if b == 0 and g > 0 else 1, style=style,
                         inner_width=inner_width, group=group), x, style)
                     if denoise == 'blocks':
-                        x = denoising(x, 'non_local', style, embed=False, softmax=False)
+                        x = 2 * (denoising(x[0], 'non_local', style, embed=False, softmax=False),)
         if denoise == 'groups':
-            x = denoising(x, 'group{}_denoise'.format(g), style, embed=True, softmax=True)
-    return classifier(x, num_classes, style)
+            x = 2 * (denoising(x[0], 'group{}_denoise'.format(g), style, embed=True, softmax=True),)
+    return classifier(x[0], num_classes, style)
 
 
 def basic_block(x, width, stride, style, projection):
     """Two 3x3 convolutions (He et al. 2015, Figure 5 left) in the current scope.
 
     Where the shape changes the shortcut is a 1x1 convolution (``projection``) or, without parameters, every
-    ``stride``-th position with zero channels added ("option A" of He et al. 2015, Sec 3.3).
+    ``stride``-th position with zero channels added ("option A" of He et al. 2015, Sec 3.3). ``x`` and the result are
+    pairs, as ``bottleneck``'s.
     """
+    x, shortcut = x
     y = conv_bn(x, 'conv1', width, 3, style, stride=stride, act=True)
     y = conv_bn(y, 'conv2', width, 3, style)
     missing = width - channels_of(x, style)
-    shortcut = x
     if missing or stride > 1:
         if projection:
-            shortcut = conv_bn(x, 'convshortcut', width, 1, style, stride=stride)
+            shortcut = conv_bn(shortcut, 'convshortcut', width, 1, style, stride=stride)
         else:
             every = slice(None, None, stride)
-            shortcut = x[:, every, every, :] if style.data_format == 'NHWC' else x[:, :, every, every]
+            shortcut = shortcut[:, every, every, :] if style.data_format == 'NHWC' else shortcut[:, :, every, every]
             shortcut = tf.pad(shortcut, style.per_axis([0, 0], [0, 0], [missing // 2, missing - missing // 2]))
-    return activate(y + shortcut, style.activation)
+    return activate_for_two(y + shortcut, style.activation)
 
 
 def cifar_resnet(image, depth, num_classes, style):
@@ -197,9 +202,10 @@ def cifar_resnet(image, depth, num_classes, style):
     wide = depth == CIFAR_WIDE_DEPTH
     groups = [(2, 64), (2, 128), (2, 256), (2, 512)] if wide else [(CIFAR_BLOCKS[depth], w) for w in (16, 32, 64)]
     x = conv_bn(image, 'conv0', groups[0][1], 3, style, act=True)
+    x = x, x
     for g, (blocks, width) in enumerate(groups):
         for b in range(blocks):
             with tf.variable_scope('group{}/block{}'.format(g, b)):
                 x = layers.block(functools.partial(
                     basic_block, width=width, stride=2 if b == 0 and g > 0 else 1, style=style, projection=wide), x, style)
-    return classifier(x, num_classes, style)
+    return classifier(x[0], num_classes, style)

@@ -175,13 +175,34 @@ def activate(x, name):
     """
     key, alpha = parse_name(name)
     slope = _slope_override and parse_name(_slope_override, SLOPE_NAMES)
-    compiled = _compiled_ops(x)
+    compiled = compiled_ops(x)
     with tf.name_scope(key):
         if key == 'smoothrelu':
             return _smoothrelu(x, slope and _derivative(compiled, *slope))
         if slope is None and key == 'relu':
             return tf.nn.relu(x)
         return _elementwise(_function(compiled, key, alpha), _derivative(compiled, *(slope or (key, alpha))))(x)
+
+
+def activate_for_two(x, name):
+    """``activate(x, name)`` twice, for two uses: on a CPU their gradients meet inside the activation's own.
+
+    Returns:
+        (tf.Tensor, tf.Tensor): equal ones.
+    """
+    key, alpha = parse_name(name)
+    compiled = compiled_ops(x)
+    if compiled is None or key == 'smoothrelu':
+        y = activate(x, name)
+        return y, y
+    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+
+    @tf.custom_gradient
+    def op(x):
+        y = _function(compiled, key, alpha)(x)
+        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(*slope))
+    with tf.name_scope(key):
+        return op(x)
 
 
 def can_compile():
@@ -209,8 +230,8 @@ def tensorflow_ops_only():
         _own_ops_only = before
 
 
-def _compiled_ops(x):
-    """The compiled ops if there are any for ``x``, else None."""
+def compiled_ops(x):
+    """The module of ``smooth_ops`` if it has ops for ``x`` that may be used here, else None."""
     return smooth_ops.load_op_library() if x.dtype in (tf.float32, tf.bfloat16) and can_compile() else None
 
 
@@ -229,7 +250,7 @@ def _derivative(compiled, key, alpha):
     """(dy, x) -> dy * derivative of activation ``key`` at x."""
     if compiled is None:
         return lambda dy, x: tf.cast(_wide(dy) * ACTIVATIONS[key].derivative(_wide(x), alpha), x.dtype)
-    return lambda dy, x: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(key, alpha))
+    return lambda dy, x: compiled.smooth_activation_grad(dy=[dy], x=x, **_arguments(key, alpha))
 
 
 def _wide(x):

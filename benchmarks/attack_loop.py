@@ -37,7 +37,7 @@ def build(args, as_published):
         image = image_preprocess(image, model.data_format, model.channels)
         if as_published:
             return model.attacker.attack(image, label, model.get_logits)[0]
-        return model.attack(model.attacker, image, label, None)[0]
+        return model.attack(model.attacker, image, label, None, model.attack_gradient, model.attack_precision)[0]
 
 
 def run(argv):

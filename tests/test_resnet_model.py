@@ -88,7 +88,7 @@ def test_feature_maps_have_the_published_sizes(graph, small_resnet, monkeypatch,
     def watch(function):
         def watched(x, *args, **kwargs):
             y = function(x, *args, **kwargs)
-            seen.append(y.shape.as_list()[1:3])
+            seen.append(tf.nest.flatten(y)[0].shape.as_list()[1:3])
             return y
         return watched
     for name in ('max_pool', 'bottleneck'):
@@ -211,9 +211,10 @@ def test_a_fresh_denoising_block_is_the_identity(sess):
 
 def test_a_fresh_bottleneck_is_its_shortcut_and_the_activation(sess):
     x = normal(2, 3, 3, 16)
-    y = resnet_model.bottleneck(tf.constant(x, tf.float32), 4, 1, STYLE, 4, 1)
+    y, same = resnet_model.bottleneck(2 * (tf.constant(x, tf.float32),), 4, 1, STYLE, 4, 1)
     sess.run(tf.global_variables_initializer())
-    np.testing.assert_allclose(sess.run(y), np.maximum(x, 0), rtol=1e-6)
+    for value in sess.run([y, same]):
+        np.testing.assert_allclose(value, np.maximum(x, 0), rtol=1e-6)
     assert not [v for v in tf.global_variables() if 'convshortcut' in v.op.name]
 
 
@@ -262,8 +263,8 @@ def test_cifar_networks_have_as_many_layers_as_their_name_says(graph, depth):
 @pytest.mark.parametrize('data_format', LAYOUTS)
 def test_option_a_shortcut_takes_every_second_position_and_adds_zero_channels_on_both_sides(sess, data_format):
     x = normal(2, 5, 5, 4)
-    y = resnet_model.basic_block(tf.constant(to_layout(x, data_format), tf.float32), 8, 2,
-                                 replace(STYLE, data_format=data_format), projection=False)
+    y, _ = resnet_model.basic_block(2 * (tf.constant(to_layout(x, data_format), tf.float32),), 8, 2,
+                                    replace(STYLE, data_format=data_format), projection=False)
     sess.run(tf.global_variables_initializer())
     residual_gamma, = (v for v in tf.global_variables() if v.op.name == 'conv2/bn/gamma')
     residual_gamma.load(np.zeros(8), sess)
@@ -273,13 +274,13 @@ def test_option_a_shortcut_takes_every_second_position_and_adds_zero_channels_on
 
 
 def test_projection_shortcut_is_a_strided_1x1_convolution(graph):
-    resnet_model.basic_block(tf.zeros([1, 6, 6, 4]), 8, 2, STYLE, projection=True)
+    resnet_model.basic_block(2 * (tf.zeros([1, 6, 6, 4]),), 8, 2, STYLE, projection=True)
     assert {v.op.name: v.shape.as_list() for v in tf.global_variables()}['convshortcut/W'] == [1, 1, 4, 8]
 
 
 @pytest.mark.parametrize('projection', [False, True])
 def test_a_block_that_keeps_its_shape_has_no_shortcut_parameters(graph, projection):
-    resnet_model.basic_block(tf.zeros([1, 6, 6, 8]), 8, 1, STYLE, projection)
+    resnet_model.basic_block(2 * (tf.zeros([1, 6, 6, 8]),), 8, 1, STYLE, projection)
     assert not [v for v in tf.global_variables() if 'convshortcut' in v.op.name]
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from test_smooth_activations import POINTS, TOLERANCE, TRUTH
-from smooth_activations import ACTIVATIONS, activate, parse_name
+from smooth_activations import ACTIVATIONS, activate, activate_for_two, parse_name
 from third_party import smooth_ops
 
 COMPILED = [name for name in TRUTH if parse_name(name)[0] in ACTIVATIONS]
@@ -23,7 +23,7 @@ def compiled(sess, name, x, dy, dtype=tf.float32):
     ops = smooth_ops.load_op_library()
     arguments = dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
     x, dy = tf.cast(tf.constant(x), dtype), tf.cast(tf.constant(dy), dtype)
-    found = [ops.smooth_activation(x=x, **arguments), ops.smooth_activation_grad(dy=dy, x=x, **arguments)]
+    found = [ops.smooth_activation(x=x, **arguments), ops.smooth_activation_grad(dy=[dy], x=x, **arguments)]
     return sess.run([tf.cast(v, tf.float64) for v in found])
 
 
@@ -84,9 +84,50 @@ def test_arrays_that_others_still_read_are_not_written_over(sess):
     np.testing.assert_allclose(got[2], got[0] * TRUTH['silu'][1](got[0].astype(np.float64)), **TOLERANCE)
 
 
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+def test_the_gradients_of_two_uses_are_added(sess, instructions, dtype):
+    x, first, second = (rounded(np.random.RandomState(k).uniform(-4, 4, [3, 700])) for k in range(3))
+    with tf.name_scope(''):
+        fed = tf.cast(tf.constant(x), dtype)
+        ys = activate_for_two(fed, 'silu')
+        gradient, = tf.gradients(ys, fed, [tf.cast(tf.constant(v), dtype) for v in (first, second)])
+        of_one, = tf.gradients(ys[1], fed, tf.cast(tf.constant(second), dtype))
+    slope = TRUTH['silu'][1](x.astype(np.float64))
+    tolerance = dict(rtol=1e-2, atol=2e-2) if dtype == tf.bfloat16 else dict(rtol=1e-5, atol=1e-5)
+    got = sess.run([tf.cast(v, tf.float32) for v in (gradient, of_one, *ys)])
+    np.testing.assert_allclose(got[0], (first + second) * slope, **tolerance)
+    np.testing.assert_allclose(got[1], second * slope, **tolerance)
+    np.testing.assert_array_equal(got[2], got[3])
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('kernel, stride, shape', [
+    (3, 2, [2, 8, 8, 5]), (3, 2, [3, 9, 7, 64]), (2, 2, [1, 6, 6, 33]), (3, 1, [2, 5, 6, 3]), (1, 2, [1, 5, 5, 2]),
+    (2, 3, [2, 8, 7, 4]), (5, 2, [1, 3, 4, 2])])
+def test_max_poolings_gradient_is_tensorflows(sess, instructions, kernel, stride, shape, dtype):
+    # Few distinct values, so that windows have several largest elements, of which the first counts.
+    x = np.random.RandomState(0).randint(-3, 4, shape).astype(np.float32)
+    window, step = [1, kernel, kernel, 1], [1, stride, stride, 1]
+    fed = tf.constant(x)
+    y = tf.nn.max_pool2d(fed, window, step, 'SAME')
+    dy = tf.constant(np.random.RandomState(1).randint(-8, 9, y.shape.as_list()).astype(np.float32))
+    want, = tf.gradients(y, fed, dy)
+    got = smooth_ops.load_op_library().smooth_max_pool_grad(dy=tf.cast(dy, dtype), x=tf.cast(fed, dtype), kernel=kernel,
+                                                            stride=stride)
+    np.testing.assert_array_equal(*sess.run([tf.cast(got, tf.float32), want]))
+
+
+def test_max_poolings_gradient_of_another_shape_is_refused(sess):
+    dy, x = tf.placeholder(tf.float32), tf.placeholder(tf.float32)
+    op = smooth_ops.load_op_library().smooth_max_pool_grad(dy=dy, x=x, kernel=3, stride=2)
+    for shapes in ([1, 3, 4, 2], [1, 8, 8, 2]), ([1, 4, 4, 2], [8, 8, 2]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match='dy has shape|must be'):
+            sess.run(op, {dy: np.ones(shapes[0]), x: np.ones(shapes[1])})
+
+
 def test_gradients_of_another_shape_are_refused(sess):
     dy, x = tf.placeholder(tf.float32), tf.placeholder(tf.float32)
-    op = smooth_ops.load_op_library().smooth_activation_grad(dy=dy, x=x, function='silu')
+    op = smooth_ops.load_op_library().smooth_activation_grad(dy=[dy], x=x, function='silu')
     with pytest.raises(tf.errors.InvalidArgumentError, match='shape'):
         sess.run(op, {dy: np.ones(3), x: np.ones(4)})
 
