@@ -5,10 +5,10 @@
     .venv/bin/python benchmarks/scaling.py --batch 8 --setting 'slower cycle: HOROVOD_CYCLE_TIME=10'
 
 In turn: one process alone; as many as there are ranks at the same time that know nothing of each other; ranks under
-mpirun that exchange their gradients. What the middle one loses is the hardware's: cores that share a cache, memory or,
-as two hyperthreads, everything. What the ranks lose beside it is the exchange's. Each --setting is one more way of running the
-ranks. Flags of main.py count for all. With --timeline one more run shows which part of the exchange lies within the
-backward pass.
+mpirun that exchange their gradients. What the middle one loses is the hardware's: cores that share a cache, memory
+or, as two hyperthreads, everything. What the ranks lose beside it is the exchange's. Each --setting is one more way
+of running the ranks. Flags of main.py count for all. With --timeline one more run shows which part of the exchange
+lies within the backward pass.
 """
 import argparse
 import os
