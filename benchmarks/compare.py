@@ -6,8 +6,8 @@
     .venv/bin/python benchmarks/compare.py --write-baseline
 
 Each benchmark prints its table and writes FOLDER/<name>.json. Then comes one table of all ratios; the exit code is 1 if
-one fell by more than 10%, or a benchmark failed. A ratio is taken within one run, so that it says something on a machine
-other than the baseline's as well; precisions and layouts have other ratios on other processors, though.
+one fell by more than 10%, or a benchmark failed. A ratio is taken within one run, so that it says something on another
+machine than the baseline's as well; precisions and layouts have other ratios on other processors, though.
 """
 import argparse
 import json

@@ -1,8 +1,8 @@
 """What the benchmarks share: measurements in turn, a Markdown table, a JSON file.
 
-The file holds {"command", "machine", "date", "rows": [{"name", "median", "spread": [lowest, highest], "ratio"}]}. A ratio
-says how many times better a row is than its reference: above 1 is faster, or needs less. It is the median of the ratios
-of each round, because two measurements next to each other saw the same machine.
+The file holds {"command", "machine", "date", "rows": [{"name", "median", "spread": [lowest, highest], "ratio"}]}. A
+ratio says how many times better a row is than its reference: above 1 is faster, or needs less. It is the median of the
+ratios of each round, because two measurements next to each other saw the same machine.
 """
 import argparse
 import datetime

@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/memory.py --arch EfficientNet --model-name efficientnet-b0 --batch 32
 
 Flags of main.py that are not in a variant count for all of them. 'bytes an image' is what the peak has beyond the
-process with its weights, for each image of the batch. Each measurement is a process of its own; the variants take turns.
-It is the host's memory: what a step needs on a GPU is not in it.
+process with its weights, for each image of the batch. Each measurement is a process of its own; the variants take
+turns. It is the host's memory: what a step needs on a GPU is not in it.
 """
 import measure
 import training_step

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Weak scaling of training (attack, backward pass, exchange of gradients, update) from one rank to several, one core each.
+"""Weak scaling of training steps (attack, update, exchange of gradients) from one rank to several, one core each.
 
     .venv/bin/python benchmarks/scaling.py --arch CifarResNet -d 20 --attack-iter 1 --batch 32 --timeline
     .venv/bin/python benchmarks/scaling.py --batch 8 --setting 'slower cycle: HOROVOD_CYCLE_TIME=10'
 
-In turn: one process alone; as many as there are ranks at the same time that know nothing of each other; ranks under mpirun
-that exchange their gradients. What the middle one loses is the hardware's: cores that share a cache, memory or, as two
-hyperthreads, everything. What the ranks lose beside it is the exchange's. Each --setting is one more way of running the
-ranks. Flags of main.py count for all. With --timeline one more run shows which part of the exchange lies within the
-backward pass.
+In turn: one process alone; as many as there are ranks at the same time that know nothing of each other; ranks under
+mpirun that exchange their gradients. What the middle one loses is the hardware's: cores that share a cache, memory
+or, as two hyperthreads, everything. What the ranks lose beside it is the exchange's. Each --setting is one more way
+of running the ranks. Flags of main.py count for all. With --timeline one more run shows which part of the exchange
+lies within the backward pass.
 """
 import argparse
 import os
@@ -94,8 +94,8 @@ def main():
     parser.add_argument('--steps', type=measure.positive, default=5, metavar='N',
                         help='timed steps of a measurement (default: %(default)s)')
     parser.add_argument('--setting', type=measure.variant, action='append', default=[], metavar="'NAME: FLAGS'",
-                        help="one more way of running the ranks: flags of main.py, behind variables for Horovod or MPI, "
-                             "as 'half: --gradient-compression fp16' or 'slower: HOROVOD_CYCLE_TIME=10'")
+                        help="one more way of running the ranks: flags of main.py, behind variables for Horovod or "
+                             "MPI, as 'half: --gradient-compression fp16' or 'slower: HOROVOD_CYCLE_TIME=10'")
     parser.add_argument('--timeline', nargs='?', const='', metavar='FILE',
                         help="also show how much of the exchange Horovod's timeline has within the backward pass; keep "
                              'the timeline in FILE (default: it is not kept)')

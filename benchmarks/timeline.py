@@ -66,8 +66,10 @@ def judge(exchanges, first, last):
 
 
 def describe(path, ready):
-    """Lines of text: one for each of the timeline's last steps, and their medians; ``ready``: of each of these steps the
-    times of the first and the last gradient, in seconds since the epoch."""
+    """Lines of text: one for each of the timeline's last steps, and their medians.
+
+    ``ready``: of each of these steps the times of the first and the last gradient, in seconds since the epoch.
+    """
     steps = [judge(exchanges, *times) for exchanges, times in zip(read(path)[-len(ready):], ready)]
     text = 'exchange of gradients {:.1f} ms, {:.0f}% of it hidden; it ended {:.1f} ms after the backward pass, whose ' \
            'gradients came over {:.1f} ms'

@@ -232,8 +232,9 @@ TINY = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--batch', '4',
 
 def run_benchmark(name, *flags, cwd):
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
-    done = subprocess.run([sys.executable, os.path.join(BENCHMARKS, name), '--repeats', '1', '--json', 'found.json', *flags,
-                           *TINY], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, os.path.join(BENCHMARKS, name), '--repeats', '1', '--json', 'found.json',
+                           *flags, *TINY], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True)
     assert done.returncode == 0, done.stderr
     with open(os.path.join(cwd, 'found.json')) as f:
         return done.stdout, json.load(f)['rows']

@@ -169,8 +169,8 @@ def _processor_limit(root='/sys/fs/cgroup'):
 
 
 def _positive_in(name):
-    """The number in an environment variable of TensorFlow's, which a session's configuration would hide from it; None if
-    it is not set."""
+    """The number in an environment variable of TensorFlow's, which a session's configuration would hide from it; None
+    if it is not set."""
     text = os.environ.get(name, '')
     if text and not (text.isdecimal() and int(text)):
         fail('{}={}: not a whole number above 0'.format(name, text), launched_rank() or 0)
