@@ -1,4 +1,4 @@
-"""What the benchmarks of attacks work on: a network with its weights, and some images, by the flags of main.py --eval."""
+"""What the benchmarks of attacks work on: a network with its weights and some images, by main.py's flags of --eval."""
 import argparse
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from third_party.utils import OneLineParser, Ranks, together
 class Network(NamedTuple):
     """A network in a session with its weights.
 
-    image: placeholder, float32 in the network's layout, in [-1, 1]. label: placeholder, int32 [N]. logits: of ``image``.
+    image: placeholder, float32 in the network's layout, in [-1, 1]. label: placeholder, int32 [N]. logits: of
+    ``image``.
     """
     session: tf.Session
     image: tf.Tensor
@@ -25,8 +26,9 @@ class Network(NamedTuple):
     logits: tf.Tensor
 
     def predict(self, image):
-        """int [N], of np.ndarray images."""
-        return self.session.run(self.logits, {self.image: image}).argmax(axis=1)
+        """int [N], of np.ndarray images; -1 where the logits are not finite."""
+        logits = self.session.run(self.logits, {self.image: image})
+        return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
 
 
 class Case(NamedTuple):
