@@ -224,7 +224,7 @@ def run(argv):
         fail("'{}' has none of the {} images right".format(args.load, len(case.label)), 0)
     attacked, seconds, plain = costs[0].images, sum(c.seconds for c in costs), sum(c.plain_seconds for c in costs)
     passes, published = (sum(sum(getattr(c, name)) for c in costs) for name in ('passes', 'published'))
-    print('\nAn image that was right at first: {:,.0f} passes (published: {:,.0f}), {:.2f} s (in plain loops: {:.2f} s, '
+    print('\nAn image right at first: {:,.0f} passes (published: {:,.0f}), {:.2f} s (in plain loops: {:.2f} s, '
           'ratio {:.2f})'.format(passes / attacked, published / attacked, seconds / attacked, plain / attacked,
                                  plain / seconds))
     print('{} passes than the published code'.format('No more' if all(c.as_published for c in costs) else 'MORE'))
