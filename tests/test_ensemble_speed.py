@@ -122,11 +122,14 @@ def test_a_wasteful_attack_is_found_out(case):
     assert cost.passes_of_one == [11, 5] and not cost.as_published
 
 
-def test_plain_loops_make_the_passes_that_they_are_timed_for(case):
+def test_plain_loops_make_the_passes_that_they_are_timed_for(case, monkeypatch):
     plain = PlainLoops(case, ARGS)
     plain.seconds(np.arange(6))
     forward, pgd = (attack.passes for attack in plain.attacks)
     assert forward.forward == pgd.forward == pgd.backward == [6] * 20 and not forward.backward
+    for attack, seconds in zip(plain.attacks, (12.0, 48.0)):
+        monkeypatch.setattr(attack, 'run', lambda rows, seconds=seconds: (None, seconds))
+    assert plain.seconds(np.arange(6)) == pytest.approx([0.1, 0.3])
 
 
 DIGITS = ['--arch', 'CifarResNet', '-d', '8', '--num-classes', '10', '--batch', '16']
