@@ -63,11 +63,14 @@ def test_pgd_has_the_same_success_on_99_percent_of_the_images(sess, load_rule_we
     check_agreement(found, attacker.name)
 
 
-# In pixel levels; the radii are such that a part of the images falls.
+# In pixel levels; the radii are such that a part of the images falls. The last ones end inside the ball, where the
+# length of their steps shows.
 ATTACKERS = [PGDAttacker(10, 12.0, 3.0, random_start=False, norm='L2'),
              PGDAttacker(10, 60.0, 15.0, random_start=False, norm='L1'),
              FGSMAttacker(1.0), FGSMAttacker(12.0, norm='L2'),
              MomentumAttacker(10, 1.0, 0.25), MomentumAttacker(10, 12.0, 3.0, norm='L2')]
+ATTACKERS += [PGDAttacker(3, 2 * length, length / 3, random_start=False, norm=norm, enlarge_small_steps=False)
+              for norm, length in (('Linf', 1.0), ('L2', 12.0), ('L1', 60.0))]
 
 
 def test_other_attacks_and_norms_too(sess, load_rule_weights, record_property, monkeypatch):
@@ -98,7 +101,8 @@ def test_other_attacks_and_norms_too(sess, load_rule_weights, record_property, m
 
 def test_only_the_same_attacks_are_compared():
     assert [libraries_with(attacker) for attacker in ATTACKERS] == [
-        ['ART', 'Foolbox'], ['Foolbox'], ['ART', 'Foolbox'], ['ART', 'Foolbox'], ['ART'], ['ART']]
+        ['ART', 'Foolbox'], ['Foolbox'], ['ART', 'Foolbox'], ['ART', 'Foolbox'], ['ART'], ['ART'],
+        ['ART', 'Foolbox'], ['ART', 'Foolbox'], ['Foolbox']]
     assert libraries_with(None) == libraries_with(FGSMAttacker(60.0, norm='L1')) == []
 
 
