@@ -1,17 +1,19 @@
 #!/usr/bin/env python
-"""Are our attacks those that others mean? Compares them image by image with the Adversarial Robustness Toolbox's (ART).
+"""Are our attacks those that others mean? Compares them image by image with ART's and Foolbox's.
 
-Both attack the same graph with the same weights from the same images (no random start), so that every image should
-fall to both or to neither.
+All attack the same graph with the same weights from the same images (no random start), so that every image should
+fall to all or to none.
 
     .venv/bin/python benchmarks/attack_agreement.py --load b0.npz --data imagenet --arch EfficientNet \\
-        --attack-iter 10 --attack-epsilon 4 --attack-step-size 1
+        --attack-iter 10 --attack-epsilon 4 --attack-step-size 1 --images 400
 
-Takes main.py's flags of --eval: pgd, fgsm and momentum, untargeted, in Linf and L2 (in L1 ART's steps move one element
-each, ours SLIDE's share of them). Needs requirements-test.txt.
+Takes main.py's flags of --eval, untargeted. The Adversarial Robustness Toolbox (ART) has the same pgd, fgsm and
+momentum in Linf and L2, Foolbox the same pgd in all norms and fgsm in Linf and L2. Prints a Markdown table. Needs
+requirements-test.txt.
 """
 import os
 import sys
+from typing import Dict, NamedTuple
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -20,82 +22,130 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
 import commands
-import main
-from adv_model import PIXEL, image_preprocess
+from adv_model import PIXEL, PGDAttacker
+from attack_case import asked, get_parser, open_case, parse
 from attacks import FGSMAttacker, MomentumAttacker
-from third_party.imagenet_utils import open_dataset
-from third_party.utils import Ranks, session_config
+from third_party.utils import fail
 
 
-def arts_attack(classifier, attacker):
-    """ART's attack of the same kind and lengths as ``attacker`` (PGDAttacker), from the clean image."""
+def arts_attack(network, attacker):
+    """ART's attack of the same kind and lengths as ``attacker`` (PGDAttacker), from the clean image.
+
+    Returns:
+        function (image, label) -> adversarial image, of np.ndarrays.
+    """
     from art.attacks.evasion import FastGradientMethod, MomentumIterativeMethod, ProjectedGradientDescentNumpy
+    from art.estimators.classification import TensorFlowClassifier
+    one_hot = tf.placeholder(tf.float32, [None, int(network.logits.shape[1])])
+    loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits_v2(labels=one_hot, logits=network.logits))
+    classifier = TensorFlowClassifier(network.image, network.logits, labels_ph=one_hot, loss=loss, sess=network.session,
+                                      clip_values=(-1, 1), channels_first=int(network.image.shape[1]) == 3)
     options = dict(norm={'Linf': np.inf, 'L2': 2, 'L1': 1}[attacker.norm], eps=attacker.epsilon * PIXEL,
                    batch_size=10 ** 6)
     if isinstance(attacker, FGSMAttacker):
-        return FastGradientMethod(classifier, **options)
-    options.update(eps_step=attacker.step_size * PIXEL, max_iter=attacker.num_iter, verbose=False)
-    if isinstance(attacker, MomentumAttacker):
-        return MomentumIterativeMethod(classifier, decay=attacker.decay, **options)
-    return ProjectedGradientDescentNumpy(classifier, num_random_init=0, **options)
+        art = FastGradientMethod(classifier, **options)
+    else:
+        options.update(eps_step=attacker.step_size * PIXEL, max_iter=attacker.num_iter, verbose=False)
+        if isinstance(attacker, MomentumAttacker):
+            art = MomentumIterativeMethod(classifier, decay=attacker.decay, **options)
+        else:
+            art = ProjectedGradientDescentNumpy(classifier, num_random_init=0, **options)
+    return lambda image, label: art.generate(x=image, y=label)
 
 
-def attack_both(session, image, label, logits, attack_graph, batches, attacker):
-    """Attack batches with both implementations.
+def foolboxs_attack(network, attacker):
+    """Foolbox's; see ``arts_attack``."""
+    import in_foolbox
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=network.logits, labels=network.label)
+    gradient, = tf.gradients(tf.reduce_sum(loss), network.image)
+    model = in_foolbox.SessionModel(network, gradient)
+    if isinstance(attacker, FGSMAttacker):
+        attack = in_foolbox.FGSM[attacker.norm](random_start=False)
+    else:
+        attack = in_foolbox.PGD[attacker.norm](abs_stepsize=attacker.step_size * PIXEL, steps=attacker.num_iter,
+                                               random_start=False)
+
+    def generate(image, label):
+        _, adv, _ = attack(model, image, label, epsilons=attacker.epsilon * PIXEL)
+        return adv
+    return generate
+
+
+LIBRARIES = {'ART': arts_attack, 'Foolbox': foolboxs_attack}
+# Norms in which a library means the same by an attack. ART's steps in L1 move one element each, ours and Foolbox's
+# SLIDE's share of them; Foolbox's MI-FGSM sums the signs of the gradients (Dong et al. 2018: the gradients).
+_SAME = {'ART': {PGDAttacker: ('Linf', 'L2'), FGSMAttacker: ('Linf', 'L2'), MomentumAttacker: ('Linf', 'L2')},
+         'Foolbox': {PGDAttacker: ('Linf', 'L2', 'L1'), FGSMAttacker: ('Linf', 'L2')}}
+
+
+def libraries_with(attacker):
+    """Names of ``LIBRARIES`` that have the attack of ``attacker``: what ``--eval`` attacks with, untargeted."""
+    return [name for name, norms in _SAME.items()
+            if attacker is not None and attacker.norm in norms.get(type(attacker), ())]
+
+
+class Agreement(NamedTuple):
+    """What several implementations of an attack did to the same images.
+
+    clean, ours: bool [N], whether each image is right without an attack and after ours. theirs: the same after that of
+    each library. equal: by library, the share of image elements that are equal in ours and theirs, to a hundredth of
+    the largest change that ours made to the image.
+    """
+    clean: np.ndarray
+    ours: np.ndarray
+    theirs: Dict[str, np.ndarray]
+    equal: Dict[str, float]
+
+
+def compare(network, adv, attacker, batches, libraries):
+    """Attack batches with our implementation and with others.
 
     Args:
-        session (tf.Session): with the weights loaded.
-        image, label (tf.Tensor): placeholders, float32 images in the network's layout and scale, and int labels.
-        logits (tf.Tensor): of ``image``. attack_graph (tf.Tensor): our adversarial images of ``image``.
-        batches: iterable of image, label (np.ndarray).
-        attacker (PGDAttacker): untargeted, from the clean image; whose parameters ART takes.
+        network (Network). adv (tf.Tensor): our adversarial images of ``network.image``.
+        attacker (PGDAttacker): untargeted, from the clean image; whose parameters the others take.
+        batches: iterable of image, label (np.ndarray). libraries: names of ``LIBRARIES``.
     Returns:
-        clean, ours, arts: bool [N], whether each image is right without an attack and after either of them; and the share
-        of image elements that are equal in both adversarial images, to a tenth of a pixel level.
+        Agreement.
     """
-    from art.estimators.classification import TensorFlowClassifier
-    one_hot = tf.placeholder(tf.float32, [None, int(logits.shape[1])])
-    loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits_v2(labels=one_hot, logits=logits))
-    classifier = TensorFlowClassifier(image, logits, labels_ph=one_hot, loss=loss, sess=session, clip_values=(-1, 1),
-                                      channels_first=int(image.shape[1]) == 3)
-    art = arts_attack(classifier, attacker)
-    rights, equal = [], []
-    for x, y in batches:
-        found = [x, session.run(attack_graph, {image: x, label: y}), art.generate(x=x, y=y)]
-        rights.append([session.run(logits, {image: adv}).argmax(1) == y for adv in found])
-        equal.append(np.abs(found[1] - found[2]) < 0.1 * PIXEL)
-    return tuple(np.concatenate(rights, axis=1)) + (float(np.concatenate(equal).mean()),)
+    others = {name: LIBRARIES[name](network, attacker) for name in libraries}
+    right = {name: [] for name in ('clean', 'ours', *others)}
+    equal = {name: [] for name in others}
+    for image, label in batches:
+        found = {'clean': image, 'ours': network.session.run(adv, {network.image: image, network.label: label})}
+        found.update((name, generate(image, label)) for name, generate in others.items())
+        for name, attacked in found.items():
+            right[name].append(network.predict(attacked) == label)
+        largest = np.abs(found['ours'] - image).max(axis=(1, 2, 3), keepdims=True)
+        for name in others:
+            equal[name].append(np.abs(found['ours'] - found[name]) <= 0.01 * largest)
+    right = {name: np.concatenate(parts) for name, parts in right.items()}
+    return Agreement(right.pop('clean'), right.pop('ours'), right,
+                     {name: float(np.concatenate(parts).mean()) for name, parts in equal.items()})
 
 
 def run(argv):
-    args = main.parse_args(['--eval'] + argv)
-    model = commands.make_model(args)
-    attacker = commands.make_evaluation_attacker(args)
-    if args.attack == 'autoattack' or args.norm == 'L1' or args.targeted or not attacker:
-        sys.exit('attack_agreement.py: error: compares pgd, fgsm and momentum alone, untargeted, in Linf and L2')
+    own, args = parse(get_parser(__doc__, '--eval'), argv)
+    attacker = asked(lambda: commands.make_evaluation_attacker(args))
+    libraries = libraries_with(attacker)
+    if args.targeted or not libraries:
+        fail('compares pgd in Linf, L2 and L1, fgsm and momentum in Linf and L2, all untargeted', 0)
     attacker.random_start = False
-    raw = tf.placeholder(tf.float32, [None, args.input_size, args.input_size, 3])
-    # Both start from valid images; EfficientNet's resizing may leave the range a little.
-    prepared = tf.clip_by_value(image_preprocess(raw, model.data_format, model.channels), -1, 1)
-    image, label = tf.placeholder(tf.float32, prepared.shape), tf.placeholder(tf.int32, [None])
+    case = asked(lambda: open_case(args, own.images))
+    network = case.network
     with TowerContext('', is_training=False):
-        logits = model.get_logits(image)
-        adv, _ = model.attack(attacker, image, label, None)
-    dataset = open_dataset(args.data, 'val', args.num_classes, checkpoints.read_classes(args.load))
-    with tf.Session(config=session_config(Ranks())) as session:
-        checkpoints.load_into(session, checkpoints.match(tf.global_variables(), checkpoints.read(args.load), args.load,
-                                                         averages=args.moving_average_decay > 0))
-
-        def batches():
-            for x, y, index in commands.validation_batches(args, dataset, Ranks(), args.augmentation):
-                yield session.run(prepared, {raw: x[index >= 0]}), y[index >= 0]
-        clean, ours, arts, equal = attack_both(session, image, label, logits, adv, batches(), attacker)
-    print('{} images, {}, epsilon {:g}, step {:g}: right without attack {}, after ours {}, after ART\'s {}'.format(
-        len(clean), attacker.name, attacker.epsilon, attacker.step_size, clean.sum(), ours.sum(), arts.sum()))
-    print('same verdict on {:.2f}% of the images; {:.3f}% of the elements equal'.format(
-        100 * np.mean(ours == arts), 100 * equal))
+        adv, _ = case.model.attack(attacker, network.image, network.label, None)
+    # All start from valid images; EfficientNet's resizing may leave the range a little.
+    image = np.clip(case.image, -1, 1)
+    batches = ((image[rows], case.label[rows]) for rows in case.batches(np.arange(len(image)), args.batch))
+    with network.session:
+        found = compare(network, adv, attacker, batches, libraries)
+    print('{} images, {}, epsilon {:g}, step {:g}, from the clean image; right without an attack: {}\n'.format(
+        len(image), attacker.name, attacker.epsilon, attacker.step_size, found.clean.sum()))
+    print('| library | right after ours | right after theirs | same verdict | elements equal |\n|---|---|---|---|---|')
+    for name, theirs in found.theirs.items():
+        print('| {} | {} | {} | {:.2f}% | {:.3f}% |'.format(
+            name, found.ours.sum(), theirs.sum(), 100 * np.mean(found.ours == theirs), 100 * found.equal[name]))
 
 
 if __name__ == '__main__':

@@ -9,13 +9,14 @@ from tensorpack.tfutils.tower import TowerContext
 
 import tiny_cnn
 from adv_model import NO_TARGET, AdvImageNetModel, image_seeds
+from attack_passes import Passes
 from autoattack.apgd import BALLS, APGDAttacker
 from autoattack.attacker import Victims, ranked_label
 from autoattack.ensemble import make_attackers
 from autoattack.fab import FABAttacker
 from autoattack.geometry import NORMS
 from autoattack.square import SquareAttacker
-from tiny_cnn import EPSILON, Passes, ReplayStreams, attack
+from tiny_cnn import EPSILON, ReplayStreams, attack
 
 CLEAN, LABEL = tiny_cnn.images()
 CORRECT = tiny_cnn.load('tiny_cnn.npz')['clean_correct'].astype(bool)

@@ -106,28 +106,6 @@ class ReplayStreams:
         return numbers
 
 
-class Passes:
-    """Counts the images of a network's forward and backward passes: ``forward``, ``backward`` are lists of numbers of
-    images, one a pass. A backward pass on which nothing depends is not there."""
-
-    def __init__(self, get_logits):
-        self._get_logits, self.forward, self.backward = get_logits, [], []
-
-    def get_logits(self, image):
-        @tf.custom_gradient
-        def counted(x):
-            def gradient(dy):
-                with tf.control_dependencies([self._count(self.backward, x)]):
-                    return tf.identity(dy)
-            with tf.control_dependencies([self._count(self.forward, x)]):
-                return tf.identity(x), gradient
-        return self._get_logits(counted(image))
-
-    @staticmethod
-    def _count(passes, x):
-        return tf.py_func(lambda n: (passes.append(int(n)), np.int32(0))[1], [tf.shape(x)[0]], tf.int32)
-
-
 def attack(sess, attacker, network=get_logits, rows=slice(None), seeds=None):
     """Run an attack on the images of ``rows``; ``seeds``: int64 [N, 2] or None.
 

@@ -1,0 +1,90 @@
+"""What the benchmarks of attacks work on: a network with its weights and some images, by main.py's flags of --eval."""
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.tower import TowerContext
+
+import checkpoints
+import commands
+import main
+from adv_model import AdvImageNetModel, image_preprocess
+from analysis.subject import open_images
+from third_party.utils import OneLineParser, Ranks, together
+
+
+class Network(NamedTuple):
+    """A network in a session with its weights.
+
+    image: placeholder, float32 in the network's layout, in [-1, 1]. label: placeholder, int32 [N]. logits: of
+    ``image``.
+    """
+    session: tf.Session
+    image: tf.Tensor
+    label: tf.Tensor
+    logits: tf.Tensor
+
+    def predict(self, image):
+        """int [N], of np.ndarray images; -1 where the logits are not finite."""
+        logits = self.session.run(self.logits, {self.image: image})
+        return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
+
+
+class Case(NamedTuple):
+    """``network`` is ``model`` with weights; image: as it takes them. label, index: int32 [N], as of ``Images``."""
+    model: AdvImageNetModel
+    network: Network
+    image: np.ndarray
+    label: np.ndarray
+    index: np.ndarray
+
+    def batches(self, rows, batch):
+        """``rows`` in parts of ``batch``."""
+        return [rows[begin:begin + batch] for begin in range(0, len(rows), batch)]
+
+
+def get_parser(document, needed):
+    """A parser with ``--images``, described by a program's docstring; ``needed``: which flags of main.py are meant."""
+    parser = OneLineParser(description=document.split('\n')[0], allow_abbrev=False, epilog='All other flags are those '
+                           'of `python main.py {}`.'.format(needed))
+    parser.add_argument('--images', type=_count, default=1000, metavar='N',
+                        help='images, spread evenly over the validation set (default: %(default)s)')
+    return parser
+
+
+def parse(parser, argv, first=()):
+    """The parser's own flags, and the resolved others, of an evaluation; ``first``: flags that typed ones replace."""
+    own, others = parser.parse_known_args(argv)
+    return own, main.parse_args(['--eval', *first, *others])
+
+
+def _count(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("'{}' is no whole number above 0".format(text))
+    return int(text)
+
+
+def asked(action):
+    """``action()``; a mistake in what was asked for ends the program with one line."""
+    return together(Ranks(), action)
+
+
+def open_case(args, count):
+    """The network and weights of resolved flags, in the default graph, and ``count`` images.
+
+    Raises:
+        ValueError: no such data or none of the images can be read; the checkpoint does not fit the network.
+    """
+    commands.bring_weights(args.load, Ranks())
+    values = checkpoints.read(args.load)
+    images = open_images(args, count)
+    model = commands.make_model(args)
+    pixels = tf.placeholder(tf.float32, [None, *images.pixels.shape[1:]])
+    prepared = image_preprocess(pixels, model.data_format, model.channels)
+    image, label = tf.placeholder(tf.float32, prepared.shape), tf.placeholder(tf.int32, [None])
+    with TowerContext('', is_training=False):
+        logits = model.get_logits(image)
+    session = commands.open_session(Ranks(), args, values)
+    return Case(model, Network(session, image, label, logits), session.run(prepared, {pixels: images.pixels}),
+                images.label, images.index)
