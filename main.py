@@ -246,6 +246,10 @@ def get_parser():
     attack.add_argument('--attack-target', choices=TARGETS,
                         help='of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong '
                              'label that the network gives the lowest score on the clean image')
+    attack.add_argument('--early-stop', action='store_true',
+                        help="of --eval with pgd or momentum: leave an image where the attack first succeeds on it, be "
+                             "it the start, and spend no more steps there; the verdict is then 'success at any step' and "
+                             "not that of the last step")
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
                              "a random point (default: the recipe's, 0 or 0.2)")
@@ -379,7 +383,7 @@ def _default(args, name, value):
 
 
 # What belongs to --eval alone, and what the attacks of --eval have of their own: flags as they are typed.
-_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval')
+_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval', 'early_stop')
 _STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
 _NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
             'fgsm': _STEPS + ('autoattack_version',), 'autoattack': _STEPS + ('targeted', 'attack_target')}
@@ -404,6 +408,12 @@ def _check_attack(args, parser):
     for flag, typed in (('--attack momentum', args.attack == 'momentum'), ('--norm {}'.format(args.norm), args.norm)):
         if typed and steps == 0:
             parser.error('{} without steps: give --attack-iter of 1 or more'.format(flag))
+    if args.early_stop:
+        for typed, why in ((args.attack == 'autoattack', '--attack autoattack always stops at the first success'),
+                           (args.attack == 'fgsm', '--attack fgsm has only one step'),
+                           (steps == 0, '--attack-iter 0 has no steps')):
+            if typed:
+                parser.error('--early-stop: {}; leave it out'.format(why))
     if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
         parser.error('--norm {} needs --attack-epsilon, in pixel levels: 255 times that for images in [0, 1]'.format(
             args.norm))

@@ -32,7 +32,7 @@ def test_intervals_are_wilson_s(count, total):
 def verdicts(label, prediction, target=None, wrong_top5=None):
     n = len(label)
     return evaluation.Verdicts(np.arange(n), np.array(label), np.array(prediction),
-                               np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n))
+                               np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n), np.zeros(n))
 
 
 def test_errors_are_fractions_of_all_images():

@@ -326,7 +326,7 @@ def refusal(capsys, run, argv):
     (['--act', 'relu'], ['--act']),
     (['--attack', 'pgd'], ['--attack is for --eval']), (['--norm', 'L2'], ['--norm is for --eval']),
     (['--attack-target', 'random'], ['--attack-target is for --eval']),
-    (['--resume-eval'], ['--resume-eval is for --eval']),
+    (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),
     (['--autoattack-version', 'plus'], ['--autoattack-version is for --eval']),
     (['--no-such-flag'], ['--no-such-flag'])])
 def test_a_mistake_in_the_flags_is_refused_in_one_line_that_names_it(capsys, argv, named):
@@ -371,6 +371,9 @@ def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     (['--attack', 'autoattack', '--attack-target', 'random'], '--attack autoattack has no --attack-target'),
     (['--attack', 'momentum', '--attack-iter', '0'], '--attack momentum without steps'),
     (['--norm', 'L2', '--attack-iter', '0', '--attack-epsilon', '9'], '--norm L2 without steps'),
+    (['--attack', 'autoattack', '--early-stop'], 'autoattack always stops at the first success'),
+    (['--attack', 'fgsm', '--early-stop'], '--early-stop: --attack fgsm has only one step'),
+    (['--attack-iter', '0', '--early-stop'], '--early-stop: --attack-iter 0 has no steps'),
     (['--norm', 'L2'], '--norm L2 needs --attack-epsilon'), (['--norm', 'L1'], '--norm L1 needs --attack-epsilon'),
     (['--norm', 'L1', '--attack-epsilon', '0'], '--attack-epsilon 0'), (['--norm', 'L3'], '--norm'),
     (['--attack', 'apgd'], '--attack'), (['--autoattack-version', 'plus'], '--attack pgd has no --autoattack-version'),
