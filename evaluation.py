@@ -61,20 +61,20 @@ class Passes:
 
 
 class EvaluationTower:
-    """Evaluation graph of one network: a clean pass, and one PGD attack whose length is fed.
+    """Evaluation graph of one network: a clean pass, and one PGD attack whose numbers are fed.
 
-    One graph serves attacks of any number of steps, so that its size does not grow with their number. Build it on all
-    ranks, where a new variable scope may reuse the network's variables.
+    One graph serves attacks of any steps, radius and step size, so that it does not grow with their number. Build it on
+    all ranks, where a new variable scope may reuse the network's variables.
 
     Args:
-        model (AdvImageNetModel). attacker (PGDAttacker): sets all but the number of steps. ranks (Ranks).
+        model (AdvImageNetModel). attacker (PGDAttacker): sets all but these numbers. ranks (Ranks).
     """
 
     def __init__(self, model, attacker, ranks):
-        self._num_iter = tf.placeholder(tf.int32, [], name='num_iter')
-        self._step_size = tf.placeholder(tf.float32, [], name='step_size')
+        self._fed = {name: tf.placeholder(kind, [], name=name) for name, kind in (
+            ('num_iter', tf.int32), ('epsilon', tf.float32), ('step_size', tf.float32))}
         fed = copy.copy(attacker)
-        fed.num_iter, fed.step_size = self._num_iter, self._step_size
+        vars(fed).update(self._fed)
         self._passes = Passes(model, [fed])
         with tf.name_scope('gather_results'):
             self._local = tf.placeholder(tf.int32, [None, len(ROW)])
@@ -85,7 +85,8 @@ class EvaluationTower:
 
         Args:
             batches (ValidationBatches).
-            attackers (list of PGDAttacker): differ from the tower's in num_iter and step_size alone.
+            attackers (list of PGDAttacker): of different names; differ from the tower's in num_iter, epsilon and
+                step_size alone.
             show_progress (bool): draw a progress bar.
         Returns:
             dict: 'clean' and each attacker's name to ``Verdicts`` over all images of all ranks, by index.
@@ -97,7 +98,7 @@ class EvaluationTower:
                 rows.append(self._passes.judge(session, 0, batch))
                 for number, attacker in enumerate(attackers, 1):
                     found = self._passes.judge(session, 1, batch, {
-                        self._num_iter: attacker.num_iter, self._step_size: attacker.step_size})
+                        placeholder: getattr(attacker, name) for name, placeholder in self._fed.items()})
                     found[:, 0] = number
                     rows.append(found)
                 bar.update()

@@ -60,6 +60,10 @@ def _epoch_list(text):
         raise argparse.ArgumentTypeError("'{}' is no list of epochs such as 30,60,90".format(text))
 
 
+def _step_list(text):
+    return tuple(sorted({_at_least(1)(part) for part in text.split(',')}))
+
+
 def _probability(text):
     value = _at_least(0.0, float)(text)
     if value > 1:
@@ -248,7 +252,7 @@ def get_parser():
                              'label that the network gives the lowest score on the clean image')
     attack.add_argument('--early-stop', action='store_true',
                         help="of --eval with pgd or momentum: leave an image where the attack first succeeds on it, be "
-                             "it the start, and spend no more steps there; the verdict is then 'success at any step' and "
+                             "it the start, and spend no more steps there; the verdict is then 'success at any step', "
                              "not that of the last step")
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
@@ -259,6 +263,8 @@ def get_parser():
     evaluation = parser.add_argument_group('evaluation attacker')
     evaluation.add_argument('--eval-attack-iter', type=_at_least(1), metavar='STEPS',
                             help='steps of the evaluations during training and of --eval (default: 10)')
+    evaluation.add_argument('--more-eval-attack-iter', type=_step_list, default=(), metavar='STEPS,STEPS,...',
+                            help='also judge with these numbers of steps during training; one graph serves them all')
     evaluation.add_argument('--eval-attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
                             help="radius during training (default: the training attack's)")
     evaluation.add_argument('--eval-attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
@@ -430,6 +436,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
     if (args.eval or args.eval_directory) and (args.resume or args.resume_if_any):
         parser.error('--resume{} is for training'.format('-if-any' if args.resume_if_any else ''))
+    if (args.eval or args.eval_directory) and args.more_eval_attack_iter:
+        parser.error('--more-eval-attack-iter is for training')
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:

@@ -328,6 +328,8 @@ def refusal(capsys, run, argv):
     (['--attack-target', 'random'], ['--attack-target is for --eval']),
     (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),
     (['--autoattack-version', 'plus'], ['--autoattack-version is for --eval']),
+    (['--more-eval-attack-iter', '50,x'], ['--more-eval-attack-iter', "'x' is no whole number"]),
+    (['--more-eval-attack-iter', '50,0'], ['--more-eval-attack-iter', '0 is below 1']),
     (['--no-such-flag'], ['--no-such-flag'])])
 def test_a_mistake_in_the_flags_is_refused_in_one_line_that_names_it(capsys, argv, named):
     line = refusal(capsys, main.parse_args, argv)
@@ -357,6 +359,7 @@ def test_an_absent_folder_is_refused_by_name(capsys, tmp_path, npz, flag):
     (['--eval', '--eval-directory', '.'], '--eval-directory'),
     (['--eval', '--resume'], '--resume'),
     (['--starting-epoch', '101'], '--starting-epoch 101'),
+    (['--eval', '--more-eval-attack-iter', '50'], '--more-eval-attack-iter is for training'),
     (['--eval', '--attack-iter', '5', '--attack-epsilon', '0'], '--attack-epsilon 0')])
 def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     assert named in refusal(capsys, main.parse_args, ['--load', npz] + argv)
