@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Seconds from the training command to the end of its first step, by phases, and the size of the graph and of the
-process, with 1, 3 and 11 evaluation attackers.
+"""Seconds from the training command to the beginning and the end of its first step, by phases, and the size of the
+graph and of the process, with 1, 3 and 11 evaluation attackers.
 
     .venv/bin/python benchmarks/startup.py --json startup.json
     .venv/bin/python benchmarks/startup.py --repeats 3 --arch EfficientNet --batch 8
 
 All flags of main.py that say what to train are understood; without any it is ResNet-50 at 224, batch 8, PGD-4. The
-variants run in turn, each in its own process. Prints a Markdown table of medians, with the smallest and largest total.
+variants run in turn, each in its own process. Prints a Markdown table of medians.
 """
 import argparse
 import json
@@ -53,8 +53,8 @@ def measure(flags, begin):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
         graph = tf.get_default_graph()
         print(json.dumps(dict(
-            zip(PHASES, (end - start for start, end in zip([begin] + ends, ends))), total=ends[-1] - begin,
-            operations=len(graph.get_operations()), graph_mib=graph.as_graph_def().ByteSize() / MIB, peak_mib=peak)))
+            zip(PHASES, (end - start for start, end in zip([begin] + ends, ends))),
+            before_first_step=ends[-2] - begin, after_first_step=ends[-1] - begin, operations=len(graph.get_operations()), graph_mib=graph.as_graph_def().ByteSize() / MIB, peak_mib=peak)))
         sys.stdout.flush()
         os._exit(0)  # without the rest of the run, its evaluation and its checkpoint
     Trainer.initialize, Trainer.run_step = initialize_on_time, run_first_step
@@ -102,15 +102,15 @@ def main():
     if own.json:
         with open(own.json, 'w') as f:
             json.dump({'flags': flags, 'evaluation_attackers': runs}, f, indent=1)
-    columns = ['evaluation attackers'] + ['{}, s'.format(phase) for phase in PHASES] + [
-        'total, s', 'lowest - highest', 'operations', 'graph, MiB', 'peak, MiB']
+    seconds = PHASES + ('before_first_step', 'after_first_step')
+    columns = ['evaluation attackers'] + [name.replace('_', ' ') + ', s' for name in seconds] + [
+        'lowest - highest', 'operations', 'graph, MiB', 'peak, MiB']
     print('| {} |\n|{}'.format(' | '.join(columns), '---|' * len(columns)))
     for number, found in runs.items():
         middle = {name: statistics.median(run[name] for run in found) for name in found[0]}
-        totals = [run['total'] for run in found]
-        seconds = ['{:.1f}'.format(middle[name]) for name in PHASES + ('total',)]
+        totals = [run['after_first_step'] for run in found]
         print('| {} | {} | {:.1f} - {:.1f} | {operations:.0f} | {graph_mib:.2f} | {peak_mib:.0f} |'.format(
-            number, ' | '.join(seconds), min(totals), max(totals), **middle))
+            number, ' | '.join('{:.1f}'.format(middle[name]) for name in seconds), min(totals), max(totals), **middle))
 
 
 if __name__ == '__main__':
