@@ -16,6 +16,7 @@ from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 from tensorpack.utils import logger
 
 from accumulation import mean_over_parts
+from early_stop import until_success
 from layers import Frozen
 from norms import BALLS
 from smooth_activations import backward_slope, tensorflow_ops_only
@@ -42,8 +43,12 @@ FLOAT16_LOSS_SCALE = 128.0  # FD release; keeps gradients of images above float1
 
 # Tensors that callbacks and other programs look up.
 WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
+SUCCESS_AT_ANY_STEP = 'attack_success_at_any_step'
 PREDICTION, TARGET = 'prediction', 'target_label'
 TRAINING_STEP = 'training_step'
+
+# What a verdict on an attacked image is of: where the attack ended, or every point on its way, the start among them.
+LAST_STEP, ANY_STEP = 'last step', 'success at any step'
 
 # Streams of random numbers that one run draws from, so that none repeats another.
 TRAINING_STREAM, EVALUATION_STREAM = 0, 1
@@ -108,12 +113,14 @@ class PGDAttacker:
         norm (str): one of ``BALLS``, in which lengths are measured.
         least_likely (bool): of a targeted attack, see above.
         xla (bool): let XLA compile a step as a whole, as the FD release's --use-fp16xla does.
+        early_stop (bool): leave each image where the attack first succeeds on it, and take no more steps there.
     Raises:
         ValueError: a number out of range; names it.
     """
 
     def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
-                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False, xla=False):
+                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False, xla=False,
+                 early_stop=False):
         for name, value, valid, wanted in (
                 ('norm', norm, norm in BALLS, 'one of {}'.format(', '.join(BALLS))),
                 ('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1, 'a whole number above 0'),
@@ -139,6 +146,7 @@ class PGDAttacker:
         self.num_classes = num_classes
         self.seed = seed
         self.xla = xla
+        self.early_stop = early_stop
 
     @property
     def name(self):
@@ -147,12 +155,18 @@ class PGDAttacker:
     def _in_norm(self, name):
         return name if self.norm == 'Linf' else '{}-{}'.format(name, self.norm)
 
+    @property
+    def verdict(self):
+        """What the image that the attack returns stands for."""
+        return ANY_STEP if self.early_stop else LAST_STEP
+
     def describe(self):
         """The attack's parameters, JSON-ready; lengths in pixel levels, 0-255."""
         return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'step_size': self.step_size,
                 'num_iter': self.num_iter, 'targeted': self.targeted,
                 'target': ('least-likely' if self.least_likely else 'random') if self.targeted else 'none',
-                'random_start': self.random_start, 'prob_start_from_clean': self.prob_start_from_clean}
+                'random_start': self.random_start, 'prob_start_from_clean': self.prob_start_from_clean,
+                'early_stop': self.early_stop}
 
     def attack(self, image, label, get_logits, seeds=None):
         """Attack a batch.
@@ -167,31 +181,60 @@ class PGDAttacker:
             adv (tf.Tensor): like ``image``, within epsilon of it and in [-1, 1].
             target (tf.Tensor): int32 [N], NO_TARGET for an untargeted attack.
         """
+        return self.follow(image, label, get_logits, seeds)[:2]
+
+    def follow(self, image, label, get_logits, seeds=None):
+        """Attack a batch and watch it.
+
+        Args: see ``attack``.
+        Returns:
+            adv, target: see ``attack``.
+            left_success (tf.Tensor): bool [N], whether the attack had succeeded at a point that it then left.
+        """
         with tf.name_scope('pgd'):
             if seeds is None:
                 seeds = image_seeds(self.seed, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
             label = tf.cast(label, tf.int32)
             target = self._target(image, label, get_logits, seeds)
-            ball = BALLS[self.norm](image, self.epsilon * PIXEL)
             step = self.step_size * PIXEL
-            attacked_label = target if self.targeted else label
 
-            def one_step(adv, *memory):
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=get_logits(adv), labels=attacked_label)
+            def one_step(ball, label, target, adv, *memory):
+                """Whether the attack has succeeded at ``adv``, and the next point and memory."""
+                logits = get_logits(adv)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    logits=logits, labels=target if self.targeted else label)
                 gradient, = tf.gradients(tf.reduce_sum(-losses if self.targeted else losses), adv)
                 gradient, *memory = self._remember(gradient, *memory)
-                return [ball.project(adv + step * ball.steepest(gradient, adv))] + memory
+                moved = ball.project(adv + step * ball.steepest(gradient, adv))
+                return attack_succeeded(predicted_label(logits), label, target), [moved] + memory
 
-            def compiled_step(*state):
-                with tensorflow_ops_only():
-                    return tf.xla.experimental.compile(lambda *state: one_step(*state), list(state))
-
+            ball = self._ball(image)
             start = self._start(image, ball, seeds)
-            adv, *_ = tf.while_loop(lambda *_: True, compiled_step if self.xla else one_step, [start] + self._memory(start),
-                                    maximum_iterations=self.num_iter, back_prop=False, parallel_iterations=1,
-                                    return_same_structure=True, name='attack_loop')
+            state, left_success = [start] + self._memory(start), tf.zeros_like(label, tf.bool)
+            if self.early_stop:
+                adv, *_ = until_success(lambda image, *rest: one_step(self._ball(image), *rest),
+                                        [image, label, target], state, self.num_iter)
+            else:
+                def one_step_of_all(left_success, *state):
+                    succeeded, *state = self._compiled(
+                        lambda *state: tf.nest.flatten(one_step(ball, label, target, *state)), state)
+                    return [left_success | succeeded] + state
+
+                left_success, adv, *_ = tf.while_loop(
+                    lambda *_: True, one_step_of_all, [left_success] + state, maximum_iterations=self.num_iter,
+                    back_prop=False, parallel_iterations=1, return_same_structure=True, name='attack_loop')
             adv.set_shape(image.shape)
-            return adv, target
+            return adv, target, left_success
+
+    def _ball(self, image):
+        return BALLS[self.norm](image, self.epsilon * PIXEL)
+
+    def _compiled(self, function, inputs):
+        """``function(*inputs)``, a list of tensors, by XLA if that is asked for."""
+        if not self.xla:
+            return function(*inputs)
+        with tensorflow_ops_only():
+            return tf.xla.experimental.compile(function, list(inputs))
 
     def _memory(self, start):
         """What steps hand on beside the image, at first: a list of tensors."""
@@ -269,23 +312,25 @@ def predicted_label(logits):
     return tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
 
 
+def attack_succeeded(prediction, label, target):
+    """bool [N]: a targeted attack succeeds where the target is predicted, an untargeted one where the label is not."""
+    return tf.where_v2(tf.equal(target, NO_TARGET), tf.not_equal(prediction, label), tf.equal(prediction, target))
+
+
 def add_metrics(logits, label, target):
     """Name the tensors by which a batch is judged.
 
     Returns:
         dict: ``prediction`` int32 [N] (-1 where the logits are not finite), ``wrong-top1``, ``wrong-top5`` and
-        ``attack_success`` float32 [N] of 0 and 1; a targeted attack succeeds where the target is predicted, an
-        untargeted one where the true label is not.
+        ``attack_success`` (see ``attack_succeeded``) float32 [N] of 0 and 1.
     """
     label = tf.cast(label, tf.int32)
     prediction = predicted_label(logits)
     top5 = tf.math.in_top_k(predictions=logits, targets=label, k=min(5, int(logits.shape[1])))
-    wrong = tf.not_equal(prediction, label)
-    success = tf.where_v2(tf.equal(target, NO_TARGET), wrong, tf.equal(prediction, target))
     return {PREDICTION: tf.identity(prediction, name=PREDICTION),
-            WRONG_TOP1: tf.cast(wrong, tf.float32, name=WRONG_TOP1),
+            WRONG_TOP1: tf.cast(tf.not_equal(prediction, label), tf.float32, name=WRONG_TOP1),
             WRONG_TOP5: tf.cast(~(top5 & (prediction >= 0)), tf.float32, name=WRONG_TOP5),
-            ATTACK_SUCCESS: tf.cast(success, tf.float32, name=ATTACK_SUCCESS)}
+            ATTACK_SUCCESS: tf.cast(attack_succeeded(prediction, label, target), tf.float32, name=ATTACK_SUCCESS)}
 
 
 class AdvImageNetModel(ModelDesc):
@@ -371,9 +416,17 @@ class AdvImageNetModel(ModelDesc):
         ``slope``: activation whose derivative the attacker's gradient takes, or None. ``precision``: one of
         ``PRECISIONS``, what the network computes in meanwhile.
         """
+        return self.watch_attack(attacker, image, label, seeds, slope, precision)[:2]
+
+    def watch_attack(self, attacker, image, label, seeds, slope=None, precision='float32'):
+        """As ``attack``, and bool [N] whether it had succeeded at a point that it then left."""
         with self._as_seen_by_attacker(slope, precision):
-            adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
-        return tf.stop_gradient(adv, name='adv_training_sample'), target
+            if isinstance(attacker, PGDAttacker):
+                adv, target, left_success = attacker.follow(image, label, self.get_logits, seeds=seeds)
+            else:  # others stay where they have succeeded
+                adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
+                left_success = tf.zeros_like(label, tf.bool)
+        return tf.stop_gradient(adv, name='adv_training_sample'), target, left_success
 
     def _training_seeds(self, label):
         """Seeds from (run, global step, rank, place in the batch); `training_step` is fed before each step, because
@@ -431,8 +484,9 @@ class AdvImageNetModel(ModelDesc):
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
-            the tensors of ``add_metrics`` and ``target_label`` int32 [N]. Random starts and targets come from ``seed``
-            and ``index``, the image's place in the evaluated set; without it, from its place in the batch.
+            the tensors of ``add_metrics``, ``target_label`` int32 [N] and ``attack_success_at_any_step`` float32 [N] of
+            0 and 1, of all points from the start to the end of the attack. Random starts and targets come from
+            ``seed`` and ``index``, the image's place in the evaluated set; without it, from its place in the batch.
         """
         def tower_func(image, label, index=None):
             if self.trains_now:
@@ -440,9 +494,11 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target = self.attack(attacker, image, label, seeds, attack_gradient, attack_precision)
-            logits = self.get_logits(adv)
-            return dict(add_metrics(logits, label, target), **{TARGET: tf.identity(target, name=TARGET)})
+            adv, target, left_success = self.watch_attack(attacker, image, label, seeds, attack_gradient,
+                                                          attack_precision)
+            metrics = add_metrics(self.get_logits(adv), label, target)
+            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(left_success, tf.float32), name=SUCCESS_AT_ANY_STEP)
+            return dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
         return tower_func
 
     def optimizer(self):

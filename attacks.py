@@ -1,7 +1,7 @@
 """Attacks by the loss's gradient beside PGD, and what an evaluation calls them."""
 import tensorflow.compat.v1 as tf
 
-from adv_model import PGDAttacker
+from adv_model import ANY_STEP, PGDAttacker
 
 
 class FGSMAttacker(PGDAttacker):
@@ -51,11 +51,14 @@ class Ensemble:
     """Attackers that run one after another, each on the images that still stand.
 
     Attributes:
-        name, norm (str). epsilon (float): in pixel levels. attackers (list): of different names.
+        name, norm (str). epsilon (float): in pixel levels. attackers (list): of different names; each stays where it
+            has succeeded.
 
     Raises:
         ValueError: two attackers have the same name.
     """
+
+    verdict = ANY_STEP  # see PGDAttacker.verdict
 
     def __init__(self, name, norm, epsilon, attackers):
         names = [a.name for a in attackers]

@@ -58,7 +58,7 @@ def make_evaluation_attacker(args):
     if args.attack_iter == 0:
         return None
     options = dict(norm=args.norm, targeted=args.targeted, least_likely=args.attack_target == 'least-likely',
-                   num_classes=args.num_classes, seed=args.seed, xla=args.xla)
+                   num_classes=args.num_classes, seed=args.seed, xla=args.xla, early_stop=args.early_stop)
     if args.attack == 'fgsm':
         return FGSMAttacker(args.attack_epsilon, **options)
     attacker = {'pgd': PGDAttacker, 'momentum': MomentumAttacker}[args.attack]
@@ -170,8 +170,9 @@ _DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficien
 
 
 def _settings(args, dataset, values, attackers):
-    """All that decides an evaluation's verdicts, JSON-ready."""
-    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset)}
+    """All that decides an evaluation's verdicts and what they consist of, JSON-ready."""
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset),
+                'columns': evaluation.ROW}
     for number, attacker in enumerate(attackers, 1):
         for name, value in attacker.describe().items():
             settings['attack {}: {}'.format(number, name)] = value
@@ -187,8 +188,8 @@ def evaluate(args, ranks, signals):
     _print_recipe(args)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
     if attacker:
-        logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]'
-                    .format(attacker.name, **evaluation.threat_model(attacker)))
+        logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
+                    'verdict: {}'.format(attacker.name, attacker.verdict, **evaluation.threat_model(attacker)))
 
     model = make_model(args)
     ensemble = isinstance(attacker, Ensemble)

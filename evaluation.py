@@ -14,14 +14,14 @@ from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils import logger
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import NO_TARGET, PREDICTION, TARGET, WRONG_TOP5, NoOpAttacker
+from adv_model import LAST_STEP, NO_TARGET, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import keep_older, read_json, write_text
 from third_party.utils import gather_rows
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
-_PER_ATTACK = (PREDICTION, WRONG_TOP5, TARGET)
-ROW = ('pass', 'index', 'label') + _PER_ATTACK  # columns of a verdict on an image; pass 0 is the clean one
+FOUND = (PREDICTION, WRONG_TOP5, TARGET, SUCCESS_AT_ANY_STEP)
+ROW = ('pass', 'index', 'label') + FOUND  # columns of a verdict on an image; pass 0 is the clean one
 
 
 class Passes:
@@ -52,29 +52,29 @@ class Passes:
             number (int): of the pass. batch: image, label, index as ``ValidationBatches`` yields them.
             feed (dict): what the attacker needs besides.
         Returns:
-            np.ndarray: int32 [n, 6], columns as ``ROW``, of the rows that have an image.
+            np.ndarray: int32 [n, 7], columns as ``ROW``, of the rows that have an image.
         """
         image, label, index = batch
-        found = session.run([self._found[number][name] for name in _PER_ATTACK],
+        found = session.run([self._found[number][name] for name in FOUND],
                             {**dict(feed), self._image: image, self._label: label, self._index: index})
         return np.stack([np.full(len(index), number), index, label] + found, axis=1).astype(np.int32)[index >= 0]
 
 
 class EvaluationTower:
-    """Evaluation graph of one network: a clean pass, and one PGD attack whose length is fed.
+    """Evaluation graph of one network: a clean pass, and one PGD attack whose numbers are fed.
 
-    One graph serves attacks of any number of steps, so that its size does not grow with their number. Build it on all
-    ranks, where a new variable scope may reuse the network's variables.
+    One graph serves attacks of any steps, radius and step size, so that it does not grow with their number. Build it on
+    all ranks, where a new variable scope may reuse the network's variables.
 
     Args:
-        model (AdvImageNetModel). attacker (PGDAttacker): sets all but the number of steps. ranks (Ranks).
+        model (AdvImageNetModel). attacker (PGDAttacker): sets all but these numbers. ranks (Ranks).
     """
 
     def __init__(self, model, attacker, ranks):
-        self._num_iter = tf.placeholder(tf.int32, [], name='num_iter')
-        self._step_size = tf.placeholder(tf.float32, [], name='step_size')
+        self._fed = {name: tf.placeholder(kind, [], name=name) for name, kind in (
+            ('num_iter', tf.int32), ('epsilon', tf.float32), ('step_size', tf.float32))}
         fed = copy.copy(attacker)
-        fed.num_iter, fed.step_size = self._num_iter, self._step_size
+        vars(fed).update(self._fed)
         self._passes = Passes(model, [fed])
         with tf.name_scope('gather_results'):
             self._local = tf.placeholder(tf.int32, [None, len(ROW)])
@@ -85,7 +85,8 @@ class EvaluationTower:
 
         Args:
             batches (ValidationBatches).
-            attackers (list of PGDAttacker): differ from the tower's in num_iter and step_size alone.
+            attackers (list of PGDAttacker): of different names; differ from the tower's in num_iter, epsilon and
+                step_size alone.
             show_progress (bool): draw a progress bar.
         Returns:
             dict: 'clean' and each attacker's name to ``Verdicts`` over all images of all ranks, by index.
@@ -97,7 +98,7 @@ class EvaluationTower:
                 rows.append(self._passes.judge(session, 0, batch))
                 for number, attacker in enumerate(attackers, 1):
                     found = self._passes.judge(session, 1, batch, {
-                        self._num_iter: attacker.num_iter, self._step_size: attacker.step_size})
+                        placeholder: getattr(attacker, name) for name, placeholder in self._fed.items()})
                     found[:, 0] = number
                     rows.append(found)
                 bar.update()
@@ -111,12 +112,13 @@ class Verdicts:
     """What a network says of a set of images in one pass over it; arrays [N], ordered by index.
 
     Attributes:
-        index, label, prediction (int), wrong_top5 (bool), target (int, NO_TARGET where untargeted).
+        index, label, prediction (int), wrong_top5 (bool), target (int, NO_TARGET where untargeted), any_step (bool:
+        whether the attack succeeded at any step).
     """
 
-    def __init__(self, index, label, prediction, wrong_top5, target):
+    def __init__(self, index, label, prediction, wrong_top5, target, any_step):
         self.index, self.label, self.prediction, self.target = index, label, prediction, target
-        self.wrong_top5 = wrong_top5.astype(bool)
+        self.wrong_top5, self.any_step = wrong_top5.astype(bool), any_step.astype(bool)
 
     @property
     def correct(self):
@@ -125,7 +127,8 @@ class Verdicts:
     def of(self, index):
         """The ``Verdicts`` on the images ``index`` (int [n], ascending), which must be among these."""
         chosen = np.searchsorted(self.index, index)
-        return Verdicts(*(a[chosen] for a in (self.index, self.label, self.prediction, self.wrong_top5, self.target)))
+        return Verdicts(*(a[chosen] for a in (self.index, self.label, self.prediction, self.wrong_top5, self.target,
+                                              self.any_step)))
 
     def summary(self):
         """Errors as fractions with 95% Wilson intervals, and the count of right ones; JSON-ready."""
@@ -143,15 +146,16 @@ def wilson(count, total):
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def attack_success(clean, attacked):
-    """(successes, trials) of an attack.
+def attack_success(clean, attacked, any_step=False):
+    """(successes, trials) of an attack, on the images that it returned or, with ``any_step``, at any of its steps.
 
     Targeted: images given the target label, of all images (FD Sec 6.1). Untargeted: images right without the attack
     and wrong under it, of those right without it.
     """
-    if len(attacked.target) and attacked.target[0] != NO_TARGET:
-        return int((attacked.prediction == attacked.target).sum()), len(attacked.target)
-    return int((clean.correct & ~attacked.correct).sum()), int(clean.correct.sum())
+    targeted = len(attacked.target) and attacked.target[0] != NO_TARGET
+    tried = np.ones(len(attacked.target), bool) if targeted else clean.correct
+    success = attacked.prediction == attacked.target if targeted else ~attacked.correct
+    return int((tried & (attacked.any_step if any_step else success)).sum()), int(tried.sum())
 
 
 def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):
@@ -165,21 +169,21 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
     clean = verdicts[CLEAN]
     names = list(verdicts)
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
-               'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None,
+               'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
                'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
                'args': args, 'versions': versions, 'seed': args['seed'], 'seconds': seconds}
     if attacker:
-        results['threat_model'] = threat_model(attacker)
+        results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
         attackers = getattr(attacker, 'attackers', [attacker])
         results['attacks'] = [dict(a.describe(), **_robust(verdicts, names[:number + 1]))
                               for number, a in enumerate(attackers, 1) if a.name in verdicts]
     if len(names) > 1:
         attacked = verdicts[names[-1]]
-        success, trials = attack_success(clean.of(attacked.index), attacked)
-        results.update(adversarial=attacked.summary(),
-                       attack_success_rate=success / trials if trials else 0.0,
-                       attack_success_rate_95=wilson(success, trials) if trials else None,
-                       attack_success_of=trials)
+        results['adversarial'] = attacked.summary()
+        for name, any_step in (('attack_success_rate', False), ('attack_success_rate_at_any_step', True)):
+            success, trials = attack_success(clean.of(attacked.index), attacked, any_step)
+            results.update({name: success / trials if trials else 0.0,
+                            name + '_95': wilson(success, trials) if trials else None, 'attack_success_of': trials})
     return results
 
 
@@ -239,15 +243,23 @@ def _is_incomplete(path):
 
 
 def print_results(results):
-    """The released programs' three lines, of the attacked images, after the clean ones; fractions."""
+    """The released programs' three lines, of the attacked images, after the clean ones; fractions.
+
+    Of images that were left where the attack first succeeded, they have names of their own: these figures are not the
+    releases'.
+    """
     clean, attacked = results['clean'], results['adversarial']
+    stopped = results['attack'].get('early_stop')
     if attacked:
         print('Clean Top1 Error: {}'.format(clean['top1_error']))
         print('Clean Top5 Error: {}'.format(clean['top5_error']))
-    print('Top1 Error: {}'.format((attacked or clean)['top1_error']))
+    if attacked and results['verdict'] == LAST_STEP:
+        print('Attack Success Rate At Any Step: {}'.format(results['attack_success_rate_at_any_step']))
+    when = ' When Stopped' if stopped else ''
+    print('Top1 Error{}: {}'.format(when, (attacked or clean)['top1_error']))
     if attacked:
-        print('Attack Success Rate: {}'.format(results['attack_success_rate']))
-    print('Top5 Error: {}'.format((attacked or clean)['top5_error']))
+        print('Attack Success Rate{}: {}'.format(' At Any Step' if stopped else '', results['attack_success_rate']))
+    print('Top5 Error{}: {}'.format(when, (attacked or clean)['top5_error']))
     sys.stdout.flush()
 
 

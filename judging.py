@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import NO_TARGET
-from evaluation import CLEAN, ROW, Passes, Verdicts
+from adv_model import NO_TARGET, TARGET
+from evaluation import CLEAN, FOUND, ROW, Passes, Verdicts
 from third_party.utils import fail, gather_rows
 
 _SIGNAL = -2  # as the number of a pass: not a verdict, but the signal that a rank has got
@@ -152,7 +152,7 @@ class Judging:
         index = np.flatnonzero(images & table.known[0])
         found = table.last_known(last_pass)[index]
         if self._one_after_another:  # which attack's target it would be differs from image to image
-            found[:, 2] = NO_TARGET
+            found[:, FOUND.index(TARGET)] = NO_TARGET
         return Verdicts(index, table.label[index], *found.T)
 
 
@@ -162,10 +162,10 @@ class _Table:
     def __init__(self, passes, images):
         self.label = np.zeros(images, np.int32)
         self.known = np.zeros([passes, images], bool)
-        self._found = np.zeros([passes, images, 3], np.int32)  # prediction, wrong-top5, target
+        self._found = np.zeros([passes, images, len(FOUND)], np.int32)
 
     def add(self, rows):
-        """``rows``: int [n, 6], columns as ``ROW``; those of no pass are passed over."""
+        """``rows``: int [n, 7], columns as ``ROW``; those of no pass are passed over."""
         number, index, label, *found = rows[rows[:, 0] >= 0].T
         self.label[index], self.known[number, index] = label, True
         self._found[number, index] = np.stack(found, axis=1)
@@ -188,7 +188,7 @@ class _Table:
         return np.where(wrong.any(axis=0), wrong.argmax(axis=0), -1)
 
     def last_known(self, number):
-        """int32 [images, 3]: what the last known pass up to this one found."""
+        """int32 [images, 4]: what the last known pass up to this one found."""
         found = self._found[0]
         for k in range(1, number + 1):
             found = np.where(self.known[k][:, None], self._found[k], found)

@@ -60,6 +60,10 @@ def _epoch_list(text):
         raise argparse.ArgumentTypeError("'{}' is no list of epochs such as 30,60,90".format(text))
 
 
+def _step_list(text):
+    return tuple(sorted({_at_least(1)(part) for part in text.split(',')}))
+
+
 def _probability(text):
     value = _at_least(0.0, float)(text)
     if value > 1:
@@ -246,6 +250,10 @@ def get_parser():
     attack.add_argument('--attack-target', choices=TARGETS,
                         help='of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong '
                              'label that the network gives the lowest score on the clean image')
+    attack.add_argument('--early-stop', action='store_true',
+                        help="of --eval with pgd or momentum: leave an image where the attack first succeeds on it, be "
+                             "it the start, and spend no more steps there; the verdict is then 'success at any step', "
+                             "not that of the last step")
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
                              "a random point (default: the recipe's, 0 or 0.2)")
@@ -262,6 +270,8 @@ def get_parser():
     evaluation = parser.add_argument_group('evaluation attacker')
     evaluation.add_argument('--eval-attack-iter', type=_at_least(1), metavar='STEPS',
                             help='steps of the evaluations during training and of --eval (default: 10)')
+    evaluation.add_argument('--more-eval-attack-iter', type=_step_list, default=(), metavar='STEPS,STEPS,...',
+                            help='also judge with these numbers of steps during training; one graph serves them all')
     evaluation.add_argument('--eval-attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
                             help="radius during training (default: the training attack's)")
     evaluation.add_argument('--eval-attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
@@ -391,7 +401,7 @@ def _default(args, name, value):
 
 
 # What belongs to --eval alone, and what the attacks of --eval have of their own: flags as they are typed.
-_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval')
+_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval', 'early_stop')
 _STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
 _NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
             'fgsm': _STEPS + ('autoattack_version',),
@@ -422,6 +432,15 @@ def _check_attack(args, parser):
     for flag, typed in (('--attack momentum', args.attack == 'momentum'), ('--norm {}'.format(args.norm), args.norm)):
         if typed and steps == 0:
             parser.error('{} without steps: give --attack-iter of 1 or more'.format(flag))
+    if args.early_stop:
+        for typed, why in ((args.attack == 'autoattack', '--attack autoattack always stops at the first success'),
+                           (args.attack == 'fgsm', '--attack fgsm has only one step'),
+                           (steps == 0, '--attack-iter 0 has no steps'),
+                           (args.xla, '--xla compiles for one size of a batch, and this shrinks it'),
+                           (args.attack_precision not in (None, 'float32'),
+                            'what succeeds in {} need not in float32'.format(args.attack_precision))):
+            if typed:
+                parser.error('--early-stop: {}; leave it out'.format(why))
     if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
         parser.error('--norm {} needs --attack-epsilon, in pixel levels: 255 times that for images in [0, 1]'.format(
             args.norm))
@@ -438,6 +457,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
     if (args.eval or args.eval_directory) and (args.resume or args.resume_if_any):
         parser.error('--resume{} is for training'.format('-if-any' if args.resume_if_any else ''))
+    if (args.eval or args.eval_directory) and args.more_eval_attack_iter:
+        parser.error('--more-eval-attack-iter is for training')
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:

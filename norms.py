@@ -1,7 +1,7 @@
 """The balls that attacks stay in: L-infinity, L2 and L1 around each image, cut to valid pixels.
 
-Images are float32 [N,...] in [-1, 1], radii in the same units. A ball knows its projection, the direction in which a
-step of length 1 climbs most, and how to draw a point from it.
+Images are float32 [N,...] in [-1, 1], radii numbers or scalar tensors in the same units. A ball knows its projection,
+the direction in which a step of length 1 climbs most, and how to draw a point from it.
 """
 import tensorflow.compat.v1 as tf
 
@@ -106,7 +106,7 @@ class L1Ball(_RoundBall):
         """The nearest point of the ball: all elements shrink by the same, down to 0 (Duchi et al. 2008)."""
         size = tf.sort(tf.abs(self._flat(move)), direction='DESCENDING')
         # In float64: the sum of a large image's 450,000 elements would lose the digits that decide.
-        excess = tf.cumsum(tf.cast(size, tf.float64), axis=1) - self._radius
+        excess = tf.cumsum(tf.cast(size, tf.float64), axis=1) - tf.cast(self._radius, tf.float64)
         shrink = tf.reduce_max(excess / tf.range(1, self._elements + 1, dtype=tf.float64), axis=1)
         shrink = self._each(tf.cast(tf.maximum(shrink, 0), tf.float32))
         return tf.sign(move) * tf.maximum(tf.abs(move) - shrink, 0.0)

@@ -354,8 +354,8 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
 def _attackers_after(args, make_attacker, epoch):
     if epoch % args.eval_every and epoch != args.epochs:
         return []
-    return [make_attacker(k) for k in
-            recipes.evaluation_steps(args.recipe, args.eval_attack_iter, epoch, args.epochs)]
+    steps = recipes.evaluation_steps(args.recipe, args.eval_attack_iter, epoch, args.epochs)
+    return [make_attacker(k) for k in sorted({*steps, *args.more_eval_attack_iter})]
 
 
 class Start(NamedTuple):

@@ -641,7 +641,8 @@ def test_an_image_is_judged_the_same_in_whatever_batch_it_comes(targeted):
     attacker = PGDAttacker(3, 8.0, 3.0, targeted=targeted, num_classes=CLASSES)
     whole = evaluate(attacker, [0, 1, 2, 3], [10, 11, 12, 13])
     part = evaluate(attacker, [3, 1], [13, 11])
-    assert set(whole) == {'prediction', 'wrong-top1', 'wrong-top5', 'attack_success', 'target_label', 'adv'}
+    assert set(whole) == {'prediction', 'wrong-top1', 'wrong-top5', 'attack_success', 'attack_success_at_any_step',
+                          'target_label', 'adv'}
     np.testing.assert_allclose(part.pop('adv'), whole['adv'][[3, 1]], atol=1e-6)
     for name, value in part.items():
         np.testing.assert_array_equal(value, whole[name][[3, 1]], err_msg=name)

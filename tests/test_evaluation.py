@@ -32,7 +32,7 @@ def test_intervals_are_wilson_s(count, total):
 def verdicts(label, prediction, target=None, wrong_top5=None):
     n = len(label)
     return evaluation.Verdicts(np.arange(n), np.array(label), np.array(prediction),
-                               np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n))
+                               np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n), np.zeros(n))
 
 
 def test_errors_are_fractions_of_all_images():
@@ -364,19 +364,27 @@ def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsy
     assert end.value.code == 2 and '--prediction-file' in capsys.readouterr().err
 
 
-def test_one_graph_judges_with_any_number_of_steps_and_more_steps_break_more(network, images, labels):
+@pytest.mark.parametrize('norm, epsilon', [('Linf', 48.0), ('L2', 1300.0), ('L1', 9000.0)])
+def test_one_graph_judges_as_a_graph_for_each_attacker_does(network, images, labels, norm, epsilon):
     from third_party.utils import Ranks
     args = main.parse_args(ARCHITECTURE)
-    attackers = [PGDAttacker(k, 48.0, 24.0, num_classes=CLASSES, enlarge_small_steps=False) for k in (1, 3)]
+    attackers = [PGDAttacker(k, share * epsilon, share * epsilon / 2, num_classes=CLASSES, enlarge_small_steps=False,
+                             norm=norm) for k, share in ((1, 1), (2, 0.2), (3, 1))]
     batch = images, labels.astype(np.int32), np.arange(NUM_IMAGES, dtype=np.int32)
     with tf.Graph().as_default():
-        tower = evaluation.EvaluationTower(nets.CifarResNetModel(args), attackers[0], Ranks())
+        model = nets.CifarResNetModel(args)
+        tower = evaluation.EvaluationTower(model, attackers[0], Ranks())
+        own = evaluation.Passes(model, attackers)
         with tf.Session() as session:
             for variable in tf.global_variables():
                 variable.load(np.load(network.path)[variable.op.name], session)
             size = len(tf.get_default_graph().get_operations())
             found = tower.run(session, [batch], attackers, False)
             assert len(tf.get_default_graph().get_operations()) == size
-    assert list(found) == ['clean', 'PGD-1', 'PGD-3']
-    assert found['clean'].correct.sum() == NUM_IMAGES - len(MISLABELLED)
-    assert found['clean'].correct.sum() > found['PGD-1'].correct.sum() >= found['PGD-3'].correct.sum()
+            expected = [own.judge(session, k, batch)[:, evaluation.ROW.index('prediction')] for k in range(4)]
+    assert list(found) == ['clean'] + [a.name for a in attackers]
+    for verdicts, prediction in zip(found.values(), expected):
+        np.testing.assert_array_equal(verdicts.prediction, prediction)
+    right = [verdicts.correct.sum() for verdicts in found.values()]
+    # A radius of a fifth leaves more images standing, though with more steps than one.
+    assert right[0] == NUM_IMAGES - len(MISLABELLED) and right[0] > right[1] >= right[3] and right[2] > right[1]

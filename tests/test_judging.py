@@ -97,7 +97,8 @@ def flags(data, load, *more):
                            '--results-dir', 'out', '--attack-epsilon', '6', *more]
 
 
-ATTACKS = {'pgd': ['--attack-iter', '3', '--targeted'], 'autoattack': ['--attack', 'autoattack']}
+ATTACKS = {'pgd': ['--attack-iter', '3', '--targeted'],
+           'early-stop': ['--attack-iter', '3', '--targeted', '--early-stop'], 'autoattack': ['--attack', 'autoattack']}
 EVERY_ATTACK = pytest.mark.parametrize('attack', ATTACKS)
 
 
@@ -246,7 +247,7 @@ def test_a_killed_evaluation_goes_on_with_the_same_verdicts(here, whole, tmp_pat
     assert rows == whole[attack][1]
     assert {k: results[k] for k in ('clean', 'adversarial', 'attacks', 'complete')} == {
         k: whole[attack][0][k] for k in ('clean', 'adversarial', 'attacks', 'complete')}
-    assert len(again) < {'pgd': 20, 'autoattack': 30}[attack] - (batch > 1)
+    assert len(again) < {'pgd': 20, 'early-stop': 20, 'autoattack': 30}[attack] - (batch > 1)
     assert sorted(os.listdir(tmp_path / 'out')) == [TABLE, 'results.json']
 
 
@@ -277,7 +278,7 @@ def test_a_signal_leaves_valid_results_of_what_is_judged(here, whole, tmp_path, 
     for name, row in rows.items():
         finished = {key: all_rows[name][key] for key in row}
         assert row == finished or row['broken_by'] == ''
-    if attack == 'pgd':
+    if attack != 'autoattack':
         assert 0 < len(rows) == -(-batch // 2) * 4 < COUNT
     else:
         assert 0 < len(rows) and {'', 'clean'} <= {row['broken_by'] for row in rows.values()}
@@ -329,7 +330,8 @@ def stopped(here, monkeypatch):
 @pytest.mark.parametrize('typed, named', [
     (['--attack-epsilon', '5'], ['attack 1: epsilon', '6.0', '5.0']), (['--seed', '1'], ['seed', '0', '1']),
     (['--attack-iter', '4'], ['attack 1: name', 'PGD-3', 'PGD-4']), (['--targeted'], ['targeted', 'False', 'True']),
-    (['--norm', 'L2'], ['attack 1: name', 'PGD-3-L2']), (['--attack-gradient', 'softplus'], ['attack_gradient']),
+    (['--norm', 'L2'], ['attack 1: name', 'PGD-3-L2']), (['--early-stop'], ['attack 1: early_stop', 'False', 'True']),
+    (['--attack-gradient', 'softplus'], ['attack_gradient']),
     (['--augmentation', 'none'], ['augmentation', 'cifar', 'none'])])
 def test_other_settings_are_refused_in_one_line_that_says_which(stopped, here, tmp_path, capsys, typed, named):
     before = {name: (tmp_path / 'out' / name).read_bytes() for name in os.listdir(tmp_path / 'out')}

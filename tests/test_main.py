@@ -326,8 +326,10 @@ def refusal(capsys, run, argv):
     (['--act', 'relu'], ['--act']),
     (['--attack', 'pgd'], ['--attack is for --eval']), (['--norm', 'L2'], ['--norm is for --eval']),
     (['--attack-target', 'random'], ['--attack-target is for --eval']),
-    (['--resume-eval'], ['--resume-eval is for --eval']),
+    (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),
     (['--autoattack-version', 'plus'], ['--autoattack-version is for --eval']),
+    (['--more-eval-attack-iter', '50,x'], ['--more-eval-attack-iter', "'x' is no whole number"]),
+    (['--more-eval-attack-iter', '50,0'], ['--more-eval-attack-iter', '0 is below 1']),
     (['--no-such-flag'], ['--no-such-flag'])])
 def test_a_mistake_in_the_flags_is_refused_in_one_line_that_names_it(capsys, argv, named):
     line = refusal(capsys, main.parse_args, argv)
@@ -357,6 +359,7 @@ def test_an_absent_folder_is_refused_by_name(capsys, tmp_path, npz, flag):
     (['--eval', '--eval-directory', '.'], '--eval-directory'),
     (['--eval', '--resume'], '--resume'),
     (['--starting-epoch', '101'], '--starting-epoch 101'),
+    (['--eval', '--more-eval-attack-iter', '50'], '--more-eval-attack-iter is for training'),
     (['--eval', '--attack-iter', '5', '--attack-epsilon', '0'], '--attack-epsilon 0')])
 def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     assert named in refusal(capsys, main.parse_args, ['--load', npz] + argv)
@@ -371,6 +374,9 @@ def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     (['--attack', 'autoattack', '--attack-target', 'random'], '--attack autoattack has no --attack-target'),
     (['--attack', 'momentum', '--attack-iter', '0'], '--attack momentum without steps'),
     (['--norm', 'L2', '--attack-iter', '0', '--attack-epsilon', '9'], '--norm L2 without steps'),
+    (['--attack', 'autoattack', '--early-stop'], 'autoattack always stops at the first success'),
+    (['--attack', 'fgsm', '--early-stop'], '--early-stop: --attack fgsm has only one step'),
+    (['--attack-iter', '0', '--early-stop'], '--early-stop: --attack-iter 0 has no steps'),
     (['--norm', 'L2'], '--norm L2 needs --attack-epsilon'), (['--norm', 'L1'], '--norm L1 needs --attack-epsilon'),
     (['--norm', 'L1', '--attack-epsilon', '0'], '--attack-epsilon 0'), (['--norm', 'L3'], '--norm'),
     (['--attack', 'apgd'], '--attack'), (['--autoattack-version', 'plus'], '--attack pgd has no --autoattack-version'),

@@ -60,6 +60,14 @@ def test_statistics_have_each_epoch_once_with_losses_and_errors(finished):
     assert read_json(finished / 'best.json')['eval-2step-top1-error'] == best
 
 
+def test_more_numbers_of_steps_are_judged_each_once(train, tmp_path):
+    train(tmp_path / 'run', '--more-eval-attack-iter', '3,1,2', '--epochs', '1')
+    entry, = read_json(tmp_path / 'run' / 'stats.json')
+    judged = [name for name in entry if name.startswith('eval-') and name.endswith('step-top1-error')]
+    assert sorted(judged) == ['eval-{}step-top1-error'.format(k) for k in (1, 2, 3)]
+    assert 'eval-2step-top1-error' in read_json(tmp_path / 'run' / 'best.json')
+
+
 def test_a_training_checkpoint_holds_the_network_momentum_rate_and_step(finished):
     values = variables(finished, 2 * STEPS)
     assert values['global_step'] == 2 * STEPS and values['global_step'].dtype == np.int64
