@@ -17,15 +17,19 @@ def resolve_data_format(data_format):
     return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
 
 
+CPU_INFO = '/proc/cpuinfo'
+
+
 def fast_precision():
     """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else 'float32'."""
     if tf.config.list_physical_devices('GPU'):
         return 'float32'
     try:
-        with open('/proc/cpuinfo') as f:
-            return 'bfloat16' if any(line.startswith('flags') and 'amx_bf16' in line.split() for line in f) else 'float32'
-    except OSError:
-        return 'float32'
+        with open(CPU_INFO) as f:
+            has_units = any(line.startswith('flags') and 'amx_bf16' in line.split() for line in f)
+    except OSError:  # another system than Linux
+        has_units = False
+    return 'bfloat16' if has_units else 'float32'
 
 
 class _ConfiguredModel(AdvImageNetModel):

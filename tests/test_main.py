@@ -241,6 +241,20 @@ def test_slopes_of_attack_and_update_default_to_the_network_s_own():
     assert (args.attack_gradient, args.update_gradient) == ('parametric_softplus', 'silu')
 
 
+@pytest.mark.parametrize('argv, precision, xla', [
+    ([], 'the fast one', False), (['--attack-precision', 'float16'], 'float16', False), (['--xla'], 'the fast one', True),
+    (['--use-fp16xla'], 'float16', True), (['--use-fp16xla', '--attack-precision', 'float16'], 'float16', True),
+    (['--eval', '--load', 'x.npz'], 'float32', False), (['--eval', '--load', 'x.npz', '--use-fp16xla'], 'float16', True),
+    (['--eval', '--load', 'x.npz', '--attack', 'autoattack'], 'float32', False)])
+def test_training_attacks_in_the_fast_precision_and_an_evaluation_in_float32_unless_told_otherwise(
+        monkeypatch, tmp_path, argv, precision, xla):
+    monkeypatch.setattr(main, 'fast_precision', lambda: 'the fast one')
+    monkeypatch.chdir(tmp_path)
+    np.savez('x.npz', W=np.zeros(1))
+    args = main.parse_args(argv)
+    assert (args.attack_precision, args.xla) == (precision, xla)
+
+
 @pytest.mark.parametrize('typed, suffix', [([], ''), (['--logdir', 'mine'], '-mine')])
 def test_log_directories_are_named_as_in_the_releases(typed, suffix):
     args = main.parse_args(['--attack-iter', '30', '--attack-epsilon', '16', '--attack-step-size', '1', '-d', '152',
@@ -326,6 +340,13 @@ def refusal(capsys, run, argv):
     (['--act', 'relu'], ['--act']),
     (['--attack', 'pgd'], ['--attack is for --eval']), (['--norm', 'L2'], ['--norm is for --eval']),
     (['--attack-target', 'random'], ['--attack-target is for --eval']),
+    (['--use-fp16xla', '--attack-precision', 'bfloat16'], ['--use-fp16xla', '--attack-precision bfloat16']),
+    (['--attack-precision', 'float8'], ['--attack-precision', 'float8']),
+    (['--eval', '--load', 'x', '--attack', 'autoattack', '--attack-precision', 'bfloat16'],
+     ['--attack autoattack has no --attack-precision']),
+    (['--eval', '--load', 'x', '--attack', 'autoattack', '--use-fp16xla'], ['--attack autoattack has no --use-fp16xla']),
+    (['--eval', '--load', 'x', '--early-stop', '--xla'], ['--early-stop', '--xla']),
+    (['--eval', '--load', 'x', '--early-stop', '--attack-precision', 'bfloat16'], ['--early-stop', 'bfloat16']),
     (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),
     (['--autoattack-version', 'plus'], ['--autoattack-version is for --eval']),
     (['--more-eval-attack-iter', '50,x'], ['--more-eval-attack-iter', "'x' is no whole number"]),
