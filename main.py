@@ -259,7 +259,7 @@ def get_parser():
                              "a random point (default: the recipe's, 0 or 0.2)")
     attack.add_argument('--attack-precision', choices=PRECISIONS,
                         help='what the network computes in under attack; all else stays float32 (default: float32; '
-                             'bfloat16 in training on a CPU that has units for it)')
+                             'bfloat16 in training ResNets on a CPU that has units for it)')
     attack.add_argument('--xla', action='store_true', default=None,
                         help="let XLA compile the attack's steps: for GPUs")
     attack.add_argument('--use-fp16xla', action='store_true', default=None,
@@ -385,7 +385,7 @@ def parse_args(argv=None):
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
     # An evaluation has the same verdicts on every machine.
-    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision())
+    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision(args.arch))
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)

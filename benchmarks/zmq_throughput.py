@@ -21,7 +21,8 @@ import time
 import uuid
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'third_party'))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, 'third_party')]
 
 import numpy as np  # noqa: E402  (behind the path, like what follows)
 import zmq  # noqa: E402
@@ -71,8 +72,8 @@ def wait_until_free(tracker, socket):
         socket.getsockopt(zmq.EVENTS)  # only in a call of the socket's does ZMQ free what an ended receiver had queued
 
 
-def receiver(way, arrays, address, hwm):
-    """A function that takes the next batch."""
+def receiver(way, arrays, address, hwm, receivers):
+    """A function that takes the next batch; ``receivers``: how many processes of this machine do so."""
     if way == 'tensorpack':
         from tensorpack.dataflow import RemoteDataZMQ
         flow = RemoteDataZMQ(address, hwm=hwm, bind=False)
@@ -85,10 +86,12 @@ def receiver(way, arrays, address, hwm):
         socket.connect(address)
         return lambda: socket.recv(copy=False)
     import tensorflow.compat.v1 as tf
+    from third_party.utils import Ranks, session_config
     from zmq_ops import ZMQPullSocket
     tf.disable_v2_behavior()
     image, label = ZMQPullSocket(address, [tf.uint8, tf.int32], hwm=hwm, bind=False).pull()
-    config = tf.ConfigProto(intra_op_parallelism_threads=2, inter_op_parallelism_threads=2)
+    # As in training, where the machine's ranks share its cores.
+    config = session_config(Ranks(0, receivers, 0, receivers))
     step = tf.Session(config=config).make_callable([image[-1, -1, -1, -1], label[-1]])
     last = arrays[0][-1, -1, -1, -1], arrays[1][-1]
 
@@ -113,7 +116,8 @@ def batches_per_second(way, receivers, args):
     """Of all receivers together, while all of them were receiving."""
     address = 'ipc://@zmq-throughput-' + uuid.uuid4().hex
     common = [sys.executable, __file__, '--batch', str(args.batch), '--input-size', str(args.input_size),
-              '--hwm', str(args.hwm), '--seconds', str(args.seconds), '--address', address, '--way', way]
+              '--hwm', str(args.hwm), '--seconds', str(args.seconds), '--address', address, '--way', way,
+              '--receivers', str(receivers)]
     # What a receiver says at its start goes the same way as in training: nowhere.
     running = [subprocess.Popen(common + ['--role', 'receive'], stdout=subprocess.PIPE, text=True)
                for _ in range(receivers)]
@@ -149,7 +153,7 @@ def main():
     if args.role == 'send':
         send(args.way, arrays, args.address, args.hwm)
     if args.role == 'receive':
-        pull = receiver(args.way, arrays, args.address, args.hwm)
+        pull = receiver(args.way, arrays, args.address, args.hwm, *args.receivers)
         print('ready', flush=True)
         receive(pull, args.seconds)
         os._exit(0)  # tensorpack's receiver would wait for its socket

@@ -183,4 +183,5 @@ def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tm
     info.write_text('processor\t: 0\n' + line)
     monkeypatch.setattr(nets, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert nets.fast_precision() == precision
+    assert nets.fast_precision('ResNet') == precision
+    assert nets.fast_precision('EfficientNet') == 'float32'
