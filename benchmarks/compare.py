@@ -23,8 +23,8 @@ ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
 # Name of the program and its flags: about 15 minutes in all on 2 cores.
 BENCHMARKS = {
-    'attack_speed': '',
-    'startup': '',
+    'attack_speed': '--repeats 3',
+    'startup': '--repeats 2',
     'train_speed': _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
                             "--variant 'PGD-4: --attack-iter 4'",
     'memory': _SMALL + "--attack-iter 1 --variant plain: --variant 'recompute: --recompute' "
