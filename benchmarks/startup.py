@@ -9,11 +9,8 @@ All flags of main.py that say what to train are understood; without any it is Re
 variants run in turn, each in its own process. Prints a Markdown table of medians.
 """
 import argparse
-import json
 import os
 import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,16 +18,22 @@ import time
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import measure  # noqa: E402  (behind the path)
+
 MIB = 1 << 20
 DEFAULTS = ['--arch', 'ResNet', '-d', '50', '--batch', '8', '--attack-iter', '4']
 # Evaluation attackers to the numbers of steps of all but the first one, which has 10: 11 is the Feature Denoising
 # release's number of evaluations.
-VARIANTS = {1: '', 3: '50,100', 11: '5,15,20,30,40,50,60,70,80,100'}
-PHASES = ('imports', 'graph', 'session', 'first step')
+VARIANTS = {'1 evaluation attacker': '', '3 evaluation attackers': '50,100',
+            '11 evaluation attackers': '5,15,20,30,40,50,60,70,80,100'}
+PHASES = ('imports, s', 'graph, s', 'session, s', 'first step, s')
+QUANTITIES = [measure.Quantity(name, digits, higher_is_better=False) for name, digits in [
+    *((phase, 1) for phase in PHASES), ('to the first step, s', 1), ('to its end, s', 1), ('operations', 0),
+    ('graph, MiB', 2), ('peak, MiB', 0)]]
 
 
-def measure(flags, begin):
-    """Run ``main.py`` with ``flags`` in this process up to the end of its first step, then print what was measured.
+def run_first_step(flags, begin):
+    """Run ``main.py`` with ``flags`` in this process up to the end of its first step, then say what was measured.
 
     ``begin`` (float): when the command was given, as of ``time.time``. The phases: ``imports``; ``graph``, with flags
     and data before it; ``session``, with the variables' first values; ``first step``, which also optimises the graph.
@@ -47,17 +50,17 @@ def measure(flags, begin):
         initialize(self, *args)
         ends.append(time.time())
 
-    def run_first_step(self):
+    def run_step_and_end(self):
         run_step(self)
         ends.append(time.time())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
         graph = tf.get_default_graph()
-        print(json.dumps(dict(
-            zip(PHASES, (end - start for start, end in zip([begin] + ends, ends))),
-            before_first_step=ends[-2] - begin, after_first_step=ends[-1] - begin, operations=len(graph.get_operations()), graph_mib=graph.as_graph_def().ByteSize() / MIB, peak_mib=peak)))
-        sys.stdout.flush()
+        phases = (end - start for start, end in zip([begin] + ends, ends))
+        measure.say(dict(zip(PHASES, phases), **{
+            'to the first step, s': ends[-2] - begin, 'to its end, s': ends[-1] - begin,
+            'operations': len(graph.get_operations()), 'graph, MiB': graph.as_graph_def().ByteSize() / MIB,
+            'peak, MiB': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB}))
         os._exit(0)  # without the rest of the run, its evaluation and its checkpoint
-    Trainer.initialize, Trainer.run_step = initialize_on_time, run_first_step
+    Trainer.initialize, Trainer.run_step = initialize_on_time, run_step_and_end
     commands.run(main.parse_args(flags))
 
 
@@ -73,44 +76,23 @@ def write_images(folder):
             cv2.imwrite(path, random.integers(0, 256, [256, 256, 3], dtype=np.uint8))
 
 
-def run_variant(flags, folder, number):
-    """One run with ``VARIANTS``'s ``number`` of evaluation attackers; its log goes to ``folder``."""
-    more = ['--more-eval-attack-iter', VARIANTS[number]] if VARIANTS[number] else []
-    run = ['--data', os.path.join(folder, 'data'), '--logdir', os.path.join(folder, 'run')]
-    found = subprocess.run([sys.executable, __file__, '--one', str(time.time())] + run + more + flags,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if found.returncode:
-        sys.exit('startup.py: error: {}'.format(found.stderr.strip().split('\n')[-1]))
-    return json.loads(found.stdout.splitlines()[-1])
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-    parser.add_argument('--repeats', type=int, default=5, help='runs of each variant (default: %(default)s)')
-    parser.add_argument('--json', metavar='FILE', help='write all runs there')
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0], allow_abbrev=False)
+    measure.add_flags(parser)
     parser.add_argument('--one', type=float, help=argparse.SUPPRESS)
     own, flags = parser.parse_known_args()
     if own.one:
-        measure(flags, own.one)
+        run_first_step(flags, own.one)
     flags = flags or DEFAULTS
-    runs = {number: [] for number in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         write_images(os.path.join(folder, 'data'))
-        for _ in range(own.repeats):
-            for number in VARIANTS:
-                runs[number].append(run_variant(flags, folder, number))
-    if own.json:
-        with open(own.json, 'w') as f:
-            json.dump({'flags': flags, 'evaluation_attackers': runs}, f, indent=1)
-    seconds = PHASES + ('before_first_step', 'after_first_step')
-    columns = ['evaluation attackers'] + [name.replace('_', ' ') + ', s' for name in seconds] + [
-        'lowest - highest', 'operations', 'graph, MiB', 'peak, MiB']
-    print('| {} |\n|{}'.format(' | '.join(columns), '---|' * len(columns)))
-    for number, found in runs.items():
-        middle = {name: statistics.median(run[name] for run in found) for name in found[0]}
-        totals = [run['after_first_step'] for run in found]
-        print('| {} | {} | {:.1f} - {:.1f} | {operations:.0f} | {graph_mib:.2f} | {peak_mib:.0f} |'.format(
-            number, ' | '.join('{:.1f}'.format(middle[name]) for name in seconds), min(totals), max(totals), **middle))
+        run = ['--data', os.path.join(folder, 'data'), '--logdir', os.path.join(folder, 'run')]
+
+        def one(name):
+            more = ['--more-eval-attack-iter', VARIANTS[name]] if VARIANTS[name] else []
+            return measure.run([sys.executable, __file__, '--one', str(time.time())] + run + more + flags)
+        found = measure.interleaved(VARIANTS, own.repeats, one)
+    measure.report(found, QUANTITIES, own.json)
 
 
 if __name__ == '__main__':
