@@ -45,7 +45,8 @@ def check_agreement(found, name):
 
 
 @pytest.mark.parametrize('flags, side, count, epsilon', [
-    (['--arch', 'EfficientNet', '--width-coefficient', '0.5', '--depth-coefficient', '0.5'], 64, 120, 0.2),
+    pytest.param(['--arch', 'EfficientNet', '--width-coefficient', '0.5', '--depth-coefficient', '0.5'], 64, 120, 0.2,
+                 marks=pytest.mark.slow),
     (['--arch', 'CifarResNet', '-d', '8'], 32, 200, 0.5),
     pytest.param(['--arch', 'EfficientNet'], 224, 40, 0.1, marks=pytest.mark.slow)])
 def test_pgd_has_the_same_success_on_99_percent_of_the_images(sess, load_rule_weights, record_property, flags, side,

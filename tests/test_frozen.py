@@ -22,7 +22,11 @@ RESNETS = {'ResNet': ['--arch', 'ResNet', '-d', '50'],
            'SmoothReLU': ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'smoothrelu']}
 
 
-@pytest.fixture(params=[*RESNETS, 'EfficientNet'])
+SLOW = ('ResNeXt', 'DenoiseAll', 'CifarWide')  # of which others have all parts
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in
+                        (*RESNETS, 'EfficientNet')])
 def flags(request, monkeypatch, few_blocks):
     """Of each kind of network, with one block in each group."""
     monkeypatch.setattr('resnet_model.IMAGENET_BLOCKS', {50: (1, 1, 1, 1)})
