@@ -74,6 +74,7 @@ ATTACKERS += [PGDAttacker(3, 2 * length, length / 3, random_start=False, norm=no
               for norm, length in (('Linf', 1.0), ('L2', 12.0), ('L1', 60.0))]
 
 
+@pytest.mark.slow
 def test_other_attacks_and_norms_too(sess, load_rule_weights, record_property, monkeypatch):
     from art import utils
     from art.attacks.evasion import fast_gradient

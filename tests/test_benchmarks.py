@@ -240,6 +240,7 @@ def run_benchmark(name, *flags, cwd):
         return done.stdout, json.load(f)['rows']
 
 
+@pytest.mark.slow
 def test_memory_is_measured_by_training_steps(tmp_path):
     out, rows = run_benchmark('memory.py', '--steps', '1', '--variant', 'small: --batch 4', cwd=tmp_path)
     found = {row['name']: row['median'] for row in rows}

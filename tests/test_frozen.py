@@ -22,7 +22,7 @@ RESNETS = {'ResNet': ['--arch', 'ResNet', '-d', '50'],
            'SmoothReLU': ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'smoothrelu']}
 
 
-SLOW = ('ResNeXt', 'DenoiseAll', 'CifarWide')  # of which others have all parts
+SLOW = ('ResNeXt', 'Denoise', 'DenoiseAll', 'CifarWide')
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in
