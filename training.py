@@ -128,6 +128,13 @@ class FeedTrainingStep(Callback):
 class Statistics(JSONWriter):
     """stats.json, written whole or not at all; tensorpack's own would log a traceback and go on."""
 
+    def _trigger_epoch(self):
+        known = self._stats and self._stats[-1]['epoch_num'] == self.epoch_num
+        if not self._stat_now and not known:
+            # All steps of this epoch were before the run was resumed. Without an entry the epoch would not be over.
+            self._stat_now['epoch_num'] = self.epoch_num
+        super()._trigger_epoch()
+
     def _write_stat(self):
         checkpoints.write_text(self._fname, json.dumps(self._stats))
 

@@ -102,6 +102,16 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
     assert read_json(folder / 'best.json') == read_json(finished / 'best.json')
 
 
+def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_statistics(train, tmp_path, monkeypatch):
+    folder = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, STEPS, signal.SIGTERM)
+        assert exit_code(train, folder, '--eval-every', '2') == 143
+    train(folder, '--resume', '--eval-every', '2')
+    assert epochs_in(folder) == [1, 2]
+    assert [entry['global_step'] for entry in read_json(folder / 'stats.json')] == [STEPS, 2 * STEPS]
+
+
 @pytest.mark.parametrize('judged', [pytest.param('weights', marks=pytest.mark.slow), 'averages'])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
         train, finished, tmp_path, monkeypatch, said, judged):
