@@ -1,5 +1,4 @@
 """What the benchmarks of attacks work on: a network with its weights and some images, by main.py's flags of --eval."""
-import argparse
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from tensorpack.tfutils.tower import TowerContext
 import checkpoints
 import commands
 import main
+import measure
 from adv_model import AdvImageNetModel, image_preprocess
 from analysis.subject import open_images
 from third_party.utils import OneLineParser, Ranks, together
@@ -48,7 +48,7 @@ def get_parser(document, needed):
     """A parser with ``--images``, described by a program's docstring; ``needed``: which flags of main.py are meant."""
     parser = OneLineParser(description=document.split('\n')[0], allow_abbrev=False, epilog='All other flags are those '
                            'of `python main.py {}`.'.format(needed))
-    parser.add_argument('--images', type=_count, default=1000, metavar='N',
+    parser.add_argument('--images', type=measure.positive, default=1000, metavar='N',
                         help='images, spread evenly over the validation set (default: %(default)s)')
     return parser
 
@@ -57,12 +57,6 @@ def parse(parser, argv, first=()):
     """The parser's own flags, and the resolved others, of an evaluation; ``first``: flags that typed ones replace."""
     own, others = parser.parse_known_args(argv)
     return own, main.parse_args(['--eval', *first, *others])
-
-
-def _count(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("'{}' is no whole number above 0".format(text))
-    return int(text)
 
 
 def asked(action):

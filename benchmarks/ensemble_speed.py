@@ -38,6 +38,7 @@ from adv_model import EVALUATION_STREAM, NO_TARGET, PGDAttacker, image_seeds
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
 from attacks import Ensemble
+from measure import new_file
 from third_party.utils import fail, library_versions
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
@@ -198,11 +199,8 @@ def measure(case, attackers, args):
 
 def run(argv):
     parser = get_parser(__doc__, '--eval --attack autoattack')
-    parser.add_argument('--json', metavar='FILE', help='write all figures to FILE too')
+    parser.add_argument('--json', type=new_file, metavar='FILE', help='write all figures to FILE too')
     own, args = parse(parser, argv, ['--attack', 'autoattack'])
-    folder = os.path.dirname(os.path.abspath(own.json or ''))
-    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
-        parser.error("--json '{}': its folder is not there, or not writable".format(own.json))
     ensemble = asked(lambda: commands.make_evaluation_attacker(args))
     if not isinstance(ensemble, Ensemble):
         fail('--attack {}: measures autoattack alone'.format(args.attack), 0)

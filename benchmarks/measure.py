@@ -31,7 +31,7 @@ def add_flags(parser, repeats=5):
     """The flags that every benchmark has: --repeats and --json."""
     parser.add_argument('--repeats', type=positive, default=repeats, metavar='N',
                         help='measurements of each, in turn (default: %(default)s)')
-    parser.add_argument('--json', type=_new_file, metavar='FILE', help='write the figures there as well (default: no)')
+    parser.add_argument('--json', type=new_file, metavar='FILE', help='write the figures there as well (default: no)')
 
 
 def positive(text):
@@ -41,8 +41,8 @@ def positive(text):
     return int(text)
 
 
-def _new_file(path):
-    # Said now, not after minutes of measuring.
+def new_file(path):
+    """The path of a file that can be written, for argparse: said now, not after minutes of measuring."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise argparse.ArgumentTypeError("'{}': its folder is not there, or not writable".format(path))

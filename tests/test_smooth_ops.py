@@ -87,11 +87,10 @@ def test_arrays_that_others_still_read_are_not_written_over(sess):
 @pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
 def test_the_gradients_of_two_uses_are_added(sess, instructions, dtype):
     x, first, second = (rounded(np.random.RandomState(k).uniform(-4, 4, [3, 700])) for k in range(3))
-    with tf.name_scope(''):
-        fed = tf.cast(tf.constant(x), dtype)
-        ys = activate_for_two(fed, 'silu')
-        gradient, = tf.gradients(ys, fed, [tf.cast(tf.constant(v), dtype) for v in (first, second)])
-        of_one, = tf.gradients(ys[1], fed, tf.cast(tf.constant(second), dtype))
+    fed = tf.cast(tf.constant(x), dtype)
+    ys = activate_for_two(fed, 'silu')
+    gradient, = tf.gradients(ys, fed, [tf.cast(tf.constant(v), dtype) for v in (first, second)])
+    of_one, = tf.gradients(ys[1], fed, tf.cast(tf.constant(second), dtype))
     slope = TRUTH['silu'][1](x.astype(np.float64))
     tolerance = dict(rtol=1e-2, atol=2e-2) if dtype == tf.bfloat16 else dict(rtol=1e-5, atol=1e-5)
     got = sess.run([tf.cast(v, tf.float32) for v in (gradient, of_one, *ys)])
