@@ -171,9 +171,46 @@ def max_pool(x, kernel, stride, style):
 
 def depthwise_conv2d(x, kernel, stride, style):
     """Convolution of each channel by itself with SAME padding; ``kernel`` is [k, k, C, 1]."""
+    def convolve(x, kernel, style):
+        return tf.nn.depthwise_conv2d(x, kernel, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format)
+    compiled = compiled_ops(x)
+    if compiled is not None and stride > 1:
+        # TensorFlow's own gradient of these is several times slower, in bfloat16 by far the slowest op of a network.
+        def convolve_and_gradient(x, style):
+            return tf.custom_gradient(lambda x, kernel: (convolve(x, kernel, style), lambda dy: (
+                compiled.smooth_depthwise_grad(dy=dy, kernel=kernel, size=tf.shape(x), stride=stride),
+                tf.nn.depthwise_conv2d_backprop_filter(x, kernel.shape, dy, [1, stride, stride, 1], 'SAME'))))(x, kernel)
+        return _nhwc_on_cpu(convolve_and_gradient, x, style)
     # As for max-pooling.
-    return _nhwc_on_cpu(lambda x, style: tf.nn.depthwise_conv2d(
-        x, kernel, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format), x, style)
+    return _nhwc_on_cpu(lambda x, style: convolve(x, kernel, style), x, style)
+
+
+def gate_channels(x, gate, style):
+    """Each channel of each image times a factor of the means of all.
+
+    Args:
+        gate: (means) -> factors, both like ``x`` with a spatial size of 1. May read the network's variables.
+    """
+    compiled = compiled_ops(x)
+    if style.frozen is None or style.data_format != 'NHWC' or compiled is None:
+        means = tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes, keepdims=True)
+        return x * gate(tf.cast(means, x.dtype))
+
+    @tf.custom_gradient
+    def op(x):
+        # Forward and backward two passes over memory each: both gradients of x are in one.
+        pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+        means = tf.cast(compiled.smooth_channel_sums(x=[x]) / pixels, x.dtype)
+        factor = gate(means)
+        wide = tf.cast(factor, tf.float32)
+
+        def gradient(dy, variables=()):
+            dfactor = tf.cast(compiled.smooth_channel_sums(x=[dy, x]), x.dtype)
+            dmeans, = tf.gradients(factor, means, dfactor)
+            dx = compiled.smooth_channel_affine(x=dy, factor=wide, offset=[tf.cast(dmeans, tf.float32) / pixels])
+            return (dx, [None] * len(variables)) if variables else dx
+        return compiled.smooth_channel_affine(x=x, factor=wide, offset=[]), gradient
+    return op(x)
 
 
 def _nhwc_on_cpu(op, x, style):

@@ -385,7 +385,7 @@ def parse_args(argv=None):
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
     # An evaluation has the same verdicts on every machine.
-    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision(args.arch))
+    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision())
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)

@@ -20,10 +20,9 @@ def resolve_data_format(data_format):
 CPU_INFO = '/proc/cpuinfo'
 
 
-def fast_precision(arch):
-    """What an attack on a network is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else
-    'float32'; so for EfficientNet, as TensorFlow's depthwise convolutions are several times slower in bfloat16."""
-    if arch == 'EfficientNet' or tf.config.list_physical_devices('GPU'):
+def fast_precision():
+    """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else 'float32'."""
+    if tf.config.list_physical_devices('GPU'):
         return 'float32'
     try:
         with open(CPU_INFO) as f:

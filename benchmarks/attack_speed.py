@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/attack_speed.py --torch-python torch-env/bin/python
     .venv/bin/python benchmarks/attack_speed.py --arch EfficientNet --precisions float32 bfloat16
 
-Takes main.py's flags of a network and its training attack; default: ResNet-50 with SiLU at 224, 8 images, PGD-4. All
+Takes main.py's flags of a network (--arch first of all) and its training attack; default: ResNet-50 with SiLU at 224,
+8 images, PGD-4. All
 loops are up at once, each in a process of its own, and take turns; an image-step is one pass forward and back of one
 image. Prints a Markdown table, median (lowest to highest) and the ratio to the release's graph: NCHW, batch norm by
 itself, activations of several ops (its max-pooling in NHWC: a CPU has no gradient of it otherwise). PyTorch is looked
@@ -22,8 +23,8 @@ import measure  # noqa: E402  (behind the path, like what follows)
 from third_party.utils import Ranks, threads_for  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DEFAULTS = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu', '--batch', '8', '--attack-iter', '4',
-            '--attack-epsilon', '8', '--attack-step-size', '2']
+NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']
+ATTACK = ['--batch', '8', '--attack-iter', '4', '--attack-epsilon', '8', '--attack-step-size', '2']
 QUANTITY = measure.Quantity('image-steps/s')
 TORCH = {'PyTorch, float32': [], 'PyTorch, float32, folded': ['--fold'],
          'PyTorch, float32, folded, compiled': ['--fold', '--compile'],
@@ -80,7 +81,7 @@ def main(argv):
         running[name].stdin.write('\n')
         running[name].stdin.flush()
         return measure.hear(running[name])
-    with started(loops(DEFAULTS + flags, own.precisions, torch_python)) as running:
+    with started(loops(([] if '--arch' in flags else NETWORK) + ATTACK + flags, own.precisions, torch_python)) as running:
         found = measure.interleaved(running, own.repeats, one)
     measure.report(found, [QUANTITY], own.json, against="the release's graph")
 

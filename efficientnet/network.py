@@ -79,11 +79,12 @@ def _batch_norm(number):
 
 def squeeze_excite(x, block, style):
     """Scale each channel by a factor of the means of all (Hu et al. 2018; EN release)."""
-    with tf.variable_scope('se'):
-        means = tf.cast(tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes, keepdims=True), x.dtype)
+    def gate(means):
         hidden = conv2d(means, 'conv2d', max(1, int(block.channels_in * SE_RATIO)), 1, style)
         hidden = activate(hidden, style.activation)
-        return x * tf.sigmoid(conv2d(hidden, 'conv2d_1', channels_of(x, style), 1, style))
+        return tf.sigmoid(conv2d(hidden, 'conv2d_1', channels_of(x, style), 1, style))
+    with tf.variable_scope('se'):
+        return layers.gate_channels(x, gate, style)
 
 
 def mbconv(x, block, style, layer, survival_prob):

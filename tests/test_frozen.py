@@ -26,11 +26,13 @@ SLOW = ('ResNeXt', 'Denoise', 'DenoiseAll', 'CifarWide')
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in
-                        (*RESNETS, 'EfficientNet')])
+                        (*RESNETS, 'EfficientNet', 'EfficientNet recomputed')])
 def flags(request, monkeypatch, few_blocks):
     """Of each kind of network, with one block in each group."""
     monkeypatch.setattr('resnet_model.IMAGENET_BLOCKS', {50: (1, 1, 1, 1)})
-    return (few_blocks if request.param == 'EfficientNet' else RESNETS[request.param]) + SMALL
+    if request.param in RESNETS:
+        return RESNETS[request.param] + SMALL
+    return few_blocks + ['--recompute'] * request.param.endswith('recomputed') + SMALL
 
 
 class Watched:
@@ -187,5 +189,4 @@ def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tm
     info.write_text('processor\t: 0\n' + line)
     monkeypatch.setattr(nets, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert nets.fast_precision('ResNet') == precision
-    assert nets.fast_precision('EfficientNet') == 'float32'
+    assert nets.fast_precision() == precision

@@ -248,7 +248,7 @@ def test_slopes_of_attack_and_update_default_to_the_network_s_own():
     (['--eval', '--load', 'x.npz', '--attack', 'autoattack'], 'float32', False)])
 def test_training_attacks_in_the_fast_precision_and_an_evaluation_in_float32_unless_told_otherwise(
         monkeypatch, tmp_path, argv, precision, xla):
-    monkeypatch.setattr(main, 'fast_precision', lambda arch: 'the fast one')
+    monkeypatch.setattr(main, 'fast_precision', lambda: 'the fast one')
     monkeypatch.chdir(tmp_path)
     np.savez('x.npz', W=np.zeros(1))
     args = main.parse_args(argv)

@@ -1,5 +1,5 @@
-"""The compiled activations: right for every instruction set, type, length and special value; formulas in float64 are in
-test_smooth_activations.py."""
+"""The compiled ops: right for every instruction set, type, length and special value; the activations' formulas in float64
+are in test_smooth_activations.py."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -122,6 +122,59 @@ def test_max_poolings_gradient_of_another_shape_is_refused(sess):
     for shapes in ([1, 3, 4, 2], [1, 8, 8, 2]), ([1, 4, 4, 2], [8, 8, 2]):
         with pytest.raises(tf.errors.InvalidArgumentError, match='dy has shape|must be'):
             sess.run(op, {dy: np.ones(shapes[0]), x: np.ones(shapes[1])})
+
+
+def near(dtype):
+    return dict(rtol=1e-2, atol=1e-2) if dtype == tf.bfloat16 else dict(rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('kernel, stride, shape', [
+    (3, 2, [2, 8, 8, 5]), (5, 2, [3, 9, 7, 64]), (5, 2, [1, 6, 5, 200]), (3, 1, [2, 5, 6, 33]), (1, 2, [1, 5, 5, 2]),
+    (2, 3, [2, 8, 7, 4]), (5, 2, [2, 3, 4, 130])])
+def test_depthwise_convolutions_gradient_is_tensorflows(sess, instructions, kernel, stride, shape, dtype):
+    random = np.random.RandomState(0)
+    x = tf.zeros(shape, tf.float64)
+    weights = rounded(random.uniform(-1, 1, [kernel, kernel, shape[3], 1]))
+    y = tf.nn.depthwise_conv2d(x, tf.constant(weights, tf.float64), [1, stride, stride, 1], 'SAME')
+    dy = rounded(random.uniform(-1, 1, y.shape.as_list()))
+    want, = tf.gradients(y, x, tf.constant(dy, tf.float64))
+    got = smooth_ops.load_op_library().smooth_depthwise_grad(
+        dy=tf.cast(dy, dtype), kernel=tf.cast(weights, dtype), size=shape, stride=stride)
+    assert got.shape.as_list() == shape
+    got, want = sess.run([tf.cast(got, tf.float64), want])
+    np.testing.assert_allclose(got, want, **near(dtype))
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('shape', [[2, 3, 5, 7], [3, 9, 8, 64], [1, 12, 11, 530], [2, 1, 1, 16], [0, 4, 4, 8]])
+def test_channels_are_summed_scaled_and_shifted(sess, instructions, shape, dtype):
+    random = np.random.RandomState(0)
+    x, other = (rounded(random.uniform(-2, 2, shape)) for _ in range(2))
+    factor, offset = (random.uniform(-2, 2, [shape[0], 1, 1, shape[3]]).astype(np.float32) for _ in range(2))
+    ops, fed, more = smooth_ops.load_op_library(), tf.cast(x, dtype), tf.cast(other, dtype)
+    sums = sess.run([ops.smooth_channel_sums(x=[fed]), ops.smooth_channel_sums(x=[fed, more])])
+    for got, terms in zip(sums, (x, x.astype(np.float64) * other)):
+        np.testing.assert_allclose(got, terms.sum(axis=(1, 2), keepdims=True), rtol=1e-5, atol=1e-4)
+    scaled = [ops.smooth_channel_affine(x=fed, factor=factor, offset=offsets) for offsets in ([], [offset])]
+    for got, want in zip(sess.run([tf.cast(v, tf.float64) for v in scaled]), (x * factor, x * factor + offset)):
+        np.testing.assert_allclose(got, want, **near(dtype))
+
+
+def test_parts_of_layers_that_do_not_fit_are_refused(sess):
+    ops = smooth_ops.load_op_library()
+    image, kernel = tf.placeholder_with_default(np.ones([1, 4, 4, 2], np.float32), None), np.ones([3, 3, 2, 1], 'f')
+    small = tf.placeholder_with_default(np.ones([1, 1, 1, 3], np.float32), None)
+    for op, message in (
+            (ops.smooth_depthwise_grad(dy=image, kernel=kernel, size=[1, 8, 10, 2], stride=2), 'dy has shape'),
+            (ops.smooth_depthwise_grad(dy=image, kernel=kernel, size=[1, 8, 8, 3], stride=2), 'kernel has shape'),
+            (ops.smooth_depthwise_grad(dy=image, kernel=np.ones([3, 2], 'f'), size=[1, 8, 8, 2], stride=2), 'kernel has'),
+            (ops.smooth_channel_sums(x=[image, small]), 'x has the shapes'),
+            (ops.smooth_channel_sums(x=[image] * 3), 'of 2 at most'),
+            (ops.smooth_channel_affine(x=image, factor=small, offset=[]), 'factor or offset has shape'),
+            (ops.smooth_channel_affine(x=image, factor=small, offset=[small] * 2), 'may be one')):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            sess.run(op)
 
 
 def test_gradients_of_another_shape_are_refused(sess):

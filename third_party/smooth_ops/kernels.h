@@ -21,25 +21,35 @@ struct Loops {
 // bfloat16 numbers, as their bits.
 using Half = uint16_t;
 
-// Max-pooling of an image [height, width, depth], with ``top`` rows and ``left`` columns of padding before it.
-struct Pool {
+// Square windows over an image [height, width, depth], with ``top`` rows and ``left`` columns of padding before it.
+struct Windows {
   int64_t height, width, depth, out_height, out_width, kernel, stride, top, left;
 };
 
-// Bytes that the gradient of one image works in.
-inline int64_t PoolRoom(const Pool& pool) {
-  return (pool.kernel * pool.width + 3) * pool.depth * static_cast<int64_t>(sizeof(float)) + pool.depth;
+// Bytes that the gradient of max-pooling works in.
+inline int64_t PoolRoom(const Windows& at) {
+  return (at.kernel * at.width + 3) * at.depth * static_cast<int64_t>(sizeof(float)) + at.depth;
 }
 
-// The gradient of x, [height, width, depth], for that of the pooled image.
+// Of one image each.
 template <typename T>
-using PoolGradientLoop = void (*)(const T* x, const T* dy, T* dx, const Pool& pool, float* room);
+struct LayerLoops {
+  // The gradient of x, [height, width, depth], for that of the pooled image.
+  void (*max_pool_gradient)(const T* x, const T* dy, T* dx, const Windows& at, float* room);
+  // The gradient of a depthwise convolution's input for that of its result; ``kernel`` is [kernel, kernel, depth].
+  void (*depthwise_gradient)(const T* dy, const float* kernel, T* dx, const Windows& at);
+  // The sums over pixels of x [pixels, depth], or of x * other where that is not null.
+  void (*channel_sums)(const T* x, const T* other, float* sums, int64_t pixels, int64_t depth);
+  // y = x * factor + offset, both [depth]; ``offset`` may be null.
+  void (*channel_affine)(const T* x, const float* factor, const float* offset, T* y, int64_t pixels, int64_t depth);
+  void (*widen)(const T* from, float* to, int64_t n);
+};
 
 struct Table {
   Loops<float> of_float[kNumFunctions];
   Loops<Half> of_bfloat16[kNumFunctions];
-  PoolGradientLoop<float> pool_gradient_of_float;
-  PoolGradientLoop<Half> pool_gradient_of_bfloat16;
+  LayerLoops<float> layers_of_float;
+  LayerLoops<Half> layers_of_bfloat16;
 };
 
 // One for each object file of kernels.cc.
@@ -48,6 +58,9 @@ extern const Table kTableBase;
 extern const Table kTableAvx2;
 extern const Table kTableAvx512;
 #endif
+
+// The fastest loops that this machine runs, or those of another instruction set that the environment asks for.
+const Table& BestTable();
 
 }  // namespace smooth_ops
 

@@ -1,10 +1,7 @@
-// The ops SmoothActivation, SmoothActivationGrad and SmoothMaxPoolGrad for CPUs: one pass over memory each, on
-// TensorFlow's own threads.
+// The ops SmoothActivation and SmoothActivationGrad for CPUs: one pass over memory each, on TensorFlow's own threads.
 
-#include <cstdlib>
 #include <iterator>
 #include <string>
-#include <vector>
 
 #include "kernels.h"
 #include "tensorflow/core/framework/bfloat16.h"
@@ -50,39 +47,10 @@ REGISTER_OP("SmoothActivationGrad")
 The gradient of x where those of the activation's one or two uses are dy. See SmoothActivation.
 )doc");
 
-REGISTER_OP("SmoothMaxPoolGrad")
-    .Input("dy: T")
-    .Input("x: T")
-    .Output("dx: T")
-    .Attr("kernel: int >= 1")
-    .Attr("stride: int >= 1")
-    .Attr("T: {float, bfloat16}")
-    .SetShapeFn([](shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(1));
-      return tensorflow::OkStatus();
-    })
-    .Doc(R"doc(
-The gradient of x [N,H,W,C] where that of its max-pooling with SAME padding is dy; of equal elements the first has it all.
-)doc");
-
 namespace {
 
 constexpr const char* kNames[] = {"relu", "silu", "softplus", "gelu", "gelu_erf", "celu", "mish"};
 static_assert(std::size(kNames) == kNumFunctions, "a name for each function");
-
-// The fastest loops that this machine runs, or those of another instruction set that the environment asks for.
-const Table& BestTable() {
-#ifdef __x86_64__
-  const char* asked = std::getenv("SMOOTH_OPS_INSTRUCTIONS");
-  const std::string most = asked ? asked : "avx512";
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (most == "avx512" && has_avx512) return kTableAvx512;
-  if (most != "base" && has_avx2) return kTableAvx2;
-#endif
-  return kTableBase;
-}
 
 const Loops<float>& LoopsOf(const Table& table, int function, float) { return table.of_float[function]; }
 const Loops<Half>& LoopsOf(const Table& table, int function, Half) { return table.of_bfloat16[function]; }
@@ -159,66 +127,11 @@ class GradientOp : public ActivationOp<T, Bits> {
   }
 };
 
-PoolGradientLoop<float> PoolLoopOf(const Table& table, float) { return table.pool_gradient_of_float; }
-PoolGradientLoop<Half> PoolLoopOf(const Table& table, Half) { return table.pool_gradient_of_bfloat16; }
-
-template <typename T, typename Bits>
-class PoolGradientOp : public tensorflow::OpKernel {
- public:
-  explicit PoolGradientOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("kernel", &kernel_));
-    OP_REQUIRES_OK(context, context->GetAttr("stride", &stride_));
-    OP_REQUIRES(context, kernel_ <= 15, errors::InvalidArgument("kernel ", kernel_, "; at most 15"));  // 8 bits of place
-    loop_ = PoolLoopOf(BestTable(), Bits{});
-  }
-
-  void Compute(OpKernelContext* context) override {
-    const Tensor& gradient = context->input(0);
-    const Tensor& input = context->input(1);
-    OP_REQUIRES(context, input.dims() == 4, errors::InvalidArgument("x must be [N,H,W,C], not ",
-                                                                    input.shape().DebugString()));
-    Pool pool;
-    pool.height = input.dim_size(1), pool.width = input.dim_size(2), pool.depth = input.dim_size(3);
-    pool.kernel = kernel_, pool.stride = stride_;
-    pool.out_height = Pooled(pool.height, &pool.top), pool.out_width = Pooled(pool.width, &pool.left);
-    const tensorflow::TensorShape pooled({input.dim_size(0), pool.out_height, pool.out_width, pool.depth});
-    OP_REQUIRES(context, gradient.shape() == pooled, errors::InvalidArgument(
-        "dy has shape ", gradient.shape().DebugString(), ", not ", pooled.DebugString()));
-    Tensor* output;
-    OP_REQUIRES_OK(context, context->allocate_output(0, input.shape(), &output));
-    const Bits* x = reinterpret_cast<const Bits*>(input.flat<T>().data());
-    const Bits* dy = reinterpret_cast<const Bits*>(gradient.flat<T>().data());
-    Bits* dx = reinterpret_cast<Bits*>(output->flat<T>().data());
-    const int64_t size = pool.height * pool.width * pool.depth, pooled_size = pool.out_height * pool.out_width * pool.depth;
-    context->device()->tensorflow_cpu_worker_threads()->workers->ParallelFor(
-        input.dim_size(0), size * 8, [&](int64_t first, int64_t last) {
-          std::vector<float> room(PoolRoom(pool) / sizeof(float) + 1);
-          for (int64_t n = first; n < last; ++n) {
-            loop_(x + n * size, dy + n * pooled_size, dx + n * size, pool, room.data());
-          }
-        });
-  }
-
- private:
-  // The number of windows along a side, and the padding before it: TensorFlow's SAME.
-  int64_t Pooled(int64_t side, int64_t* before) const {
-    const int64_t windows = (side + stride_ - 1) / stride_;
-    const int64_t padding = (windows - 1) * stride_ + kernel_ - side;
-    *before = padding > 0 ? padding / 2 : 0;
-    return windows;
-  }
-
-  int64_t kernel_, stride_;
-  PoolGradientLoop<Bits> loop_;
-};
-
 #define REGISTER(T, Bits)                                                                                      \
   REGISTER_KERNEL_BUILDER(Name("SmoothActivation").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),      \
                           ValueOp<T, Bits>);                                                                   \
   REGISTER_KERNEL_BUILDER(Name("SmoothActivationGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),  \
-                          GradientOp<T, Bits>);                                                                \
-  REGISTER_KERNEL_BUILDER(Name("SmoothMaxPoolGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),     \
-                          PoolGradientOp<T, Bits>);
+                          GradientOp<T, Bits>);
 REGISTER(float, float)
 REGISTER(tensorflow::bfloat16, Half)
 #undef REGISTER
