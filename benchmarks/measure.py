@@ -125,17 +125,17 @@ def rows(found, quantities, reference=None):
 
     Args:
         found: as ``interleaved`` returns it. quantities (list of Quantity).
-        reference: variant -> the variant it is compared with; default: the first, for all.
+        reference: variant -> the variant it is compared with, or None for no row; default: the first, for all.
     Returns:
         list of dict: variant by variant; with several quantities a row's name is 'variant: quantity'.
     """
     first = next(iter(found))
     made = []
     for name, measured in found.items():
-        others = found[reference(name) if reference else first]
-        for quantity in quantities:
+        other = reference(name) if reference else first
+        for quantity in quantities * (other is not None):
             values = measured[quantity.name]
-            pairs = zip(values, others[quantity.name])
+            pairs = zip(values, found[other][quantity.name])
             made.append({'name': name if len(quantities) == 1 else '{}: {}'.format(name, quantity.name),
                          'median': statistics.median(values), 'spread': [min(values), max(values)],
                          'ratio': statistics.median(
@@ -143,18 +143,23 @@ def rows(found, quantities, reference=None):
     return made
 
 
-def table(variants, quantities, made, against='the first'):
-    """The Markdown table of ``rows``: a line for each variant, two cells for each quantity; ``against``: the reference,
-    in words."""
+def table(variants, quantities, made):
+    """The Markdown table: a line for each variant, for each quantity its figures and its ratios.
+
+    ``made``: {a reference in words: ``rows`` with it}; the first has a row for every variant.
+    """
     cells = ['variant']
     for quantity in quantities:
-        cells += [quantity.name, ('times {}' if quantity.higher_is_better else '{} over this').format(against)]
-    lines, remaining = [cells], iter(made)
+        cells += [quantity.name] + [('times {}' if quantity.higher_is_better else '{} over this').format(against)
+                                    for against in made]
+    lines = [cells]
+    by_name = [{row['name']: row for row in of_one} for of_one in made.values()]
     for name in variants:
         cells = [name]
         for quantity in quantities:
-            row = next(remaining)
-            cells += [spread(row, quantity), '{:.2f}'.format(row['ratio'])]
+            found = [of_one.get(name if len(quantities) == 1 else '{}: {}'.format(name, quantity.name))
+                     for of_one in by_name]
+            cells += [spread(found[0], quantity)] + ['{:.2f}'.format(row['ratio']) if row else '' for row in found]
         lines.append(cells)
     return markdown(lines)
 
@@ -170,12 +175,19 @@ def markdown(lines):
     return '\n'.join('| {} |'.format(' | '.join(cells)) for cells in lines)
 
 
-def report(found, quantities, json_file=None, reference=None, against='the first'):
-    """Print the table of what was found (see ``rows`` and ``table``), and write the JSON file if it has a name."""
-    made = rows(found, quantities, reference)
-    print(table(found, quantities, made, against), flush=True)
+def report(found, quantities, json_file=None, references=None):
+    """Print the table of what was found, and write the JSON file if it has a name.
+
+    ``references``: {a reference in words: see ``rows``}, default: {'the first': None}. In the file a row's ratio is to
+    the first of them; rows with those to another one are named 'variant, times <the reference in words>'.
+    """
+    made = {against: rows(found, quantities, reference) for against, reference in (references or {
+        'the first': None}).items()}
+    print(table(found, quantities, made), flush=True)
     if json_file:
-        write(json_file, made)
+        first, *others = made
+        write(json_file, made[first] + [dict(row, name='{}, times {}'.format(row['name'], against))
+                                        for against in others for row in made[against]])
 
 
 def write(json_file, made):

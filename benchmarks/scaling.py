@@ -53,20 +53,6 @@ def as_ranks(cores, steps, flags, environment=(), more=()):
     return measure.run(['mpirun', '-np', str(len(cores)), '--oversubscribe', '-bind-to', 'none'] + command, environment)
 
 
-def report(found, apart, json_file):
-    """Print the table, with the ratios to one process alone and to ``apart``, and write the file."""
-    made = measure.rows(found, [SPEED])
-    beside = measure.rows(found, [SPEED], lambda name: name if name == ALONE else apart)
-    lines = [['', SPEED.name, 'weak scaling: of one alone', 'of processes without exchange']]
-    for row, other in zip(made, beside):
-        lines.append([row['name'], measure.spread(row, SPEED), '{:.0%}'.format(row['ratio']),
-                      '' if row['name'] in (ALONE, apart) else '{:.0%}'.format(other['ratio'])])
-    print(measure.markdown(lines), flush=True)
-    if json_file:
-        measure.write(json_file, made + [dict(row, name=row['name'] + ', of processes without exchange')
-                                         for row in beside if row['name'] not in (ALONE, apart)])
-
-
 def show_timeline(cores, steps, flags, keep):
     """One more run of the ranks, and what its timeline shows; kept in the file ``keep`` if that is a name."""
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +98,8 @@ def main():
     for setting in [measure.Variant('', [])] + own.setting:
         ways[', '.join(filter(None, (ranks, setting.name)))] = lambda setting=setting: training_step.speed(
             as_ranks(cores, own.steps, flags + setting.flags, setting.environment)) / own.ranks
-    report(measure.interleaved(ways, own.repeats, lambda name: {SPEED.name: ways[name]()}), apart, own.json)
+    measure.report(measure.interleaved(ways, own.repeats, lambda name: {SPEED.name: ways[name]()}), [SPEED], own.json, {
+        'one process alone': None, 'processes without exchange': lambda name: None if name in (ALONE, apart) else apart})
     if own.timeline is not None:
         show_timeline(cores, own.steps, flags, own.timeline)
 

@@ -3,7 +3,8 @@
 
     .venv/bin/python benchmarks/zmq_throughput.py
 
-Prints a Markdown table: median (lowest to highest), and the ratio to the first way's run next to each. The ways:
+Prints a Markdown table: median (lowest to highest), and the ratios to the first and to the last way's run next to
+each. The ways:
 
     bare         pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
     op           the same message again and again, as serve-data.py sends what its workers have assembled; ZMQPull, one
@@ -165,8 +166,10 @@ def report(args, size):
     found = measure.interleaved(
         names, args.repeats, lambda name: {SPEED.name: batches_per_second(*names[name], args) * size / 1e9})
     print('a message: {} images, {} bytes\n'.format(args.batch, size))
-    measure.report(found, [SPEED], args.json, lambda name: '{}, receivers: {}'.format(args.ways[0], names[name][1]),
-                   'the first of as many')
+
+    def of(way):
+        return lambda name: '{}, receivers: {}'.format(way, names[name][1])
+    measure.report(found, [SPEED], args.json, {way: of(way) for way in dict.fromkeys([args.ways[0], args.ways[-1]])})
 
 
 if __name__ == '__main__':

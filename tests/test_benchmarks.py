@@ -53,10 +53,23 @@ def test_several_quantities_share_one_table_and_have_a_row_each():
     found = {'a': {'images/s': [2.0, 4.0], 'seconds': [1.0, 1.0]}, 'b': {'images/s': [1.0, 2.0], 'seconds': [3.0, 2.0]}}
     made = measure.rows(found, [SPEED, SECONDS])
     assert [row['name'] for row in made] == ['a: images/s', 'a: seconds', 'b: images/s', 'b: seconds']
-    assert measure.table(found, [SPEED, SECONDS], made).splitlines() == [
+    assert measure.table(found, [SPEED, SECONDS], {'the first': made}).splitlines() == [
         '| variant | images/s | times the first | seconds | the first over this |', '| --- | --- | --- | --- | --- |',
         '| a | 3.0 (2.0 to 4.0) | 1.00 | 1.00 (1.00 to 1.00) | 1.00 |',
         '| b | 1.5 (1.0 to 2.0) | 0.50 | 2.50 (2.00 to 3.00) | 0.42 |']
+
+
+def test_a_second_reference_has_a_column_and_rows_of_its_own(tmp_path, capsys):
+    found = {name: {'images/s': [value]} for name, value in (('alone', 4.0), ('apart', 2.0), ('ranks', 1.0))}
+    measure.report(found, [SPEED], str(tmp_path / 'some.json'), {
+        'alone': None, 'apart': lambda name: 'apart' if name == 'ranks' else None})
+    rows = json.loads((tmp_path / 'some.json').read_text())['rows']
+    assert [(row['name'], row['ratio']) for row in rows] == [
+        ('alone', 1.0), ('apart', 0.5), ('ranks', 0.25), ('ranks, times apart', 0.5)]
+    assert capsys.readouterr().out.splitlines() == [
+        '| variant | images/s | times alone | times apart |', '| --- | --- | --- | --- |',
+        '| alone | 4.0 (4.0 to 4.0) | 1.00 |  |', '| apart | 2.0 (2.0 to 2.0) | 0.50 |  |',
+        '| ranks | 1.0 (1.0 to 1.0) | 0.25 | 0.50 |']
 
 
 def test_the_file_says_how_where_and_when(tmp_path, monkeypatch, capsys):
@@ -257,7 +270,7 @@ def test_ranks_are_measured_beside_processes_that_know_nothing_of_each_other(tmp
                               'half: HOROVOD_CYCLE_TIME=2 --gradient-compression fp16', cwd=tmp_path)
     assert [row['name'] for row in rows] == [
         'one process alone', '2 processes at once, no exchange', '2 ranks', '2 ranks, half',
-        '2 ranks, of processes without exchange', '2 ranks, half, of processes without exchange']
+        '2 ranks, times processes without exchange', '2 ranks, half, times processes without exchange']
     assert all(row['median'] > 0 for row in rows) and rows[0]['ratio'] == 1
     assert rows[4]['ratio'] == pytest.approx(rows[2]['ratio'] / rows[1]['ratio'])
     assert out.count('\nstep ') == 2 and '% of the exchange hidden' in out
