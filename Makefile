@@ -31,9 +31,11 @@ test-multihost: setup
 	@scripts/install-packages.sh iproute2 procps
 	@$(CLUSTER_TESTS) -m multihost tests/test_multihost.py
 
-# Ratios of this code against benchmarks/baseline.json; tables and JSON files are in bench/.
+# Ratios of this code against benchmarks/baseline.json; tables and JSON files are in bench/. With a Python that has
+# PyTorch the attack is compared with its loops as well: make bench TORCH_PYTHON=torch-env/bin/python
+BENCH := $(PY) benchmarks/compare.py $(if $(TORCH_PYTHON),--torch-python $(TORCH_PYTHON))
 bench: setup
-	@$(PY) benchmarks/compare.py
+	@$(BENCH)
 
 bench-baseline: setup
-	@$(PY) benchmarks/compare.py --write-baseline
+	@$(BENCH) --write-baseline

@@ -34,6 +34,11 @@ TORCH = {'PyTorch, float32': [], 'PyTorch, float32, folded': ['--fold'],
          'PyTorch, bfloat16, folded, compiled': ['--precision', 'bfloat16', '--cast', '--fold', '--compile']}
 
 
+def with_defaults(flags):
+    """main.py's flags of the loops, of which ``flags`` were given."""
+    return ([] if '--arch' in flags else NETWORK) + ATTACK + flags
+
+
 def loops(flags, precisions, torch_python):
     """{name: command} of all loops."""
     ours = [sys.executable, os.path.join(HERE, 'attack_loop.py')]
@@ -81,7 +86,7 @@ def main(argv):
         running[name].stdin.write('\n')
         running[name].stdin.flush()
         return measure.hear(running[name])
-    with started(loops(([] if '--arch' in flags else NETWORK) + ATTACK + flags, own.precisions, torch_python)) as running:
+    with started(loops(with_defaults(flags), own.precisions, torch_python)) as running:
         found = measure.interleaved(running, own.repeats, one)
     measure.report(found, [QUANTITY], own.json, {"the release's graph": None})
 

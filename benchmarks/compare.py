@@ -21,23 +21,27 @@ import measure
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
-# Name of the program and its flags: about 15 minutes in all on 2 cores.
+# Programs and their flags: about 20 minutes in all on 2 cores.
 BENCHMARKS = {
-    'attack_speed': '--repeats 3',
-    'startup': '--repeats 2',
-    'train_speed': _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
+    'attack_speed': 'attack_speed --repeats 3',
+    'attack_speed_efficientnet': 'attack_speed --arch EfficientNet --repeats 3',
+    'startup': 'startup --repeats 2',
+    'train_speed': 'train_speed ' + _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
                             "--variant 'PGD-4: --attack-iter 4'",
-    'memory': _SMALL + "--attack-iter 1 --variant plain: --variant 'recompute: --recompute' "
+    'memory': 'memory ' + _SMALL + "--attack-iter 1 --variant plain: --variant 'recompute: --recompute' "
                        "--variant 'accumulate 4: --accumulate 4'",
-    'scaling': _SMALL + '--attack-iter 1 --timeline',
-    'zmq_throughput': '--receivers 1 --seconds 1',
+    'scaling': 'scaling ' + _SMALL + '--attack-iter 1 --timeline',
+    'zmq_throughput': 'zmq_throughput --receivers 1 --seconds 1',
 }
 TOLERANCE = 0.10  # part of a ratio that may be lost
 
 
-def command(name, json_file):
-    """The command of a benchmark."""
-    return [sys.executable, os.path.join(HERE, name + '.py')] + shlex.split(BENCHMARKS[name]) + ['--json', json_file]
+def command(name, json_file, torch_python=None):
+    """The command of a benchmark; ``torch_python``: a Python with PyTorch for those that compare with it."""
+    program, *flags = shlex.split(BENCHMARKS[name])
+    if name == 'attack_speed' and torch_python:
+        flags += ['--torch-python', torch_python]
+    return [sys.executable, os.path.join(HERE, program + '.py'), *flags, '--json', json_file]
 
 
 def measured_ratios(folder, names):
@@ -80,13 +84,13 @@ def judge(before, now):
     return lines, fallen
 
 
-def run(names, folder):
+def run(names, folder, torch_python=None):
     """Run benchmarks, one after another. Returns: the names of those that failed."""
     os.makedirs(folder, exist_ok=True)
     failed = []
     for name in names:
         path = os.path.join(folder, name + '.json')
-        words = command(name, path)
+        words = command(name, path, torch_python)
         print('\n{}: {}\n'.format(name, ' '.join(map(shlex.quote, words[1:]))), flush=True)
         if subprocess.run(words).returncode:
             failed.append(name)
@@ -100,10 +104,12 @@ def main():
     parser.add_argument('--folder', default=os.path.join(ROOT, 'bench'), help='of the JSON files (default: bench)')
     parser.add_argument('--baseline', default=os.path.join(HERE, 'baseline.json'), metavar='FILE',
                         help='(default: benchmarks/baseline.json)')
+    parser.add_argument('--torch-python', metavar='PROGRAM', help="a Python that has PyTorch, for the attack's speed "
+                        '(default: this one, if it has)')
     parser.add_argument('--no-run', action='store_true', help='compare the files that are in the folder already')
     parser.add_argument('--write-baseline', action='store_true', help='make these ratios the baseline')
     args = parser.parse_args()
-    failed = [] if args.no_run else run(args.only, args.folder)
+    failed = [] if args.no_run else run(args.only, args.folder, args.torch_python)
     # A benchmark that failed may have left the figures of an earlier run.
     now = measured_ratios(args.folder, [name for name in args.only if name not in failed])
     baseline = _read(args.baseline) if os.path.isfile(args.baseline) else {'ratios': {}}

@@ -11,7 +11,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BENCHMARKS = os.path.join(ROOT, 'benchmarks')
 sys.path.insert(0, BENCHMARKS)
 
-import compare  # noqa: E402  (behind the path, like what follows)
+import attack_speed  # noqa: E402  (behind the path, like what follows)
+import compare  # noqa: E402
+import main  # noqa: E402
 import measure  # noqa: E402
 import timeline  # noqa: E402
 from measure import Quantity  # noqa: E402
@@ -175,7 +177,7 @@ def test_a_broken_baseline_is_named_in_one_line(tmp_path):
 
 def test_a_benchmark_that_fails_is_not_judged_by_its_earlier_figures(tmp_path, monkeypatch, capsys):
     folder = a_folder(tmp_path, train_speed={'a': 1.0}, memory={'x': 3.0})
-    monkeypatch.setattr(compare, 'command', lambda name, path: [
+    monkeypatch.setattr(compare, 'command', lambda name, *_: [
         sys.executable, '-c', 'raise SystemExit({})'.format(int(name == 'memory'))])
     monkeypatch.setattr(sys, 'argv', ['compare.py', '--only', 'train_speed', 'memory', '--folder', folder,
                                       '--baseline', os.path.join(folder, 'base.json'), '--write-baseline'])
@@ -189,6 +191,13 @@ def test_a_benchmark_that_fails_is_not_judged_by_its_earlier_figures(tmp_path, m
 @pytest.mark.parametrize('name', list(compare.BENCHMARKS))
 def test_each_benchmark_of_make_bench_has_its_program(name):
     assert os.path.isfile(compare.command(name, 'x.json')[1])
+
+
+@pytest.mark.parametrize('flags, arch, depth', [
+    ([], 'ResNet', 50), (['-d', '101'], 'ResNet', 101), (['--arch', 'EfficientNet'], 'EfficientNet', None)])
+def test_the_attacks_speed_is_measured_on_any_network(flags, arch, depth):
+    args = main.parse_args(['--fake'] + attack_speed.with_defaults(flags))
+    assert (args.arch, args.depth, args.batch, args.attack_iter) == (arch, depth, 8, 4)
 
 
 START = 1_700_000_000_000_000  # microseconds since the epoch, as Horovod writes it
