@@ -43,13 +43,8 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
     with tf.variable_scope(name):
         weights = tf.get_variable('W', [kernel, kernel, channels_of(x, style) // group, channels],
                                   initializer=initializer)
-        padding = 'SAME'
-        if stride > 1 and kernel > 1 and style.padding == 'explicit':
-            around = kernel // 2
-            x = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0]))
-            padding = 'VALID'
-        return layers.convolution(lambda weights: tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding,
-                                                               data_format=style.data_format), weights, style, norm)
+        around = kernel // 2 if stride > 1 and kernel > 1 and style.padding == 'explicit' else None
+        return layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style, around), weights, style, norm)
 
 
 def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):

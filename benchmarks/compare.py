@@ -23,8 +23,8 @@ ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
 # Programs and their flags: about 20 minutes in all on 2 cores.
 BENCHMARKS = {
-    'attack_speed': 'attack_speed --repeats 3',
-    'attack_speed_efficientnet': 'attack_speed --arch EfficientNet --repeats 3',
+    'attack_speed': 'attack_speed',
+    'attack_speed_efficientnet': 'attack_speed --arch EfficientNet',
     'startup': 'startup --repeats 2',
     'train_speed': 'train_speed ' + _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
                             "--variant 'PGD-4: --attack-iter 4'",

@@ -51,9 +51,7 @@ def conv2d(x, name, channels, kernel, style, stride=1, norm=None):
         weights = tf.get_variable('kernel', [kernel, kernel, channels_of(x, style), channels],
                                   initializer=_normal(2.0 / (kernel * kernel * channels)))
         bias = None if norm is not None else tf.get_variable('bias', [channels], initializer=tf.zeros_initializer())
-    y = layers.convolution(
-        lambda weights: tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format),
-        weights, style, _batch_norm(norm))
+    y = layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style), weights, style, _batch_norm(norm))
     return y if bias is None else tf.nn.bias_add(y, style.value(bias), data_format=style.data_format)
 
 

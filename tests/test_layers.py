@@ -88,6 +88,29 @@ def test_shared_statistics_are_those_of_the_values_of_all_ranks(sess, data_forma
     np.testing.assert_allclose(to_nhwc(sess.run(y), data_format), want, atol=1e-5 * offset)
 
 
+# Gradients of images by phases
+
+@pytest.mark.parametrize('kernel, stride, around, size', [
+    (7, 2, 3, (16, 18)), (7, 2, 3, (15, 9)), (3, 2, None, (16, 17)), (3, 2, None, (5, 4)), (5, 3, None, (11, 13)),
+    (4, 4, None, (9, 16)), (1, 2, None, (6, 7)), (3, 2, 1, (8, 7)), (2, 3, None, (10, 9))])
+def test_a_strided_convolutions_gradient_of_an_image_is_tensorflows(sess, kernel, stride, around, size):
+    x, weights = normal(2, *size, 3, seed=0), normal(kernel, kernel, 3, 6, seed=1)
+
+    def value_and_gradient(dtype, frozen):
+        image = tf.constant(x, dtype)
+        y = layers.conv2d(image, tf.constant(weights, dtype), stride, replace(STYLE, training=False, frozen=frozen),
+                          around)
+        dy = tf.constant(normal(*y.shape.as_list(), seed=2), dtype)
+        return y, tf.gradients(y, image, dy)[0]
+    want = value_and_gradient(tf.float64, None)
+    got = value_and_gradient(tf.float32, layers.Frozen())
+    types = {op.type for op in got[1].graph.get_operations()}
+    assert 'DepthToSpace' in types
+    assert got[1].shape.as_list() == want[1].shape.as_list()
+    for ours, theirs in zip(sess.run(got), sess.run(want)):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
 # Depthwise convolution
 
 def depthwise_with_gradients(x, kernel, stride, dy_of):
