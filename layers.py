@@ -6,6 +6,7 @@ from typing import Callable, Optional
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.collection import freeze_collection
 
+import image_gradients
 from smooth_activations import backward_slope, compiled_ops, current_slope
 
 
@@ -106,45 +107,12 @@ def conv2d(x, weights, stride, style, around=None):
         if around is not None:
             x, padding = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0])), 'VALID'
         return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
-    if style.frozen is None or style.data_format != 'NHWC' or stride == 1 or channels_of(x, style) > _FEW_CHANNELS or \
-            compiled_ops(x) is None:
+    of_image = stride > 1 and x.shape[1:].is_fully_defined() and channels_of(x, style) <= _FEW_CHANNELS
+    if style.frozen is None or style.data_format != 'NHWC' or not of_image or compiled_ops(x) is None:
         return convolve(x)
-    kernel, size = int(weights.shape[0]), x.shape.as_list()[1:3]
-    phases = style.frozen.once(weights.name + '/phases', lambda: _phases(weights, stride))
-    before = [_same_padding(side, kernel, stride) if around is None else around for side in size]
-    return tf.custom_gradient(lambda x: (convolve(x), lambda dy: _gradient_by_phases(
-        dy, phases, kernel, stride, before, size)))(x)
-
-
-def _same_padding(side, kernel, stride):
-    """Zeros before a side with SAME padding."""
-    return max(0, (-(-side // stride) - 1) * stride + kernel - side) // 2
-
-
-def _phases(weights, stride):
-    """[k, k, in, out] -> [K, K, out, stride * stride * in] with K = k / stride, rounded up: see next function."""
-    kernel, _, channels_in, channels = weights.shape.as_list()
-    steps = -(-kernel // stride)
-    missing = [0, steps * stride - kernel]
-    weights = tf.reshape(tf.pad(weights, [missing, missing, [0, 0], [0, 0]]),
-                         [steps, stride, steps, stride, channels_in, channels])
-    return tf.reshape(tf.transpose(weights[::-1, :, ::-1], [0, 2, 5, 1, 3, 4]),
-                      [steps, steps, channels, stride * stride * channels_in])
-
-
-def _gradient_by_phases(dy, phases, kernel, stride, before, size):
-    """The gradient of a strided convolution's input [N, *size, in], as a convolution of ``dy`` without a stride.
-
-    Pixels whose places differ by a multiple of the stride meet the same weights; each such phase has output channels of
-    its own. So few input channels as an image has leave most of a vector unit unused; phase by phase they are more.
-    """
-    steps = -(-kernel // stride)
-    first = [zeros // stride for zeros in before]  # of the pixels of one phase, with the zeros around them
-    last = [(zeros + side - 1) // stride for zeros, side in zip(before, size)]
-    around = [[steps - 1 - low, high - int(count) + 1] for low, high, count in zip(first, last, dy.shape[1:3])]
-    dx = tf.depth_to_space(tf.nn.conv2d(dy, phases, 1, [[0, 0], *around, [0, 0]]), stride)
-    top, left = (zeros - low * stride for zeros, low in zip(before, first))
-    return dx[:, top:top + size[0], left:left + size[1]]
+    phases = style.frozen.once(weights.name + '/phases', lambda: image_gradients.split(weights, stride))
+    return tf.custom_gradient(lambda x: (convolve(x), lambda dy: image_gradients.by_phases(
+        dy, phases, int(weights.shape[0]), stride, around, x.shape.as_list()[1:3])))(x)
 
 
 def channels_of(x, style):
