@@ -116,6 +116,24 @@ def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, bindin
             assert threads == (cores // 2 if binding == 'none' else mine)
 
 
+YIELDS = '''
+import ctypes
+from third_party import utils
+utils.start_ranks()
+print(ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idle').value, flush=True)
+'''
+
+
+@pytest.mark.parametrize('asked, yields', [({}, 'True'), ({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False')])
+def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(tmp_path, asked, yields):
+    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
+    environment.pop('OMPI_MCA_mpi_yield_when_idle', None)
+    found = subprocess.check_output(['mpirun', '-np', '2', '--oversubscribe', sys.executable, '-c', YIELDS],
+                                    cwd=tmp_path, env=dict(environment, **asked), text=True, stderr=subprocess.DEVNULL,
+                                    timeout=SECONDS)
+    assert found.split() == [yields] * 2
+
+
 FIRST_SESSION = '''
 import os
 import tensorflow.compat.v1 as tf
