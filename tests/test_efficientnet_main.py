@@ -217,7 +217,9 @@ def per_example(folder):
     return (folder / 'per_example.csv').read_bytes()
 
 
-def test_the_program_s_verdicts_are_those_of_main(tmp_path, checkpoint, data):
+@pytest.fixture
+def judged(tmp_path, checkpoint, data):
+    """What the program shows that judges into the folder ``own``, and main.py's flags for the same."""
     attack = ['--attack-iter', '2', '--attack-epsilon', '16', '--data-format', 'NHWC']
     shown = run_program(tmp_path, SCRIPT, '--mode=eval', '--ckpt_path', checkpoint, '--data_dir', data, *SMALL, *SAT,
                         '--eval_batch_size=4', '--num_eval_images={}'.format(NUM_IMAGES), '--results-dir', 'own',
@@ -225,8 +227,17 @@ def test_the_program_s_verdicts_are_those_of_main(tmp_path, checkpoint, data):
     same = ['--eval', '--load', checkpoint, '--data', data, '--batch', '4', '--arch', 'EfficientNet',
             '--width-coefficient', '0.25', '--depth-coefficient', '0.4', '--input-size', '32', '--num-classes', '10',
             '--moving-average-decay', '0', '--augmentation', 'efficientnet', *attack]
-    run_program(tmp_path, os.path.join(ROOT, 'main.py'), *same, '--results-dir', 'main')
+    return shown, same
+
+
+@pytest.mark.slow
+def test_the_program_s_verdicts_are_those_of_main(tmp_path, judged):
+    run_program(tmp_path, os.path.join(ROOT, 'main.py'), *judged[1], '--results-dir', 'main')
     assert per_example(tmp_path / 'own') == per_example(tmp_path / 'main')
+
+
+def test_the_program_judges_and_says_what_command_of_main_is_the_same(tmp_path, judged):
+    shown, same = judged
     assert_tells_apart(per_example(tmp_path / 'own'))
     assert 'Attack Success Rate: ' in shown
     command, = [line for line in shown.splitlines() if 'python main.py' in line]

@@ -364,7 +364,9 @@ def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsy
     assert end.value.code == 2 and '--prediction-file' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('norm, epsilon', [('Linf', 48.0), ('L2', 1300.0), ('L1', 9000.0)])
+@pytest.mark.parametrize('norm, epsilon', [
+    ('Linf', 48.0), pytest.param('L2', 1300.0, marks=pytest.mark.slow),
+    pytest.param('L1', 9000.0, marks=pytest.mark.slow)])
 def test_one_graph_judges_as_a_graph_for_each_attacker_does(network, images, labels, norm, epsilon):
     from third_party.utils import Ranks
     args = main.parse_args(ARCHITECTURE)

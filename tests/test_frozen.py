@@ -22,7 +22,7 @@ RESNETS = {'ResNet': ['--arch', 'ResNet', '-d', '50'],
            'SmoothReLU': ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'smoothrelu']}
 
 
-SLOW = ('ResNeXt', 'Denoise', 'DenoiseAll', 'CifarWide')
+SLOW = ('ResNeXt', 'Denoise', 'DenoiseAll', 'CifarWide', 'EfficientNet recomputed')
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in

@@ -57,8 +57,9 @@ def test_the_example_prints_the_best_class_and_five_names(graph, weights_rule, p
 
 
 @pytest.mark.parametrize('flags, named', [
-    (['--input', '/nowhere.png', '--load', 'net.npz'], '/nowhere.png'), (['--load', '/nowhere.npz'], '/nowhere.npz'),
-    (['-d', '51', '--load', 'net.npz'], '51')])
+    (['--load', '/nowhere.npz'], '/nowhere.npz'),
+    pytest.param(['--input', '/nowhere.png', '--load', 'net.npz'], '/nowhere.png', marks=pytest.mark.slow),
+    pytest.param(['-d', '51', '--load', 'net.npz'], '51', marks=pytest.mark.slow)])
 def test_the_example_refuses_a_mistake_in_one_line(picture, flags, named):
     done = run_example('--input', picture[0], *flags)
     assert done.returncode == 2 and done.stdout == ''

@@ -124,7 +124,8 @@ print(ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idl
 '''
 
 
-@pytest.mark.parametrize('asked, yields', [({}, 'True'), ({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False')])
+@pytest.mark.parametrize('asked, yields', [
+    ({}, 'True'), pytest.param({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False', marks=pytest.mark.slow)])
 def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(tmp_path, asked, yields):
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
     environment.pop('OMPI_MCA_mpi_yield_when_idle', None)
