@@ -5,11 +5,10 @@
     .venv/bin/python benchmarks/attack_speed.py --arch EfficientNet --precisions float32 bfloat16
 
 Takes main.py's flags of a network (--arch first of all) and its training attack; default: ResNet-50 with SiLU at 224,
-8 images, PGD-4. All
-loops are up at once, each in a process of its own, and take turns; an image-step is one pass forward and back of one
-image. Prints a Markdown table, median (lowest to highest) and the ratio to the release's graph: NCHW, batch norm by
-itself, activations of several ops (its max-pooling in NHWC: a CPU has no gradient of it otherwise). PyTorch is looked
-for in this program's Python, or in another one, for ResNet-50 alone; all its ways are tried.
+8 images, PGD-4. All loops are up at once, each in a process of its own, and take turns; an image-step is one pass
+forward and back of one image. Prints a Markdown table, median (lowest to highest) and the ratio to the release's graph:
+NCHW, batch norm by itself, activations of several ops (its max-pooling in NHWC: a CPU has no gradient of it otherwise).
+PyTorch is looked for in this program's Python, or in another one, for ResNet-50 alone; all its ways are tried.
 """
 import argparse
 import contextlib
