@@ -21,7 +21,7 @@ import measure
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
-# Programs and their flags: about 20 minutes in all on 2 cores.
+# Programs and their flags: about 15 minutes in all on 2 cores.
 BENCHMARKS = {
     'attack_speed': 'attack_speed',
     'attack_speed_efficientnet': 'attack_speed --arch EfficientNet',

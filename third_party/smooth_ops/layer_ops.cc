@@ -35,7 +35,6 @@ REGISTER_OP("SmoothMaxPoolGrad")
 The gradient of x [N,H,W,C] where that of its max-pooling with SAME padding is dy; of equal elements the first has it all.
 )doc");
 
-
 REGISTER_OP("SmoothDepthwiseGrad")
     .Input("dy: T")
     .Input("kernel: T")
@@ -267,10 +266,10 @@ class ChannelAffineOp : public LayerOp<T, Bits> {
 
 #define REGISTER(NAME, OP, T, Bits) \
   REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), OP<T, Bits>);
-#define REGISTER_ALL(T, Bits)                                  \
-  REGISTER("SmoothMaxPoolGrad", PoolGradientOp, T, Bits)       \
+#define REGISTER_ALL(T, Bits)                                   \
+  REGISTER("SmoothMaxPoolGrad", PoolGradientOp, T, Bits)        \
   REGISTER("SmoothDepthwiseGrad", DepthwiseGradientOp, T, Bits) \
-  REGISTER("SmoothChannelSums", ChannelSumsOp, T, Bits)        \
+  REGISTER("SmoothChannelSums", ChannelSumsOp, T, Bits)         \
   REGISTER("SmoothChannelAffine", ChannelAffineOp, T, Bits)
 REGISTER_ALL(float, float)
 REGISTER_ALL(tensorflow::bfloat16, Half)
