@@ -31,7 +31,8 @@ BENCHMARKS = {
     'memory': 'memory ' + _SMALL + "--attack-iter 1 --variant plain: --variant 'recompute: --recompute' "
                        "--variant 'accumulate 4: --accumulate 4'",
     'scaling': 'scaling ' + _SMALL + '--attack-iter 1 --timeline',
-    'zmq_throughput': 'zmq_throughput --receivers 1 --seconds 1',
+    'zmq_throughput': 'zmq_throughput --receivers 1 --seconds 1 '
+                      "--ways bare op 'op, written' tensorpack",
 }
 TOLERANCE = 0.10  # part of a ratio that may be lost
 

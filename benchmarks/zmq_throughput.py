@@ -6,11 +6,12 @@
 Prints a Markdown table: median (lowest to highest), and the ratios to the first and to the last way's run next to
 each. The ways:
 
-    bare         pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
-    op           the same message again and again, as serve-data.py sends what its workers have assembled; ZMQPull, one
-                 pull a step as in training, and ops that read the tensors
-    op, written  the sender writes every batch into a message with write_message
-    tensorpack   send_dataflow_zmq and RemoteDataZMQ, up to NumPy arrays
+    bare           pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
+    bare, threads  the same with as many sending threads of ZMQ's as serve-data.py has; ZMQ's default is one
+    op             the same message again and again, as serve-data.py sends what its workers have assembled; ZMQPull,
+                   one pull a step as in training, and ops that read the tensors
+    op, written    the sender writes every batch into a message with write_message
+    tensorpack     send_dataflow_zmq and RemoteDataZMQ, up to NumPy arrays
 """
 import argparse
 import contextlib
@@ -29,9 +30,10 @@ import numpy as np  # noqa: E402  (behind the path, like what follows)
 import zmq  # noqa: E402
 
 import measure  # noqa: E402
+from third_party.imagedata.server import SENDING_THREADS  # noqa: E402
 from zmq_ops import message_size, write_message  # noqa: E402
 
-WAYS = ('bare', 'op', 'op, written', 'tensorpack')
+WAYS = ('bare', 'bare, threads', 'op', 'op, written', 'tensorpack')
 WARM_UP = 20  # messages of each receiver before its clock starts
 PATIENCE = 60  # seconds beyond the measurement until a receiver counts as stuck
 SPEED = measure.Quantity('GB/s')
@@ -48,7 +50,8 @@ def send(way, arrays, address, hwm):
     if way == 'tensorpack':
         from tensorpack.dataflow import DataFromList, send_dataflow_zmq
         send_dataflow_zmq(DataFromList([arrays] * 1000, shuffle=False), address, hwm=hwm, bind=True)
-    socket = zmq.Context().socket(zmq.PUSH)
+    context = zmq.Context() if way == 'bare' else zmq.Context(SENDING_THREADS)
+    socket = context.socket(zmq.PUSH)
     socket.sndhwm = hwm
     socket.bind(address)
     buffers = [bytearray(message_size(arrays)) for _ in range(RING)]
@@ -81,7 +84,7 @@ def receiver(way, arrays, address, hwm, receivers):
         flow.reset_state()
         batches = iter(flow)
         return lambda: next(batches)
-    if way == 'bare':
+    if way.startswith('bare'):
         socket = zmq.Context.instance().socket(zmq.PULL)
         socket.rcvhwm = hwm
         socket.connect(address)
