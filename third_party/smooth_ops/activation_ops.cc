@@ -3,12 +3,9 @@
 #include <iterator>
 #include <string>
 
-#include "kernels.h"
-#include "tensorflow/core/framework/bfloat16.h"
+#include "loop_op.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace smooth_ops {
 
@@ -55,11 +52,12 @@ static_assert(std::size(kNames) == kNumFunctions, "a name for each function");
 const Loops<float>& LoopsOf(const Table& table, int function, float) { return table.of_float[function]; }
 const Loops<Half>& LoopsOf(const Table& table, int function, Half) { return table.of_bfloat16[function]; }
 
-// T is TensorFlow's type, Bits what the loops take.
+constexpr int64_t kCycles = 4;  // of an element, about
+
 template <typename T, typename Bits>
-class ActivationOp : public tensorflow::OpKernel {
+class ActivationOp : public LoopOp<T, Bits> {
  public:
-  explicit ActivationOp(OpKernelConstruction* context) : OpKernel(context) {
+  explicit ActivationOp(OpKernelConstruction* context) : LoopOp<T, Bits>(context) {
     std::string name;
     OP_REQUIRES_OK(context, context->GetAttr("function", &name));
     OP_REQUIRES_OK(context, context->GetAttr("alpha", &alpha_));
@@ -70,16 +68,6 @@ class ActivationOp : public tensorflow::OpKernel {
   }
 
  protected:
-  // Calls work(first, last) for parts of n elements, on all threads.
-  template <typename Work>
-  void InParts(OpKernelContext* context, int64_t n, const Work& work) {
-    constexpr int64_t kCyclesPerElement = 4;  // so that small arrays stay on one thread
-    context->device()->tensorflow_cpu_worker_threads()->workers->ParallelFor(n, kCyclesPerElement, work);
-  }
-
-  static const Bits* Data(const Tensor& tensor) { return reinterpret_cast<const Bits*>(tensor.flat<T>().data()); }
-  static Bits* Data(Tensor* tensor) { return reinterpret_cast<Bits*>(tensor->flat<T>().data()); }
-
   Loops<Bits> loops_;
   float alpha_;
 };
@@ -95,7 +83,7 @@ class ValueOp : public ActivationOp<T, Bits> {
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, input.shape(), &output));
     const Bits* x = this->Data(input);
     Bits* y = this->Data(output);
-    this->InParts(context, input.NumElements(), [this, x, y](int64_t first, int64_t last) {
+    this->InParts(context, input.NumElements(), kCycles, [this, x, y](int64_t first, int64_t last) {
       this->loops_.value(x + first, y + first, last - first, this->alpha_);
     });
   }
@@ -120,7 +108,7 @@ class GradientOp : public ActivationOp<T, Bits> {
     const Bits* more = uses == 2 ? this->Data(context->input(1)) : nullptr;
     const Bits* x = this->Data(input);
     Bits* dx = this->Data(output);
-    this->InParts(context, input.NumElements(), [this, dy, more, x, dx](int64_t first, int64_t last) {
+    this->InParts(context, input.NumElements(), kCycles, [this, dy, more, x, dx](int64_t first, int64_t last) {
       this->loops_.gradient(dy + first, more == nullptr ? nullptr : more + first, x + first, dx + first, last - first,
                             this->alpha_);
     });

@@ -3,13 +3,10 @@
 
 #include <vector>
 
-#include "kernels.h"
-#include "tensorflow/core/framework/bfloat16.h"
+#include "loop_op.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/tensor_shape.h"
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace smooth_ops {
 
@@ -87,22 +84,13 @@ namespace {
 const LayerLoops<float>& LoopsOf(const Table& table, float) { return table.layers_of_float; }
 const LayerLoops<Half>& LoopsOf(const Table& table, Half) { return table.layers_of_bfloat16; }
 
-// T is TensorFlow's type, Bits what the loops take.
 template <typename T, typename Bits>
-class LayerOp : public tensorflow::OpKernel {
+class LayerOp : public LoopOp<T, Bits> {
  public:
-  explicit LayerOp(OpKernelConstruction* context) : OpKernel(context), loops_(LoopsOf(BestTable(), Bits{})) {}
+  explicit LayerOp(OpKernelConstruction* context)
+      : LoopOp<T, Bits>(context), loops_(LoopsOf(BestTable(), Bits{})) {}
 
  protected:
-  static const Bits* Data(const Tensor& tensor) { return reinterpret_cast<const Bits*>(tensor.flat<T>().data()); }
-  static Bits* Data(Tensor* tensor) { return reinterpret_cast<Bits*>(tensor->flat<T>().data()); }
-
-  // Calls work(first, last) for parts of n images of about so many cycles each, on all threads.
-  template <typename Work>
-  static void InParts(OpKernelContext* context, int64_t n, int64_t cycles, const Work& work) {
-    context->device()->tensorflow_cpu_worker_threads()->workers->ParallelFor(n, cycles, work);
-  }
-
   const LayerLoops<Bits>& loops_;
 };
 
