@@ -14,8 +14,10 @@ setup:
 demo: setup
 	@$(PY) scripts/demo.py
 
+# Most tests keep one core busy. More processes than these take gigabytes of memory each for little.
+TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
 test: setup
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: setup
 	@$(PY) -m pytest -q -m "not slurm and not multihost"
