@@ -155,6 +155,15 @@ def test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none(tmp_path):
     assert run_compare(folder, '--only', 'memory').returncode == 1  # nothing measured is no good news
 
 
+def test_others_code_may_become_slower(tmp_path):
+    folder = a_folder(tmp_path, attack_speed={'float32': 2.0, 'PyTorch, float32': 1.0})
+    base = {'attack_speed': {'float32': 2.0, 'PyTorch, float32': 2.0}}
+    measure.write_json(os.path.join(folder, 'base.json'), {'machine': 'another', 'date': 'then', 'ratios': base})
+    done = run_compare(folder)
+    assert done.returncode == 0, done.stderr
+    assert '| attack_speed | PyTorch, float32 | 2.00 | 1.00 | -50.0% |  |' in done.stdout
+
+
 def test_a_baseline_is_written_and_keeps_what_was_not_measured(tmp_path):
     folder = a_folder(tmp_path, train_speed={'a': 1.0})
     assert run_compare(folder).returncode == 0  # there is none: everything is said to be new
