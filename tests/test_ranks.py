@@ -118,8 +118,9 @@ def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, bindin
 YIELDS = '''
 import ctypes
 from third_party import utils
-utils.start_ranks()
-print(ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idle').value, flush=True)
+ranks = utils.start_ranks()
+yields = ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idle').value
+open('found-{}'.format(ranks.rank), 'w').write(str(yields))
 '''
 
 
@@ -128,10 +129,9 @@ print(ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idl
 def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(tmp_path, asked, yields):
     environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
     environment.pop('OMPI_MCA_mpi_yield_when_idle', None)
-    found = subprocess.check_output(['mpirun', '-np', '2', '--oversubscribe', sys.executable, '-c', YIELDS],
-                                    cwd=tmp_path, env=dict(environment, **asked), text=True, stderr=subprocess.DEVNULL,
-                                    timeout=SECONDS)
-    assert found.split() == [yields] * 2
+    subprocess.run(['mpirun', '-np', '2', '--oversubscribe', sys.executable, '-c', YIELDS], cwd=tmp_path,
+                   env=dict(environment, **asked), stderr=subprocess.DEVNULL, timeout=SECONDS, check=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {'found-0': yields, 'found-1': yields}
 
 
 FIRST_SESSION = '''
