@@ -3,8 +3,8 @@
 
     .venv/bin/python benchmarks/zmq_throughput.py
 
-Prints a Markdown table: median (lowest to highest), and the ratios to the first and to the last way's run next to
-each. The ways:
+Prints a Markdown table: median (lowest to highest), and the ratios to the runs of bare and of tensorpack next to each.
+The ways:
 
     bare           pyzmq sends and receives the same bytes, copy=False on both sides; nobody looks at them
     bare, threads  the same with as many sending threads of ZMQ's as serve-data.py has; ZMQ's default is one
@@ -30,10 +30,10 @@ import numpy as np  # noqa: E402  (behind the path, like what follows)
 import zmq  # noqa: E402
 
 import measure  # noqa: E402
-from third_party.imagedata.server import SENDING_THREADS  # noqa: E402
 from zmq_ops import message_size, write_message  # noqa: E402
 
 WAYS = ('bare', 'bare, threads', 'op', 'op, written', 'tensorpack')
+REFERENCES = ('bare', 'tensorpack')  # those of them that are measured, else the first way
 WARM_UP = 20  # messages of each receiver before its clock starts
 PATIENCE = 60  # seconds beyond the measurement until a receiver counts as stuck
 SPEED = measure.Quantity('GB/s')
@@ -50,6 +50,7 @@ def send(way, arrays, address, hwm):
     if way == 'tensorpack':
         from tensorpack.dataflow import DataFromList, send_dataflow_zmq
         send_dataflow_zmq(DataFromList([arrays] * 1000, shuffle=False), address, hwm=hwm, bind=True)
+    from third_party.imagedata.server import SENDING_THREADS
     context = zmq.Context() if way == 'bare' else zmq.Context(SENDING_THREADS)
     socket = context.socket(zmq.PUSH)
     socket.sndhwm = hwm
@@ -172,7 +173,8 @@ def report(args, size):
 
     def of(way):
         return lambda name: '{}, receivers: {}'.format(way, names[name][1])
-    measure.report(found, [SPEED], args.json, {way: of(way) for way in dict.fromkeys([args.ways[0], args.ways[-1]])})
+    references = [way for way in REFERENCES if way in args.ways] or args.ways[:1]
+    measure.report(found, [SPEED], args.json, {way: of(way) for way in references})
 
 
 if __name__ == '__main__':

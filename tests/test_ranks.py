@@ -87,8 +87,9 @@ rank = utils.launched_rank()
 open('here-{}'.format(rank), 'w').close()
 while not all(os.path.exists('here-{}'.format(k)) for k in (0, 1)):  # as after hvd.init, all are there
     time.sleep(0.01)
+found = '{} {}'.format(utils.threads_for(utils.Ranks(rank, 2, rank, 2)), len(os.sched_getaffinity(0)))
 with open('found-{}'.format(rank), 'w') as f:  # mpirun may mix what the ranks print
-    print(utils.threads_for(utils.Ranks(rank, 2, rank, 2)), len(os.sched_getaffinity(0)), file=f)
+    f.write(found)
 while len(os.listdir('.')) < 4:  # nobody ends while the other looks for it
     time.sleep(0.01)
 '''
@@ -126,11 +127,12 @@ open('found-{}'.format(ranks.rank), 'w').write(str(yields))
 
 @pytest.mark.parametrize('asked, yields', [
     ({}, 'True'), pytest.param({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False', marks=pytest.mark.slow)])
-def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(tmp_path, asked, yields):
-    environment = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', PYTHONPATH=ROOT)
-    environment.pop('OMPI_MCA_mpi_yield_when_idle', None)
-    subprocess.run(['mpirun', '-np', '2', '--oversubscribe', sys.executable, '-c', YIELDS], cwd=tmp_path,
-                   env=dict(environment, **asked), stderr=subprocess.DEVNULL, timeout=SECONDS, check=True)
+def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(monkeypatch, tmp_path, asked, yields):
+    monkeypatch.delenv('OMPI_MCA_mpi_yield_when_idle', raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    ended = mpirun(2, '-c', YIELDS, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {'found-0': yields, 'found-1': yields}
 
 
