@@ -1,12 +1,13 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
-PY := .venv/bin/python
+export VENV ?= .venv
+PY := $(VENV)/bin/python
 export GPU ?= 0
 # Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 
-.PHONY: setup demo test test-all test-slurm test-multihost bench bench-baseline
+.PHONY: setup demo test test-all test-stacks test-slurm test-multihost bench bench-baseline
 
 setup:
 	@scripts/setup.sh
@@ -20,7 +21,11 @@ test: setup
 	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: setup
-	@$(PY) -m pytest -q -m "not slurm and not multihost"
+	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks"
+
+# `make test` with each set of constraints/ whose Python is there, then what the sets have to agree on.
+test-stacks:
+	@scripts/test_stacks.sh
 
 # Both need root; where they cannot run they are skipped with the reason.
 CLUSTER_TESTS := $(PY) -m pytest -v -rs --durations=0 --durations-min=1

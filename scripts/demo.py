@@ -21,7 +21,7 @@ OUT = os.path.join('train_log', 'demo')
 ACTIVATIONS = ('relu', 'silu')
 EVALUATION_STEPS = (10, 50)
 RANKS = 2
-PYTHON = os.path.join('.venv', 'bin', 'python')
+PYTHON = os.path.relpath(sys.executable, ROOT)
 EPSILON = 32
 NETWORK = ['--arch', 'CifarResNet', '-d', '8']
 # A short schedule for a small data set: this is a demonstration, not a recipe of the papers.

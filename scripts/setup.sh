@@ -1,20 +1,78 @@
 #!/usr/bin/env bash
 # Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod.
+# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
+# path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
+# environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
+# first, `setup.sh choice` the one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly GPU="${GPU:-0}"
-readonly VENV=.venv
-readonly HOROVOD_VERSION=0.28.1
-readonly TF_VERSION=2.15.1
+readonly VENV="${VENV:-.venv}"
 readonly START=$SECONDS
 
 fail() { echo "setup: $*" >&2; exit 1; }
+refuse() { echo "setup: $*" >&2; exit 2; }
+
+# "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
+list_sets() {
+  local file version python
+  for file in constraints/tensorflow-*.txt; do
+    version=${file#constraints/tensorflow-}
+    for python in $(sed -n 's/^# Python: //p' "$file"); do echo "$python ${version%.txt}"; done
+  done | sort -k 1,1Vr -k 2,2Vr
+}
+
+# The sets as a sentence's end.
+name_sets() { list_sets | awk '{ printf "%sPython %s with TensorFlow %s", (NR > 1 ? ", " : ""), $1, $2 }'; }
+
+# "3.12" of a Python that runs.
+python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
+# find_python VERSION: a Python of it on the PATH.
+find_python() {
+  local candidate found
+  for candidate in "python$1" python3; do
+    if found=$(python_version "$candidate") && [ "$found" = "$1" ]; then command -v "$candidate"; return; fi
+  done
+  return 1
+}
+
+# newest_tensorflow PYTHON_VERSION: of its sets the newest TensorFlow that is what TENSORFLOW asks for.
+newest_tensorflow() {
+  list_sets | awk -v python="$1" -v wanted="${TENSORFLOW:-}" \
+    '$1 == python && (wanted == "" || index($2 ".", wanted ".") == 1) { print $2; exit }'
+}
+
+# Sets PYTHON_PATH, PYTHON_VERSION and TF_VERSION.
+choose_set() {
+  if [ -n "${PYTHON:-}" ]; then
+    PYTHON_PATH=$PYTHON
+    [[ $PYTHON =~ ^[0-9]+\.[0-9]+$ ]] && { PYTHON_PATH=$(find_python "$PYTHON") || refuse "no Python $PYTHON on the PATH"; }
+    PYTHON_VERSION=$(python_version "$PYTHON_PATH") || refuse "PYTHON=$PYTHON does not run"
+    TF_VERSION=$(newest_tensorflow "$PYTHON_VERSION")
+    [ -n "$TF_VERSION" ] ||
+      refuse "no tested set of Python $PYTHON_VERSION${TENSORFLOW:+ with TensorFlow $TENSORFLOW}; there are: $(name_sets)"
+    return
+  fi
+  if [ -z "${TENSORFLOW:-}" ] && read -r PYTHON_VERSION TF_VERSION 2>/dev/null <"$VENV/set" &&
+    list_sets | grep -qxF "$PYTHON_VERSION $TF_VERSION" && [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ]
+  then
+    PYTHON_PATH=$VENV/bin/python
+    return
+  fi
+  for PYTHON_VERSION in $(list_sets | cut -d ' ' -f 1 | uniq); do
+    TF_VERSION=$(newest_tensorflow "$PYTHON_VERSION")
+    [ -n "$TF_VERSION" ] && PYTHON_PATH=$(find_python "$PYTHON_VERSION") && return
+  done
+  [ -z "${TENSORFLOW:-}" ] || refuse "no tested set of TensorFlow $TENSORFLOW with a Python on the PATH; there are: $(name_sets)"
+  fail "no Python on the PATH for a tested set, which are: $(name_sets); install one (Debian 12: apt-get install python3.11 python3.11-venv; Debian 13 has 3.13, Ubuntu 24.04 has 3.12) or name it: make setup PYTHON=/path/to/python3.11"
+}
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD"; cat scripts/setup.sh scripts/selfcheck.py requirements.txt requirements-test.txt constraints.txt; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -32,17 +90,6 @@ step() {
   fi
   echo " $((SECONDS - begin)) s"
   [ "$log" = "$VENV/setup.log" ] || rm -f "$log"
-}
-
-find_python() {
-  local candidate
-  for candidate in ${PYTHON:-} python3.11 python3.10 python3.9 python3; do
-    if "$candidate" -c 'import sys; raise SystemExit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
-  done
-  fail "no Python 3.9, 3.10 or 3.11 found; install one (Debian 12: apt-get install python3.11 python3.11-venv) or name it: make setup PYTHON=/path/to/python3.11"
 }
 
 has_header() { echo "#include <$1>" | g++ -E -x c++ - >/dev/null 2>&1; }
@@ -85,59 +132,54 @@ check_cuda() {
   has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
 }
 
-make_venv() { [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -c '' 2>/dev/null || "$1" -m venv --clear "$VENV"; }
+make_venv() {
+  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
+    "$PYTHON_PATH" -m venv --clear "$VENV"
+  echo "$PYTHON_VERSION $TF_VERSION" >"$VENV/set"
+}
 
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
   "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c constraints.txt
+    -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
-horovod_is_built() { "$VENV/bin/python" -c "
-import horovod, horovod.tensorflow as hvd
-assert horovod.__version__ == '$HOROVOD_VERSION' and hvd.mpi_built() and ($GPU == 0 or hvd.nccl_built())"; }
-
 install_horovod() {
-  horovod_is_built && return
-  local operations=()
-  [ "$GPU" = 1 ] && operations=(HOROVOD_GPU_OPERATIONS=NCCL)
-  # 0.28.1 is the last release that builds against TensorFlow 2.15; only MPI and TensorFlow are wanted.
-  env HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_WITHOUT_PYTORCH=1 \
-      HOROVOD_WITHOUT_MXNET=1 MAKEFLAGS="-j$(nproc)" "${operations[@]}" PATH="$PWD/$VENV/bin:$PATH" \
-      "$VENV/bin/python" -m pip install --disable-pip-version-check --no-build-isolation --force-reinstall --no-deps \
-      "horovod==$HOROVOD_VERSION"
+  local flavour=()
+  [ "$GPU" = 1 ] && flavour=(--gpu)
+  "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
 build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$PWD/$VENV/bin/python"
+  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
   # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
 
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$PWD/$VENV/bin/python"; }
+build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
 
 build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
 main() {
-  local python want
+  local want
+  choose_set
   want=$(fingerprint)
   if [ "$(cat "$VENV/setup-done" 2>/dev/null)" = "$want" ] && [ -x "$VENV/bin/python" ]; then
     echo "setup: nothing to do"
     return
   fi
-  python=$(find_python)
-  echo "setup: $("$python" --version) at $python"
-  install_system_packages "$python"
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  install_system_packages "$PYTHON_PATH"
   check_cuda
-  step "virtual environment in $VENV" make_venv "$python"
+  step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
-  step "Horovod $HOROVOD_VERSION with MPI (built from source)" install_horovod
+  step "Horovod with MPI (built from source, once)" install_horovod
   step "zmq_ops, this project's TensorFlow op" build_zmq_ops
   step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
   step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
@@ -146,4 +188,8 @@ main() {
   echo "setup: done in $((SECONDS - START)) s"
 }
 
-main
+case "${1:-}" in
+  sets) list_sets ;;
+  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH" ;;
+  *) main ;;
+esac

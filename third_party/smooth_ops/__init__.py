@@ -6,7 +6,9 @@ processor knows; SMOOTH_OPS_INSTRUCTIONS=base, avx2 or avx512 in the environment
 import functools
 import os
 
-LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libsmooth_ops.so')
+import op_library
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 FUNCTIONS = ('relu', 'silu', 'softplus', 'gelu', 'gelu_erf', 'celu', 'mish')
 
 
@@ -20,11 +22,4 @@ def load_op_library():
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """
-    if not os.path.isfile(LIBRARY):
-        raise ImportError('smooth_ops: {} has not been built; run `make setup`'.format(LIBRARY))
-    import tensorflow as tf
-    try:
-        return tf.load_op_library(LIBRARY)
-    except tf.errors.NotFoundError as e:
-        raise ImportError('smooth_ops: {} does not fit TensorFlow {}; delete it and run `make setup` ({})'.format(
-            LIBRARY, tf.__version__, e.message)) from e
+    return op_library.load(FOLDER)

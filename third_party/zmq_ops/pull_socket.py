@@ -2,9 +2,11 @@
 import functools
 import os
 
+import op_library
+
 from .wire import DTYPE_CODES
 
-LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libzmq_ops.so')
+FOLDER = os.path.dirname(os.path.abspath(__file__))
 DEFAULT_HWM = 10
 
 
@@ -17,14 +19,7 @@ def load_op_library():
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """
-    if not os.path.isfile(LIBRARY):
-        raise ImportError('zmq_ops: {} has not been built; run `make setup`'.format(LIBRARY))
-    import tensorflow as tf  # not at the top: a data server imports this package and must stay light
-    try:
-        return tf.load_op_library(LIBRARY)
-    except tf.errors.NotFoundError as e:
-        raise ImportError('zmq_ops: {} does not fit TensorFlow {}; delete it and run `make setup` ({})'.format(
-            LIBRARY, tf.__version__, e.message)) from e
+    return op_library.load(FOLDER)
 
 
 class ZMQPullSocket:

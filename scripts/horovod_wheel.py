@@ -1,0 +1,202 @@
+"""Installs Horovod with MPI for this Python's TensorFlow, from a wheel that is built once and kept in the user's cache.
+
+    .venv/bin/python scripts/horovod_wheel.py [--gpu]
+
+Wheels lie in ``$XDG_CACHE_HOME/smooth-adversarial-training/wheels`` (or ``~/.cache/...``), each in a folder named after
+what it was built for. Beside it stands a receipt with its digest: a wheel that is damaged, half-written or of another
+origin is built anew.
+"""
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+VERSION = '0.28.1'
+SDIST = 'sha256:92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0'
+# Only MPI and TensorFlow are wanted.
+SETTINGS = dict(HOROVOD_WITH_TENSORFLOW='1', HOROVOD_WITH_MPI='1', HOROVOD_WITHOUT_GLOO='1',
+                HOROVOD_WITHOUT_PYTORCH='1', HOROVOD_WITHOUT_MXNET='1')
+ARCH_FLAGS = ('f16c', 'avx', 'fma')  # instructions that Horovod's CMakeLists.txt asks for where the processor has them
+
+# Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15: (text, what stands there instead).
+CMAKE_FILE = os.path.join('horovod', 'tensorflow', 'CMakeLists.txt')
+CMAKE_EDITS = [
+    # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
+    ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
+     'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
+     '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
+    # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
+    ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
+]
+
+INSTALLED = """
+import json, os, horovod, horovod.tensorflow as hvd, tensorflow
+with open(os.path.join(os.path.dirname(horovod.__file__), 'metadata.json')) as f:
+    built_for = json.load(f)['tensorflow']
+assert (horovod.__version__, built_for) == ({!r}, tensorflow.__version__), (horovod.__version__, built_for)
+assert hvd.mpi_built() and (not {!r} or hvd.nccl_built())
+"""
+
+
+def works(gpu):
+    """Whether this Python imports the wanted Horovod, built for the TensorFlow that it has."""
+    return subprocess.run([sys.executable, '-c', INSTALLED.format(VERSION, gpu)]).returncode == 0
+
+
+def first_line(*command):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
+
+
+def tensorflow():
+    """Name and version of the distribution that brings TensorFlow."""
+    for name in 'tensorflow-cpu', 'tensorflow':
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return name, importlib.metadata.version(name)
+    sys.exit('horovod_wheel: {} has no TensorFlow'.format(sys.executable))
+
+
+def processor_flags():
+    """Those of ARCH_FLAGS that this processor knows."""
+    known = set()
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as f:
+        known = {word for line in f if line.startswith('flags') for word in line.split()}
+    return [flag for flag in ARCH_FLAGS if flag in known]
+
+
+def facts(gpu):
+    """All that a wheel depends on: dict of text. A home directory may be shared by unlike machines."""
+    with open(__file__, 'rb') as f:
+        script = hashlib.sha256(f.read()).hexdigest()
+    return {
+        'python': 'cp{}{}'.format(*sys.version_info[:2]),
+        'tensorflow': '-'.join(tensorflow()),
+        'compiler': 'g++-' + first_line('g++', '-dumpfullversion', '-dumpversion'),
+        'libc': '-'.join(platform.libc_ver()),
+        'machine': '-'.join([platform.machine(), *processor_flags()]),
+        'mpi': first_line('mpirun', '--version'),
+        'gpu': first_line('sh', '-c', 'nvcc --version | tail -n 1') if gpu else 'none',
+        'script': script,
+    }
+
+
+def wheel_folder(facts):
+    """The folder of the wheel that was built for these facts."""
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    words = [re.sub(r'[^\w.+]+', '-', value).strip('-') for fact, value in facts.items() if fact != 'script']
+    digest = hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()
+    name = '-'.join(words)[:200] + '-' + digest[:16]
+    return os.path.join(cache, 'smooth-adversarial-training', 'wheels', name)
+
+
+def receipt(facts, wheel):
+    """What must stand beside a wheel: the facts that it was built for, and its digest."""
+    with open(wheel, 'rb') as f:
+        digest = hashlib.sha256(f.read()).hexdigest()
+    return ''.join('{}: {}\n'.format(*line) for line in [*facts.items(), ('sha256', digest)])
+
+
+def kept_wheel(folder, facts):
+    """Path of the wheel in a folder; None unless this user wrote it, it is whole, and it was built for these facts."""
+    with contextlib.suppress(OSError, ValueError):  # not there, or no text
+        with open(os.path.join(folder, 'receipt')) as f:
+            written = f.read()
+        for name in sorted(os.listdir(folder)):
+            wheel = os.path.join(folder, name)
+            if name.endswith('.whl') and os.stat(wheel).st_uid == os.geteuid() and receipt(facts, wheel) == written:
+                return wheel
+    return None
+
+
+def keep(wheel, folder, facts):
+    """Put a wheel and its receipt into a folder: whole, or not at all."""
+    kept, slip = os.path.join(folder, os.path.basename(wheel)), os.path.join(folder, 'receipt')
+    shutil.copyfile(wheel, kept + '.part')
+    with open(slip + '.part', 'w') as f:
+        f.write(receipt(facts, wheel))
+    os.replace(kept + '.part', kept)
+    os.replace(slip + '.part', slip)
+
+
+def edit(source):
+    """Make Horovod's unpacked source fit today's TensorFlow."""
+    path = os.path.join(source, CMAKE_FILE)
+    with open(path) as f:
+        text = f.read()
+    for old, new in CMAKE_EDITS:
+        if text.count(old) != 1:
+            sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
+        text = text.replace(old, new)
+    with open(path, 'w') as f:
+        f.write(text)
+
+
+def pip(*arguments, **environment):
+    subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', *arguments], check=True,
+                   env=dict(os.environ, **environment))
+
+
+def build(folder, gpu):
+    """Build the wheel inside an empty folder; returns its path."""
+    wanted = os.path.join(folder, 'wanted.txt')
+    with open(wanted, 'w') as f:
+        f.write('horovod=={} --hash={}\n'.format(VERSION, SDIST))
+    pip('download', '--no-deps', '--no-build-isolation', '--no-binary', ':all:', '--dest', folder, '-r', wanted)
+    name = 'horovod-' + VERSION
+    shutil.unpack_archive(os.path.join(folder, name + '.tar.gz'), folder)
+    edit(os.path.join(folder, name))
+    pip('wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, os.path.join(folder, name),
+        **SETTINGS, **({'HOROVOD_GPU_OPERATIONS': 'NCCL'} if gpu else {}),
+        HOROVOD_BUILD_ARCH_FLAGS=' '.join('-m' + flag for flag in processor_flags()),
+        MAKEFLAGS='-j{}'.format(len(os.sched_getaffinity(0))),
+        # Horovod's CMakeLists.txt asks for TensorFlow's flags by the name `python`.
+        PATH=os.path.dirname(sys.executable) + os.pathsep + os.environ['PATH'])
+    wheel, = (os.path.join(folder, name) for name in os.listdir(folder) if name.endswith('.whl'))
+    return wheel
+
+
+def install(wheel):
+    pip('install', '--force-reinstall', '--no-deps', wheel)
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """While this holds, no other process builds a wheel in the folder: of two set-ups at once, one builds."""
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(folder, exist_ok=True)
+            fcntl.flock(stack.enter_context(open(os.path.join(folder, 'lock'), 'w')), fcntl.LOCK_EX)
+        except OSError as error:
+            print('horovod_wheel: the wheel will not be kept ({})'.format(error))
+        yield
+
+
+def main(gpu):
+    if works(gpu):
+        return
+    wanted = facts(gpu)
+    folder = wheel_folder(wanted)
+    with alone(folder), tempfile.TemporaryDirectory(prefix='horovod-') as place:
+        kept = kept_wheel(folder, wanted)
+        if kept:
+            install(kept)
+            if works(gpu):
+                return
+        wheel = build(place, gpu)
+        try:
+            keep(wheel, folder, wanted)
+        except OSError as error:
+            print('horovod_wheel: the wheel is not kept ({})'.format(error))
+        install(wheel)
+    if not works(gpu):
+        sys.exit('horovod_wheel: Horovod was built but does not work; see above')
+
+
+if __name__ == '__main__':
+    main(gpu='--gpu' in sys.argv[1:])
