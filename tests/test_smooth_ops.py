@@ -191,6 +191,6 @@ def test_the_names_are_those_of_the_op(graph):
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(smooth_ops, 'LIBRARY', '/nowhere/libsmooth_ops.so')
-    with pytest.raises(ImportError, match='/nowhere/libsmooth_ops.so.*make setup'):
+    monkeypatch.setattr(smooth_ops, 'FOLDER', '/nowhere/smooth_ops')
+    with pytest.raises(ImportError, match='/nowhere/smooth_ops/build/.*/libsmooth_ops.so .*make setup'):
         smooth_ops.load_op_library.__wrapped__()

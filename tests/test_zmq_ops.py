@@ -876,12 +876,13 @@ def test_op_itself_refuses_types_it_cannot_receive(address):
 
 def test_a_library_that_is_missing_or_broken_is_an_error_that_says_what_to_do(monkeypatch, tmp_path):
     load = zmq_ops.load_op_library.__wrapped__  # without the cache
-    monkeypatch.setattr(pull_socket, 'LIBRARY', str(tmp_path / 'absent.so'))
-    with pytest.raises(ImportError, match='make setup'):
+    monkeypatch.setattr(pull_socket, 'FOLDER', str(tmp_path / 'zmq_ops'))
+    library = tmp_path / 'zmq_ops' / 'build' / ('tensorflow-' + tf.__version__) / 'libzmq_ops.so'
+    with pytest.raises(ImportError, match='zmq_ops: {} has not been built; run `make setup`'.format(library)):
         load()
-    (tmp_path / 'broken.so').write_bytes(b'no library')
-    monkeypatch.setattr(pull_socket, 'LIBRARY', str(tmp_path / 'broken.so'))
-    with pytest.raises(ImportError, match='make setup'):
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b'no library')
+    with pytest.raises(ImportError, match='zmq_ops: {} does not fit TensorFlow .*make setup'.format(library)):
         load()
 
 
