@@ -50,8 +50,10 @@ def works(gpu):
     return subprocess.run([sys.executable, '-c', INSTALLED.format(VERSION, gpu)]).returncode == 0
 
 
-def first_line(*command):
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
+def version_line(*command):
+    """The first line with a number of what a command prints."""
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return next(line.strip() for line in said.splitlines() if re.search(r'\d', line))
 
 
 def tensorflow():
@@ -77,11 +79,11 @@ def facts(gpu):
     return {
         'python': 'cp{}{}'.format(*sys.version_info[:2]),
         'tensorflow': '-'.join(tensorflow()),
-        'compiler': 'g++-' + first_line('g++', '-dumpfullversion', '-dumpversion'),
+        'compiler': 'g++-' + version_line('g++', '-dumpfullversion', '-dumpversion'),
         'libc': '-'.join(platform.libc_ver()),
         'machine': '-'.join([platform.machine(), *processor_flags()]),
-        'mpi': first_line('mpirun', '--version'),
-        'gpu': first_line('sh', '-c', 'nvcc --version | tail -n 1') if gpu else 'none',
+        'mpi': version_line('mpirun', '--version'),
+        'gpu': version_line('sh', '-c', 'nvcc --version | tail -n 1') if gpu else 'none',
         'script': script,
     }
 
