@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import fractions
 import functools
+import json
 import os
 import platform
 import sys
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
+from third_party import gpus
+
 # What the launchers tell the processes they start: Open MPI, MPICH and Intel MPI, and PMIx (srun --mpi=pmix).
 _RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
 
@@ -18,11 +21,12 @@ _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks th
 
 
 class Ranks(NamedTuple):
-    """This process's number among all and among those of its machine."""
+    """This process's number among all and among those of its machine, and which of the GPUs that it sees it takes."""
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    gpu: int = 0
 
     @property
     def is_chief(self):
@@ -40,6 +44,8 @@ def launched_rank():
 def start_ranks():
     """Start Horovod if a launcher started this process. OMPI_MCA_mpi_yield_when_idle in the environment goes before.
 
+    Ranks that cannot have a GPU each, though they see some, end with exit code 2.
+
     Returns:
         Ranks: (0, 1, 0, 1) without a launcher.
     """
@@ -52,7 +58,14 @@ def start_ranks():
     # the rank's own step needs this took a third of the time (docs/performance.md).
     os.environ.setdefault('OMPI_MCA_mpi_yield_when_idle', '1')
     hvd.init()
-    return Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    ranks = Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    if ranks.size == 1:
+        return ranks
+    seen = [json.loads(text) for text in gather_texts(ranks, json.dumps(gpus.visible()))]
+    try:
+        return ranks._replace(gpu=gpus.share_out(seen)[ranks.rank])
+    except ValueError as error:
+        fail(error, ranks.rank)
 
 
 def reason(error):
@@ -210,7 +223,7 @@ def session_config(ranks):
     # A second pass over the graph finds nothing that makes steps faster, and costs a second or two before the first one.
     config.graph_options.rewrite_options.meta_optimizer_iterations = config.graph_options.rewrite_options.ONE
     config.gpu_options.allow_growth = True
-    config.gpu_options.visible_device_list = str(ranks.local_rank)
+    config.gpu_options.visible_device_list = str(ranks.gpu)
     return config
 
 
