@@ -7,6 +7,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
+readonly SCRIPT=eval.sh
 source "${SAT_ROOT:-${SLURM_SUBMIT_DIR:-.}}/slurm/launch.sh"
 
 echo "eval.sh: $SLURM_JOB_NUM_NODES nodes x $RANKS_PER_NODE ranks by $LAUNCHER, data '${DATA:-digits}'"

@@ -1,4 +1,6 @@
 """GPUs: which rank takes which. No machine of these tests has one: TensorFlow's list and CUDA's driver are made up."""
+import importlib.util
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -6,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow.compat.v1 as tf
 
-from small_runs import mpirun
+from small_runs import ROOT, mpirun
 from third_party import gpus, utils
 
 
@@ -114,3 +116,32 @@ def test_two_ranks_on_one_gpu_end_together_in_one_line(tmp_path):
     assert job.returncode == 2 and not (tmp_path / 'took0').exists() and 'Traceback' not in job.stderr, job.stderr
     assert len(lines) == 1 and 'error: 2 ranks of one machine see 1 GPU, and each rank needs its own: mpirun -np 1 ' \
         in lines[0], job.stderr
+
+
+@pytest.mark.parametrize('count, ranks', [(0, '2'), (1, '1'), (2, '2'), (8, '2')])
+def test_the_demo_starts_no_more_ranks_than_there_are_gpus(monkeypatch, count, ranks):
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'] * count)
+    command = script('demo').mpirun('--eval')
+    assert command[:3] == ['mpirun', '-np', ranks] and command[-1] == '--eval'
+
+
+@pytest.mark.parametrize('count, devices', [(0, ['/cpu:0']), (1, ['/cpu:0']), (2, ['/cpu:0', '/gpu:0'])])
+def test_the_self_check_never_asks_for_two_ranks_on_one_gpu(monkeypatch, count, devices):
+    started = []
+
+    def note(command, env, check):
+        assert check and command[command.index('-np') + 1] == '2'
+        started.append(command[-1])
+        assert command[-1] == '/gpu:0' or env['CUDA_VISIBLE_DEVICES'] == ''
+    monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'] * count)
+    monkeypatch.setattr(subprocess, 'run', note)
+    script('selfcheck').main()
+    assert started == devices
+
+
+def script(name):
+    """A program of scripts/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, 'scripts', name + '.py'))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

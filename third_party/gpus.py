@@ -10,7 +10,8 @@ DRIVER = 'libcuda.so.1'
 def visible():
     """Names that no two GPUs in the world share, of those that this process sees, in CUDA's order.
 
-    CUDA_VISIBLE_DEVICES tells less: under Slurm it is '0' in every rank that has one GPU to itself. No GPU is set to work.
+    CUDA_VISIBLE_DEVICES tells less: under Slurm it is '0' in every rank that has one GPU to itself. No GPU is set to
+    work by this.
 
     Returns:
         list of str: empty where TensorFlow uses none.
