@@ -27,6 +27,7 @@ from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
 from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
+from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
                                         connect, default_data_address, describe_policy, goodbye, list_images,
@@ -145,10 +146,11 @@ def bring_weights(load, ranks):
 def validation_batches(args, dataset, ranks, augmentation, indices=None):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
     ``augmentation``."""
+    batch = args.batch + args.tf32  # another size than that of training's batches, see ``tensor_float_32``
     share = ranks.rank, ranks.size, threads_for(ranks), indices
     if augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
-    return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
+        return ReleasedValidationBatches(dataset, batch, args.input_size, *share)
+    return ValidationBatches(dataset, batch, args.input_size, augmentation, *share)
 
 
 def open_session(ranks, args, values):
@@ -182,6 +184,7 @@ def _settings(args, dataset, values, attackers):
 def evaluate(args, ranks, signals):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
     begin = time.time()
+    together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
@@ -243,6 +246,7 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
 
 def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
+    together(ranks, lambda: check_override(args.tf32))
     values = together(ranks, lambda: checkpoints.read(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
@@ -264,13 +268,15 @@ def classify_directory(args, ranks):
 
 def train(args, ranks, signals):
     """Train: from fake data, from images read here, or from the machine's data server."""
+    together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
-    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes))
+    fast = nets.agreed_precision(ranks)
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
@@ -345,8 +351,11 @@ def _served_data(args, ranks):
                          lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
 
 
-def _open_run(args, ranks, classes):
-    """(log directory, start): found by the first rank, which owns the directory, and told to the others."""
+def _open_run(args, ranks, classes, fast):
+    """(log directory, start): found by the first rank, which owns the directory, and told to the others.
+
+    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    """
     told = ''
     error = None
     if ranks.is_chief:
@@ -355,13 +364,16 @@ def _open_run(args, ranks, classes):
             last = training.last_run(base) if args.resume_if_any else None
             folder = last or training.open_log_directory(base, args.resume)
             resume = args.resume or last is not None
+            before = None
             if resume:
-                training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                before = training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 training.check_same_classes(folder, classes)
+            args.attack_precision, why = training.decide_precision(args.attack_precision, before, fast)
             start = training.find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
+            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             training.trim_statistics(folder, start.epoch)
-            told = json.dumps([folder, start])
+            told = json.dumps([folder, start, args.attack_precision])
         except (ValueError, OSError) as e:
             error = e
     told = gather_texts(ranks, told)[0]
@@ -369,5 +381,5 @@ def _open_run(args, ranks, classes):
         raise error
     if not told:
         return None, None
-    folder, start = json.loads(told)
+    folder, start, args.attack_precision = json.loads(told)
     return folder, training.Start(*start)

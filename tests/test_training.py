@@ -190,7 +190,8 @@ def refused(capsys, run):
     (['--attack-epsilon', '8'], ['attack_epsilon', '4.0', '8.0']), (['--seed', '9'], ['seed', '0', '9']),
     (['--activation-name', 'relu'], ['activation_name', 'silu', 'relu']), (['--batch', '2'], ['batch', '4', '2']),
     (['--lr-drop-epochs', '1'], ['lr_drop_epochs', '30', '1']), (['--targeted'], ['targeted']),
-    (['--steps-per-epoch', '7'], ['steps_per_epoch', '3', '7']), (['--fake'], [])])
+    (['--steps-per-epoch', '7'], ['steps_per_epoch', '3', '7']), (['--tf32'], ['tf32', 'False', 'True']),
+    (['--fake'], [])])
 def test_resuming_with_other_flags_is_refused_and_changes_nothing(capsys, train, finished, flags, named):
     before = content(finished)
     line = refused(capsys, lambda: train(finished, '--resume', *flags))

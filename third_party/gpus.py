@@ -1,6 +1,8 @@
-"""GPUs: which ones a process sees, and which one each rank takes."""
+"""GPUs: which ones a process sees, which one each rank takes, and what float32 means on them."""
 import collections
+import contextlib
 import ctypes
+import os
 import shlex
 import sys
 
@@ -72,3 +74,39 @@ def _too_many_ranks(seen, some):
     per_machine = '' if here == everywhere else '-map-by ppr:{}:node '.format(here)
     return '{} ranks of one machine see {} GPU{}, and each rank needs its own: mpirun -np {} {}python {}'.format(
         len(beside), here, 's' * (here > 1), everywhere, per_machine, ' '.join(map(shlex.quote, sys.argv)))
+
+
+@contextlib.contextmanager
+def tensor_float_32(enabled):
+    """Whether GPUs since Ampere may meanwhile compute convolutions and products of float32 in TF32: 10 bits of 23.
+
+    TensorFlow looks at this, which is the whole process's, where an operation starts. But it keeps the plan of a
+    convolution or product, TF32 or not, by the operation's shapes alone (ConvParameters, BlasLtMatmulPlanParams): what
+    has run one way goes on so. Who changes it while a process computes must give batches of another size as well.
+    """
+    import tensorflow.compat.v1 as tf
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def check_override(tf32):
+    """Refuse an environment that makes NVIDIA's libraries do something else than asked for.
+
+    Args:
+        tf32 (bool): whether training is to compute in TF32.
+    Raises:
+        ValueError: names the variable.
+    """
+    import tensorflow.compat.v1 as tf
+    override = os.environ.get('NVIDIA_TF32_OVERRIDE', '')
+    if not override or not tf.config.list_physical_devices('GPU'):
+        return
+    if override != '0':
+        raise ValueError('NVIDIA_TF32_OVERRIDE={}: verdicts could be computed in TF32 instead of float32; unset '
+                         'it'.format(override))
+    if tf32:
+        raise ValueError('--tf32: NVIDIA_TF32_OVERRIDE=0 forbids it; leave out one of them')
