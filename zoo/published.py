@@ -224,6 +224,11 @@ def find(name):
         name, 'did you mean {}? '.format(' or '.join(near)) if near else ''))
 
 
+def of_file(name):
+    """The published model whose checkpoint's file or prefix is called ``name`` and whose architecture is here; None."""
+    return next((model for model in _BY_NAME.values() if model.prefix == name and model.flags is not None), None)
+
+
 def is_named(load):
     """bool: whether ``--load``'s value means a published model."""
     return load is not None and load.startswith(PREFIX)
