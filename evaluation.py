@@ -16,7 +16,7 @@ from tensorpack.utils.utils import get_tqdm
 
 from adv_model import LAST_STEP, NO_TARGET, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import keep_older, read_json, write_text
-from third_party.utils import gather_rows
+from third_party.utils import gather_rows, source_version
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -171,7 +171,7 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
                'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
-               'args': args, 'versions': versions, 'seed': args['seed'], 'seconds': seconds}
+               'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds}
     if attacker:
         results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
         attackers = getattr(attacker, 'attackers', [attacker])

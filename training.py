@@ -27,7 +27,7 @@ from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
 from stopping import StopTogether
 from third_party.imagenet_utils import iterate
-from third_party.utils import library_versions, session_config, together
+from third_party.utils import library_versions, session_config, source_version, together
 from weights import card
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
@@ -342,7 +342,8 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),
                                json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,
-                                               versions=library_versions()), indent=2) + '\n')
+                                               versions=library_versions(), source=source_version()),
+                                          indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(args.seed)

@@ -16,6 +16,7 @@ import checkpoints
 import main
 import training
 from small_runs import BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, variables
+from third_party.utils import source_version
 
 
 @pytest.fixture(scope='module')
@@ -46,6 +47,7 @@ def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finish
     assert read_json(finished / 'classes.json') == ['a', 'b']
     run = read_json(finished / 'run.json')
     assert (run['steps_per_epoch'], run['ranks'], run['batch'], run['attack_iter'], run['seed']) == (STEPS, 1, BATCH, 2, 0)
+    assert run['source'] == source_version()
 
 
 def test_statistics_have_each_epoch_once_with_losses_and_errors(finished):
