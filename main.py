@@ -15,6 +15,7 @@ try:
     import smooth_activations
     from adv_model import OPTIMIZERS, PRECISIONS
     from attacks import ATTACKS, TARGETS, default_step_size
+    from checkpoints import find
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults, fast_precision
     from norms import BALLS
@@ -22,6 +23,7 @@ try:
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
     from weights.flags import add_ignore_flag, parse_with_checkpoint
+    from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
         sys.executable, missing.name))
@@ -465,6 +467,11 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error(error)
     if args.batch % args.accumulate:
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
+    if args.load and not published.is_named(args.load):
+        try:
+            find(args.load)
+        except ValueError as error:
+            parser.error(error)
     for name in ('data', 'eval_directory'):
         folder = getattr(args, name)
         if folder is not None and not os.path.isdir(folder):

@@ -58,6 +58,7 @@ def verify(argv):
     import checkpoints
     from main import add_architecture_flags, add_averages_flag, resolve_architecture
     from weights.flags import parse_with_checkpoint
+    from zoo.fetch import check_unchanged
     parser = mode_parser('model_zoo.py verify', verify)
     parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
                                                                 'defaults, or whatever --load of main.py takes')
@@ -66,6 +67,10 @@ def verify(argv):
     load = parser.parse_args(argv).checkpoint
     try:
         load = published.PREFIX + published.find(load).name
+        if published.find(load).is_in(published.folder()):
+            check_unchanged(published.find(load), published.folder())
+    except OSError as error:
+        parser.error(error)
     except ValueError as unknown:
         try:
             checkpoints.find(load)
@@ -164,12 +169,14 @@ def report(load, args):
         model.classify(tf.placeholder(tf.uint8, model.inputs()[0].shape))
         found = checkpoints.compare(tf.global_variables(), values, args.moving_average_decay > 0)
     different = ['{}: {} in the network, {} in the checkpoint'.format(*each) for each in found.different]
-    faults = ((v.op.name, fault_of(values[name])) for v, name in found.pairs)
-    wrong = ['{}: {}'.format(name, fault) for name, fault in faults if fault]
+    faults = {}
+    for v, name in found.pairs:
+        faults.setdefault(fault_of(values[name]), []).append(v.op.name)
+    faults.pop(None, None)
     print('{}: {} of {} variables of {} fit'.format(
         load, len(found.pairs), len(found.pairs) + len(found.missing) + len(different), nets.network_name(args)))
     problems = {'missing in the checkpoint': found.missing, 'of another shape': different,
-                'unknown to the network': found.extra, 'no weights': wrong}
+                'unknown to the network': found.extra, **faults}
     for problem, names in problems.items():
         if names:
             print('{} {}:'.format(len(names), problem))
@@ -178,7 +185,7 @@ def report(load, args):
                 print('  and {} more'.format(len(names) - SHOWN))
     asked, held = network_of_flags(vars(args)), describe(values.shapes)
     if held and not held.is_same(asked):
-        print('It is {}: {}'.format(held, shlex.join(held.flags(asked))))
+        print('It is {}: {}'.format(held, ' '.join(held.flags(asked))))
     elif not held:
         print('These are variables of no network of this project')
     return int(any(problems.values()))

@@ -51,11 +51,15 @@ def _defaults(load, training):
     """(flags as words, card or None, Stored or None) of a checkpoint.
 
     Raises:
-        ValueError: no such checkpoint; it cannot be read; a card that is damaged, or of another checkpoint.
+        ValueError: the checkpoint cannot be read; its card is damaged, or of another checkpoint; no such published model.
     """
     if published.is_named(load):
         return published.flags_of(load, training), None, None
-    stored = checkpoints.stored(load)
+    try:
+        path = checkpoints.find(load)
+    except ValueError:  # to be said by who opens it, behind what else is wrong with the flags
+        return [], None, None
+    stored = checkpoints.Stored(path)
     card = cards.read(stored)
     if card:
         _check_own(card, stored)

@@ -10,9 +10,10 @@ DRIVE = 'https://drive.google.com/uc?id='
 
 
 class File(NamedTuple):
-    """A file's name and its address, on Google Drive or any web server."""
+    """A file's name and its address, on Google Drive or any web server; its SHA-256 where that is published."""
     name: str
     address: str
+    sha256: str = ''
 
 
 class Figures(NamedTuple):
