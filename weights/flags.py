@@ -1,6 +1,7 @@
 """The flags that a checkpoint brings: those of its card, or of the published model that it is, as defaults."""
 import os
 import sys
+from typing import List, NamedTuple, Optional
 
 import checkpoints
 from third_party.utils import launched_rank
@@ -16,6 +17,15 @@ def add_ignore_flag(group):
                             'its classes; without it a contradiction is refused')
 
 
+class _Defaults(NamedTuple):
+    """What a checkpoint says of its network. words (list of str): flags. card (dict): which says them, or None.
+    model (published.Model): which brings them, by its file's name, or None. path (str): of the checkpoint."""
+    words: List[str]
+    card: Optional[dict] = None
+    model: Optional[published.Model] = None
+    path: Optional[str] = None
+
+
 def parse_with_checkpoint(parser, argv, load, training=False):
     """Parse a command line whose defaults are those of the checkpoint ``load``; a mistake ends the program in one line.
 
@@ -29,49 +39,47 @@ def parse_with_checkpoint(parser, argv, load, training=False):
     if load is None:
         return parser.parse_args(argv)
     try:
-        words, card, stored = _defaults(load, training)
+        found = _defaults(load, training)
     except (ValueError, OSError) as error:
         parser.error(error)
-    args = parser.parse_args(words + argv)
-    if card and not args.ignore_checkpoint_flags:
-        _refuse_contradictions(parser, args, parser.parse_args(argv + words), cards.binding(card, training), stored.path)
+    args = parser.parse_args(found.words + argv)
+    if found.card and not args.ignore_checkpoint_flags:
+        told = parser.parse_args(argv + found.words)
+        for name in cards.binding(found.card, training):
+            if getattr(args, name) != getattr(told, name):
+                parser.error("--{0} {1}: '{2}' is a network of --{0} {3}; leave the flag out, or add "
+                             "--ignore-checkpoint-flags".format(name.replace('_', '-'), getattr(args, name), found.path,
+                                                                getattr(told, name)))
+    if found.model and not launched_rank():
+        print("'{}' is the published {}; its flags, where no others are typed: {}".format(
+            load, found.model.name, ' '.join(found.words)), file=sys.stderr)
     return args
 
 
-def _refuse_contradictions(parser, typed, told, names, path):
-    """``typed`` and ``told``: flags of which the typed ones and the card's ones win."""
-    for name in names:
-        wanted, value = getattr(typed, name), getattr(told, name)
-        if wanted != value:
-            parser.error("--{0} {1}: '{2}' is a network of --{0} {3}; leave the flag out, or add "
-                         "--ignore-checkpoint-flags".format(name.replace('_', '-'), wanted, path, value))
+def checkpoint_words(load):
+    """The flags that a checkpoint brings to its evaluation; [] for one that says nothing.
+
+    Raises:
+        ValueError: it cannot be read; its card is damaged, or of another checkpoint; no such published model.
+    """
+    return _defaults(load, training=False).words
 
 
 def _defaults(load, training):
-    """(flags as words, card or None, Stored or None) of a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint cannot be read; its card is damaged, or of another checkpoint; no such published model.
-    """
     if published.is_named(load):
-        return published.flags_of(load, training), None, None
+        return _Defaults(published.flags_of(load, training))
     try:
         path = checkpoints.find(load)
     except ValueError:  # to be said by who opens it, behind what else is wrong with the flags
-        return [], None, None
+        return _Defaults([])
     stored = checkpoints.Stored(path)
-    card = cards.read(stored)
+    card, model = cards.read(stored), published_as(stored)
     if card:
         _check_own(card, stored)
-        return cards.words(card, training), card, stored
-    model = published_as(stored)
-    if not model:
-        return [], None, stored
-    words = published.flags_of(model.name, training)
-    if not launched_rank():
-        print("'{}' is the published {}; its flags, where no others are typed: {}".format(
-            load, model.name, ' '.join(words)), file=sys.stderr)
-    return words, None, stored
+        return _Defaults(cards.words(card, training), card, path=path)
+    if model:
+        return _Defaults(published.flags_of(model.name, training), model=model, path=path)
+    return _Defaults([])
 
 
 def _check_own(card, stored):
