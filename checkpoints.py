@@ -286,7 +286,7 @@ def newest_whole(folder):
     for bad, damage in damaged.items():
         logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
             prefix_of(folder, bad), damage, prefix_of(folder, step)))
-        for part in (*PARTS, card.ENDING):
+        for part in PARTS:
             if os.path.exists(prefix_of(folder, bad) + part):
                 os.replace(prefix_of(folder, bad) + part, prefix_of(folder, bad) + part + '.damaged')
     return step
