@@ -1,8 +1,11 @@
 """A figure that no network of ImageNet's classes has is not printed without a word."""
 import types
 
+import numpy as np
 import pytest
 
+from image_folders import make_noise_folder
+from small_runs import read_json
 from third_party.imagenet_utils import synsets
 from weights.plausible import doubts
 
@@ -39,3 +42,23 @@ def test_what_is_right_small_or_of_other_classes_is_not_doubted(fine):
 
 def test_a_part_of_imagenet_s_classes_is_doubted_too():
     assert found(classes=synsets()[:10])
+
+
+def test_an_evaluation_says_so_in_results_json(tmp_path):
+    import tensorflow.compat.v1 as tf
+
+    import main
+    from networks import make_network
+    flags = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '1000']
+    data = make_noise_folder(tmp_path / 'images', {'val': 200}, synsets()[:10])
+    with tf.Graph().as_default(), tf.Session() as session:
+        make_network(*flags).classify(tf.zeros([1, 8, 8, 3]))
+        session.run(tf.global_variables_initializer())
+        np.savez(tmp_path / 'X.npz', **{v.op.name: session.run(v) for v in tf.global_variables()})
+    with tf.Graph().as_default():
+        main.main(['--eval', '--load', str(tmp_path / 'X.npz'), '--data', data, '--attack-iter', '0', '--batch', '100',
+                   '--results-dir', str(tmp_path / 'results'), *flags])
+    results = read_json(tmp_path / 'results' / 'results.json')
+    assert results['num_images'] == 200 and results['clean']['top1_error'] > 0.9
+    line, = results['warnings']
+    assert '--activation-name silu' in line
