@@ -1,6 +1,8 @@
 """What is written with weights, and what a published file's name says, become the flags of every program."""
+import importlib.util
 import os
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -13,7 +15,7 @@ import convert
 import main
 import model_zoo
 from efficientnet import main as released
-from image_folders import make_noise_folder
+from image_folders import make_noise_folder, write_image
 from small_runs import LEAN, SMALL, STEPS, read_json
 from test_main import refusal
 from test_identity import SHAPES
@@ -24,6 +26,7 @@ from weights.identity import AVERAGE, describe, network_of_words
 from weights.stored import ENTRY, Stored
 from zoo import published
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Not the defaults of anything.
 STYLE = ['--activation-name', 'mish', '--padding', 'same', '--batch-norm-epsilon', '1e-3', '--recipe',
          'feature-denoising']
@@ -62,10 +65,10 @@ def test_every_checkpoint_of_a_run_says_what_it_is_and_loses_that_when_it_goes(r
     assert len(saved) == 3  # two epochs and the best
     for name in said:
         found = read_json(run / name)
-        commit, changed = found.pop('commit'), found.pop('changed')
+        commit, differs, _ = found.pop('commit'), found.pop('changed'), found.pop('crc32')
         assert found == {'format': 1, 'flags': CARD_FLAGS, 'moving_average_decay': 0.0, 'channel_order': 'BGR',
                          'classes': ['a', 'b']}
-        assert commit is None or len(commit) == 40 and changed in (None, True, False)
+        assert commit is None or len(commit) == 40 and differs in (None, True, False)
 
 
 def test_older_ones_go_with_their_weights(train, tmp_path):
@@ -111,34 +114,59 @@ def test_without_the_file_the_defaults_are_the_programs(prefix):
     assert judged(prefix, '--arch', 'CifarResNet').activation_name == 'silu'
 
 
-DAMAGES = {'no JSON': lambda text: text[:-9], 'no object': lambda text: '[]', 'nan': lambda text: text.replace(
-    '0.001', 'NaN'), 'unknown': lambda text: text.replace('"padding"', '"stride"'), 'depth': lambda text: text.replace(
-        '"depth": 8', '"depth": "8"'), 'format': lambda text: text.replace('"format": 1', '"format": 2'),
-    'lacks': lambda text: text.replace('   "depth": 8,', ''), 'activation': lambda text: text.replace('mish', 'mush'),
-    'channels': lambda text: text.replace('BGR', 'RGB'), 'nested': lambda text: '[' * 100000}
+def changed(found, **flags):
+    return dict(found, flags={name: value for name, value in {**found['flags'], **flags}.items() if value is not None})
 
 
-@pytest.mark.parametrize('damage', DAMAGES)
-@pytest.mark.parametrize('kind', ['TensorFlow', 'npz'])
-def test_what_is_damaged_or_foreign_is_refused_in_one_line(capsys, prefix, damage, kind):
-    with open(prefix + card.ENDING) as f:
-        before = f.read()
-    text = DAMAGES[damage](before.replace('  "depth"', '   "depth"'))
-    assert text != before
-    load = prefix
-    if kind == 'npz':
-        load = prefix + '.npz'
-        np.savez(load, **checkpoints.read(prefix), **{ENTRY: np.frombuffer(text.encode(), np.uint8)})
-    with open(prefix + card.ENDING, 'w') as f:
-        f.write(text)
+# What a program of another version, or another program, might have written.
+FOREIGN = {'flag of no network': lambda found: changed(found, stride=3), 'text for a number': lambda found: changed(
+    found, depth='8'), 'flag of another network': lambda found: changed(found, group=1), 'no depth': lambda found: changed(
+        found, depth=None), 'no such activation': lambda found: changed(found, activation_name='mush'),
+    'not finite': lambda found: changed(found, batch_norm_epsilon=float('nan')),
+    'later format': lambda found: dict(found, format=2), 'other channels': lambda found: dict(found, channel_order='RGB'),
+    'other field': lambda found: dict(found, more=1), 'classes': lambda found: dict(found, classes=[1, 2]),
+    'no object': lambda found: {'flags': []}}
+
+
+def refuses(capsys, load):
     line = refusal(capsys, main.parse_args, ['--eval', '--load', load])
-    assert load in line
+    return load in line
+
+
+@pytest.mark.parametrize('foreign', FOREIGN)
+def test_what_another_program_wrote_is_refused_in_one_line(capsys, prefix, foreign):
+    text = card.as_text(FOREIGN[foreign](card.read(Stored(prefix))))
+    np.savez(prefix + '.npz', **checkpoints.read(prefix), **{ENTRY: np.frombuffer(text.encode(), np.uint8)})
+    checkpoints.write_text(prefix + card.ENDING, text)
+    assert refuses(capsys, prefix) and refuses(capsys, prefix + '.npz')
+
+
+@pytest.mark.parametrize('content', [b'', b'[]', b'{}', b'[' * 100000, b'\xff\x00', b'{"format": 1}'])
+def test_what_is_no_such_file_is_refused_in_one_line(capsys, prefix, content):
+    with open(prefix + card.ENDING, 'wb') as f:
+        f.write(content)
+    assert refuses(capsys, prefix)
+
+
+def test_no_flip_or_cut_is_believed(prefix):
+    with open(prefix + card.ENDING, 'rb') as f:
+        content = f.read().rstrip()
+    held, random = Stored(prefix), np.random.default_rng(0)
+    assert card.read(held)['flags'] == CARD_FLAGS
+    for _ in range(2000):
+        damaged = bytearray(content)
+        if random.integers(2):
+            damaged[random.integers(len(content))] ^= 1 << random.integers(8)
+        else:
+            del damaged[random.integers(len(content)):]
+        with open(prefix + card.ENDING, 'wb') as f:
+            f.write(damaged)
+        with pytest.raises(ValueError, match='model-'):
+            card.read(held)
 
 
 def test_what_belongs_to_another_checkpoint_is_refused(capsys, prefix):
-    found = read_json(prefix + card.ENDING)
-    found['flags']['depth'] = 20
-    checkpoints.write_text(prefix + card.ENDING, card.as_text(found))
+    checkpoints.write_text(prefix + card.ENDING, card.as_text(changed(card.read(Stored(prefix)), depth=20)))
     line = refusal(capsys, main.parse_args, ['--eval', '--load', prefix])
     assert 'CifarResNet of 8 layers' in line and 'CifarResNet of 20 layers' in line
 
@@ -185,7 +213,7 @@ def test_what_is_said_is_there_before_the_weights_are_complete(prefix, monkeypat
     monkeypatch.setattr(os, 'replace', lambda source, target: order.append(target))
     for part in checkpoints.PARTS:
         shutil.copy(prefix + part, prefix + '.writing' + part)
-    checkpoints.put_in_place(prefix + '.writing', prefix, read_json(prefix + card.ENDING))
+    checkpoints.put_in_place(prefix + '.writing', prefix, card.read(Stored(prefix)))
     assert [name.replace(prefix, '') for name in order] == [card.ENDING, *checkpoints.PARTS]
 
 
@@ -230,6 +258,16 @@ def test_a_file_of_a_published_name_whose_variables_do_not_fit_is_any_other(caps
 def test_another_name_is_no_published_file(tmp_path, r152):
     os.link(r152, tmp_path / 'r152.npz')
     assert judged(tmp_path / 'r152.npz', '-d', '152').recipe == 'sat'
+
+
+def test_the_example_takes_what_a_checkpoint_says(capsys, run, graph, monkeypatch):
+    spec = importlib.util.spec_from_file_location('example', os.path.join(ROOT, 'inference-example.py'))
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    image = write_image(str(run.parent / 'image.png'))
+    monkeypatch.setattr(sys, 'argv', ['x', '--load', str(run / 'best'), '--input', image])
+    example.main()
+    assert "Top 5:  ['" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('mode', ['saved-model', 'verify'])

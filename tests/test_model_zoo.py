@@ -2,6 +2,7 @@
 
 The addresses are the local server's: nothing here has downloaded a published file.
 """
+import hashlib
 import importlib.util
 import os
 import sys
@@ -16,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from gdown.exceptions import FileURLRetrievalError
 
 import checkpoints
+import convert
 import main
 import model_zoo
 from file_server import FileServer
@@ -311,6 +313,48 @@ def test_a_model_without_files_has_a_page(capsys, folder):
     assert model_zoo.main(['download', 'ConvNeXt-iso-CvSt', 'ViT-S']) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert 'index.php/s/HpNbkLTNTBiaeo8' in first and 'ViT-S' in second
+
+
+# Their SHA-256
+
+
+def test_the_sha256_of_what_came_stands_beside_it_and_another_file_is_refused_later(capsys, server, model, folder, content):
+    path = fetch(model, folder, None)
+    with open(os.path.join(folder, 'Tiny-silu', 'SHA256SUMS')) as f:
+        assert f.read() == '{}  net.npz\n'.format(hashlib.sha256(content).hexdigest())
+    assert fetch(model, folder, None) == path
+    with open(path, 'ab') as f:
+        f.write(b'x')
+    with pytest.raises(OSError, match="net.npz' is not the file that was downloaded: its SHA-256 is .*, and was .*move"):
+        fetch(model, folder, None)
+    for run in (model_zoo.main, convert.main):
+        argv = ['verify', 'tiny-silu'] if run == model_zoo.main else ['weights', '--load', 'zoo:tiny-silu', folder + '/Y.npz']
+        assert 'is not the file that was downloaded' in refusal(capsys, run, argv)
+
+
+def test_a_published_sha256_decides(server, folder, content, monkeypatch):
+    model = add_model(monkeypatch, server.address + '/net.npz')
+    right, wrong = (model._replace(files=(model.files[0]._replace(sha256=hashlib.sha256(c).hexdigest()),))
+                    for c in (content, b'another'))
+    assert 'is published; it was removed' in failure(wrong, folder)
+    assert os.listdir(os.path.join(folder, 'Tiny-silu.part')) == []
+    assert arrived(right, folder, content)
+    with pytest.raises(OSError, match='is not the file that was downloaded'):
+        fetch(wrong, folder, None)
+
+
+def test_damaged_sums_are_named(server, model, folder):
+    fetch(model, folder, None)
+    with open(os.path.join(folder, 'Tiny-silu', 'SHA256SUMS'), 'w') as f:
+        f.write('abc')
+    with pytest.raises(OSError, match="SHA256SUMS' is damaged"):
+        fetch(model, folder, None)
+
+
+def test_a_conversion_of_a_published_model_says_what_it_is(server, model, folder, tmp_path):
+    convert.main(['weights', '--load', 'zoo:tiny-silu', str(tmp_path / 'renamed.npz')])
+    args = main.parse_args(['--eval', '--load', str(tmp_path / 'renamed.npz')])
+    assert (args.arch, args.depth, args.input_size, args.activation_name) == ('CifarResNet', 8, 8, 'mish')
 
 
 # Google Drive

@@ -2,13 +2,13 @@
 
 It stands in ``<prefix>.network.json`` beside a TensorFlow checkpoint, and in an .npz in the array ``stored.ENTRY``.
 """
-import json
 import os
 
 import numpy as np
 
 import nets
 import smooth_activations
+from checksums import with_checksum, without_checksum
 from efficientnet.scaling import SIZES
 from recipes import RECIPES
 from resnet_model import PADDINGS
@@ -71,7 +71,7 @@ def make(args, classes):
 
 
 def as_text(card):
-    return json.dumps(card, indent=1) + '\n'
+    return with_checksum(card) + '\n'
 
 
 def as_entry(card):
@@ -99,14 +99,17 @@ def read(stored):
 
 
 def _parse(content, where):
-    card = parse(content, _CARD, where)
+    try:
+        card = parse(without_checksum(content.strip()), _CARD, where)
+    except Malformed as error:
+        raise ValueError('{} is damaged or of another program ({})'.format(where, error)) from None
     flags = card['flags']
     names = _names(flags['arch'], flags.get('model_name'))
     wrong = sorted(set(names) ^ set(flags))
     if wrong:
-        raise Malformed('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
+        raise ValueError('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
     if card['channel_order'] != _channel_order(flags['arch']):
-        raise Malformed('{}: channel order {}, and {} here takes {}'.format(
+        raise ValueError('{}: channel order {}, and {} here takes {}'.format(
             where, card['channel_order'], flags['arch'], _channel_order(flags['arch'])))
     return card
 

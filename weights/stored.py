@@ -69,7 +69,7 @@ class Stored(collections.abc.Mapping):
         try:
             yield
         except Exception as error:  # NumPy, zip and TensorFlow each have their own for a damaged file
-            raise ValueError("'{}': not a readable checkpoint ({})".format(
+            raise ValueError("--load '{}': not a readable checkpoint ({})".format(
                 self.path, ' '.join(str(error).split()))) from error
 
 
