@@ -357,10 +357,10 @@ def _served_data(args, ranks, classes):
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
         if classes and list(served['classes']) != list(classes) and not args.fake:
-            raise ValueError("--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in "
-                             'another order; its weights would be trained on other labels. --ignore-checkpoint-flags '
-                             'does so'.format(args.load, len(classes), classes[0], len(served['classes']), address,
-                                              served['classes'][0]))
+            raise ValueError(
+                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in another "
+                'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                    args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
         shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
         warning = check_servers([json.loads(text) for text in shared])
     except ValueError:

@@ -171,7 +171,7 @@ def write_npz(path, values, network=None):
 
 
 def write_checkpoint(prefix, values, network=None):
-    """Write a dictionary of arrays as a TensorFlow checkpoint, whole or not at all, with the card ``network`` beside it.
+    """Write a dictionary of arrays as a TensorFlow checkpoint, whole or not at all, and its card ``network`` beside it.
 
     Raises:
         ValueError: there is one. OSError, tf.errors.OpError: it cannot be written.

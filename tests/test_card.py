@@ -73,7 +73,8 @@ def test_every_checkpoint_of_a_run_says_what_it_is_and_loses_that_when_it_goes(r
 
 def test_older_ones_go_with_their_weights(train, tmp_path):
     train(tmp_path / 'run', '--keep-checkpoints', '1', *LEAN)
-    assert [path.name for path in (tmp_path / 'run').glob('*.network.json')] == ['model-{}.network.json'.format(2 * STEPS)]
+    said, = (tmp_path / 'run').glob('*.network.json')
+    assert said.name == 'model-{}.network.json'.format(2 * STEPS)
 
 
 @pytest.mark.parametrize('name', ['model-{}'.format(2 * STEPS), 'model-{}.index'.format(STEPS), 'best', ''])
@@ -119,13 +120,18 @@ def changed(found, **flags):
 
 
 # What a program of another version, or another program, might have written.
-FOREIGN = {'flag of no network': lambda found: changed(found, stride=3), 'text for a number': lambda found: changed(
-    found, depth='8'), 'flag of another network': lambda found: changed(found, group=1), 'no depth': lambda found: changed(
-        found, depth=None), 'no such activation': lambda found: changed(found, activation_name='mush'),
+FOREIGN = {
+    'flag of no network': lambda found: changed(found, stride=3),
+    'flag of another network': lambda found: changed(found, group=1),
+    'no depth': lambda found: changed(found, depth=None),
+    'text for a number': lambda found: changed(found, depth='8'),
+    'no such activation': lambda found: changed(found, activation_name='mush'),
     'not finite': lambda found: changed(found, batch_norm_epsilon=float('nan')),
-    'later format': lambda found: dict(found, format=2), 'other channels': lambda found: dict(found, channel_order='RGB'),
-    'other field': lambda found: dict(found, more=1), 'classes': lambda found: dict(found, classes=[1, 2]),
-    'no object': lambda found: {'flags': []}}
+    'later format': lambda found: dict(found, format=2),
+    'other channels': lambda found: dict(found, channel_order='RGB'),
+    'other field': lambda found: dict(found, more=1),
+    'numbers for classes': lambda found: dict(found, classes=[1, 2]),
+    'no arch': lambda found: {'flags': []}}
 
 
 def refuses(capsys, load):
@@ -238,7 +244,8 @@ def test_the_feature_denoising_command_means_what_it_does_there(capsys, r152, tm
     """Of its README, as written."""
     args = judged(r152, '--data', str(tmp_path), '--attack-iter', '10', '--attack-epsilon', '16.0', '--arch', 'ResNet',
                   '-d', '152')
-    assert (args.recipe, args.padding, args.activation_name, args.targeted) == ('feature-denoising', 'same', 'relu', True)
+    assert (args.recipe, args.padding, args.activation_name, args.targeted) == (
+        'feature-denoising', 'same', 'relu', True)
     out, err = capsys.readouterr()
     assert out == '' and err.count('\n') == 1
     assert 'R152' in err and '--arch ResNet -d 152 --recipe feature-denoising' in err

@@ -318,17 +318,17 @@ def test_a_model_without_files_has_a_page(capsys, folder):
 # Their SHA-256
 
 
-def test_the_sha256_of_what_came_stands_beside_it_and_another_file_is_refused_later(capsys, server, model, folder, content):
+def test_the_sha256_of_what_came_stands_beside_it_and_another_file_is_refused(capsys, server, model, folder, content):
     path = fetch(model, folder, None)
     with open(os.path.join(folder, 'Tiny-silu', 'SHA256SUMS')) as f:
         assert f.read() == '{}  net.npz\n'.format(hashlib.sha256(content).hexdigest())
     assert fetch(model, folder, None) == path
     with open(path, 'ab') as f:
         f.write(b'x')
-    with pytest.raises(OSError, match="net.npz' is not the file that was downloaded: its SHA-256 is .*, and was .*move"):
+    with pytest.raises(OSError, match="net.npz' is not the file that was downloaded: its SHA-256 is .*, and was .*mov"):
         fetch(model, folder, None)
-    for run in (model_zoo.main, convert.main):
-        argv = ['verify', 'tiny-silu'] if run == model_zoo.main else ['weights', '--load', 'zoo:tiny-silu', folder + '/Y.npz']
+    for run, argv in ((model_zoo.main, ['verify', 'tiny-silu']),
+                      (convert.main, ['weights', '--load', 'zoo:tiny-silu', folder + '/Y.npz'])):
         assert 'is not the file that was downloaded' in refusal(capsys, run, argv)
 
 

@@ -39,7 +39,7 @@ _OF_SOME = {'depth': whole(1, _MOST), 'res2_bottleneck': whole(1, _MOST), 'group
             'depth_coefficient': number(1e-3, 1e3), 'num_classes': whole(2, _MOST), 'input_size': whole(8, _MOST),
             'input_scaling': one_of(*nets.INPUT_SCALINGS), 'padding': one_of(*PADDINGS)}
 _CARD = record({'format': one_of(_FORMAT), 'flags': record({**_OF_ALL, **_OF_SOME}, maybe=tuple(_OF_SOME)),
-                'moving_average_decay': number(0, 1), 'channel_order': one_of('BGR', 'RGB'),
+                'moving_average_decay': number(0, 1 - 1e-9), 'channel_order': one_of('BGR', 'RGB'),
                 'classes': optional(list_of(text(1000), _MOST)), 'commit': optional(text(100)),
                 'changed': optional(truth)})
 # A flag that decides how a network is judged or trained, and not what it is.

@@ -31,8 +31,8 @@ def parse_with_checkpoint(parser, argv, load, training=False):
 
     Args:
         parser: with the flags of ``main.add_architecture_flags`` and ``--moving-average-decay``. argv (list of str).
-        load (str): what ``--load`` means, or None. training (bool): take the flags that say what the network is, and not
-        those of judging it.
+        load (str): what ``--load`` means, or None. training (bool): take the flags that say what the network is, not
+            those of judging it.
     Returns:
         argparse.Namespace, not resolved.
     """

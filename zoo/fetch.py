@@ -35,7 +35,7 @@ def fetch(model, folder, say):
 
     They come into a folder ``<name>.part`` and stay there until all are whole and can be read as a checkpoint; then it
     gets the model's name. So what has its name is good, and is never touched again; that it still is what came is seen
-    by its SHA-256. Several processes may ask for the same model at the same time: one downloads, the others wait for it.
+    by its SHA-256. Several processes may ask for the same model at the same time: one downloads, the others wait.
 
     Args:
         model (published.Model). folder (str): made if not there. say: (str) -> None, told what is going on; None to be
