@@ -52,7 +52,8 @@ def _names(arch, model_name):
     return [*_OF_ALL, *(name for name in _OF_SOME if name in of_arch)]
 
 
-def _channel_order(arch):
+def channel_order(arch):
+    """'BGR' or 'RGB': what networks of an architecture take."""
     return getattr(nets, arch + 'Model').channels
 
 
@@ -66,7 +67,7 @@ def make(args, classes):
         dict, JSON-ready.
     """
     return {'format': _FORMAT, 'flags': {name: getattr(args, name) for name in _names(args.arch, args.model_name)},
-            'moving_average_decay': args.moving_average_decay, 'channel_order': _channel_order(args.arch),
+            'moving_average_decay': args.moving_average_decay, 'channel_order': channel_order(args.arch),
             'classes': None if classes is None else list(classes), **source_version()}
 
 
@@ -108,9 +109,9 @@ def _parse(content, where):
     wrong = sorted(set(names) ^ set(flags))
     if wrong:
         raise ValueError('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
-    if card['channel_order'] != _channel_order(flags['arch']):
+    if card['channel_order'] != channel_order(flags['arch']):
         raise ValueError('{}: channel order {}, and {} here takes {}'.format(
-            where, card['channel_order'], flags['arch'], _channel_order(flags['arch'])))
+            where, card['channel_order'], flags['arch'], channel_order(flags['arch'])))
     return card
 
 

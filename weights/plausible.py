@@ -1,4 +1,5 @@
 """What a figure says of the flags it was made with: mistakes that names and shapes of variables cannot tell."""
+from weights.card import channel_order
 
 LEAST_IMAGES = 200
 LEAST_RIGHT = 0.1  # of clean images; every published network of ImageNet's classes has more than half right
@@ -24,7 +25,7 @@ def doubts(judged, right, classes, imagenet, args):
         causes.append('--padding {} (or --recipe {})'.format(args.padding, args.recipe))
     if args.input_scaling is not None:
         causes.append('--input-scaling {}'.format(args.input_scaling))
-    causes += ['the channel order ({} here)'.format('RGB' if args.arch == 'EfficientNet' else 'BGR'),
+    causes += ['the channel order ({} here)'.format(channel_order(args.arch)),
                'the weights ({})'.format('their moving averages; --moving-average-decay 0 takes the plain ones'
                                          if args.moving_average_decay else 'the plain ones, not their averages')]
     return ['only {:.1f}% of {} clean images are right: something does not belong to these weights; likely causes: '
