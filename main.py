@@ -15,12 +15,14 @@ try:
     import smooth_activations
     from adv_model import OPTIMIZERS, PRECISIONS
     from attacks import ATTACKS, TARGETS, default_step_size
+    from checkpoints import find
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
     from norms import BALLS
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
+    from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
@@ -97,7 +99,7 @@ def _seed(text):
 
 
 LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
-             'it is not there, and whose flags are then the defaults')
+             'it is not there; flags that the file or its published name tells of the network are the defaults')
 
 
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
@@ -151,6 +153,7 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
     group.add_argument('--recipe', choices=list(recipes.RECIPES),
                        help='which paper the defaults follow (default: sat; feature-denoising for the architectures '
                             'that only it has; sat-efficientnet for EfficientNet)')
+    add_ignore_flag(group)
     return group
 
 
@@ -344,14 +347,6 @@ def _take_recipe(args, names):
             setattr(args, name, getattr(recipes.RECIPES[args.recipe], name))
 
 
-def published_flags(load, parser, training=False):
-    """Flags that ``--load zoo:NAME`` stands for, to be parsed before those typed; [] for another checkpoint."""
-    try:
-        return published.flags_of(load, training) if published.is_named(load) else []
-    except ValueError as error:
-        parser.error("--load '{}': {}".format(load, error))
-
-
 def parse_args(argv=None):
     """Parse, fill in the recipe and check; a mistake ends the program with one line and exit code 2.
 
@@ -364,7 +359,7 @@ def parse_args(argv=None):
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
-    args = parser.parse_args(published_flags(args.load, parser, not (args.eval or args.eval_directory)) + argv)
+    args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
     typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
     _check_attack(args, parser)
     resolve_architecture(args, parser)
@@ -480,7 +475,6 @@ def _check(args, parser, typed_iter, typed_epsilon):
     if args.batch % args.accumulate:
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
     if args.load and not published.is_named(args.load):
-        from checkpoints import find
         try:
             find(args.load)
         except ValueError as error:

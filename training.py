@@ -29,6 +29,7 @@ from stopping import StopTogether
 from third_party.gpus import tensor_float_32
 from third_party.imagenet_utils import iterate
 from third_party.utils import library_versions, session_config, source_version, together
+from weights import card
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -353,7 +354,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     if ranks.is_chief:
         statistics = Statistics()
         saver = checkpoints.CheckpointSaver(folder, args.keep_checkpoints, monitored_name(
-            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics)
+            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics, card.make(args, classes))
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: recipes.learning_rate(
@@ -418,7 +419,7 @@ class Start(NamedTuple):
         """
         if not self.load:
             return JustCurrentSession()
-        return checkpoints.LoadWeights(self.load, checkpoints.read(self.load), self.everything,
+        return checkpoints.LoadWeights(self.load, checkpoints.stored(self.load), self.everything,
                                        global_step=self.step if self.step and not self.everything else None)
 
 

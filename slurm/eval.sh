@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Judge a checkpoint on the nodes of a Slurm job. Submit from the checkout; settings are in launch.sh:
-#   DATA=/data/imagenet sbatch --nodes=2 --gres=gpu:8 slurm/eval.sh --load R152.npz --attack-iter 100 ...
+#   DATA=/data/imagenet sbatch --nodes=2 --gres=gpu:8 slurm/eval.sh --load R152.npz \
+#     --arch ResNet -d 152 --recipe feature-denoising --attack-iter 100
 # Results: RESULTS_DIR (default results/job-<number>). A job that Slurm requeues starts again.
 #SBATCH --job-name=sat-eval
 #SBATCH --exclusive --mem=0
