@@ -132,7 +132,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
             if ranks.is_chief:
                 measure.say(result)
 
-    args = main.parse_args(flags)
+    args = main.parse_args(['--fake'] + flags)
     ranks = start_ranks()
     logger.setLevel('ERROR')
     model = commands.make_training_model(args, ranks.rank)

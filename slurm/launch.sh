@@ -6,7 +6,8 @@ cd "${SAT_ROOT:-$SLURM_SUBMIT_DIR}"   # the checkout; on a file system that all 
 [ -f main.py ] || { echo "$PWD holds no main.py: submit from the checkout, or set SAT_ROOT to it" >&2; exit 2; }
 
 PYTHON="${PYTHON:-.venv/bin/python}"
-DATA="${DATA-$HOME/data/imagenet}"    # empty: the handwritten digits, for a trial
+DATA="${DATA-${SAT_DATA-$HOME/data/imagenet}}"  # empty: the handwritten digits, for a trial
+export SAT_DATA="$DATA"               # which an empty DATA must not fall back to
 BATCH="${BATCH:-32}"                  # images in a step, for each rank
 GPUS="${SLURM_GPUS_ON_NODE:-0}"
 RANKS_PER_NODE="${RANKS_PER_NODE:-$((GPUS > 0 ? GPUS : 1))}"
