@@ -11,7 +11,7 @@ from typing import NamedTuple
 LEVELS = 255
 LEAST_BARE = 0.5  # pixel levels: a smaller radius or step in L-infinity has to be said with its unit. Ours
 _UNIT = 'px'
-_ROUNDED = 0.005  # part of a number by which it may differ from the whole one that was rounded to three digits
+_ROUNDED = 0.002  # part of a number that rounding to three digits may have taken from or added to k/255
 
 
 class Length(NamedTuple):
@@ -26,7 +26,7 @@ def parse(text):
     Raises:
         argparse.ArgumentTypeError: not a finite number of 0 or more.
     """
-    number, bare = text.strip(), True
+    number, bare = ''.join(text.split()), True
     for unit in ('/{}'.format(LEVELS), _UNIT):
         if number.endswith(unit):
             number, bare = number[:-len(unit)], False

@@ -400,7 +400,7 @@ def parse_args(argv=None):
         args.attack_target = 'random' if args.targeted else 'none'
     # An evaluation has the same verdicts on every machine.
     _default(args, 'attack_precision', 'float32' if args.eval else fast_precision())
-    if modes.TRAINING in mode and args.attack_iter == 0:
+    if modes.EVAL not in mode and args.attack_iter == 0:
         _note_unused(args, typed_epsilon, typed_step_size)
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     _default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
@@ -451,7 +451,7 @@ def _choose_data(args, parser, served):
 
 def _note_unused(args, epsilon, step_size):
     """Note the typed lengths of an attack of no steps in training (FD release: its standard training has an epsilon)."""
-    judged = '' if args.eval_attack_epsilon is not None else '; its evaluations attack with it'
+    judged = '' if args.fake or args.eval_attack_epsilon is not None else '; its evaluations attack with it'
     for name, value, use in (('attack_epsilon', epsilon, judged), ('attack_step_size', step_size, '')):
         if value:
             args.notes += '{} {:g} is not used: --attack-iter 0 trains on clean images{}'.format(

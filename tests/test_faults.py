@@ -20,7 +20,7 @@ from tensorpack.dataflow import DataFlowTerminated
 import checkpoints
 import evaluation
 import training
-from small_runs import (LEAN, MAIN, SMALL, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
+from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
 from third_party.heartbeats import Silence, Times
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
@@ -414,7 +414,7 @@ class Job:
     Its epochs are long, so that it is in the middle of the second one for a while.
     """
     steps = 20
-    flags = SMALL + ['--fake', '--attack-iter', '1', '--epochs', '1000', '--steps-per-epoch', str(steps), '--logdir',
+    flags = ATTACKED + ['--fake', '--attack-iter', '1', '--epochs', '1000', '--steps-per-epoch', str(steps), '--logdir',
                      'runs/two']
 
     def __init__(self, cwd, **environment):
