@@ -2,9 +2,11 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -266,3 +268,26 @@ def test_two_ranks_share_the_batch_and_judge_as_one(tmp_path, checkpoint, data):
     assert per_example(tmp_path / 'one') == per_example(tmp_path / 'two')
     assert_tells_apart(per_example(tmp_path / 'one'))
     assert done.stdout.count('python main.py') == 1 and '--batch 3 ' in done.stdout
+
+
+def test_a_directory_is_seen_as_in_the_release_s_evaluation(tmp_path, checkpoint, data, monkeypatch):
+    network = ['--load', checkpoint, '--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.4',
+               '--input-size', '64', '--num-classes', '10', '--moving-average-decay', '0']
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'all').mkdir()
+    files = sorted(path for path in (tmp_path / data / 'val').rglob('*.png'))
+    random = np.random.default_rng(1)
+    for path in files:  # wide pictures, of which the release shows the middle
+        assert cv2.imwrite(str(tmp_path / 'all' / path.name), random.integers(0, 256, [70, 150, 3], dtype=np.uint8))
+        os.makedirs(tmp_path / 'set' / 'val' / path.parent.name, exist_ok=True)
+        shutil.copy(tmp_path / 'all' / path.name, tmp_path / 'set' / 'val' / path.parent.name)
+    with tf.Graph().as_default():
+        main.main(['--eval-directory', str(tmp_path / 'all'), *network])
+    with tf.Graph().as_default():
+        main.main(['--eval', '--data', str(tmp_path / 'set'), '--attack-iter', '0', '--results-dir', 'judged', *network])
+    predicted = dict(line.split(',') for line in (tmp_path / 'predictions.txt').read_text().splitlines())
+    table = [line.split(',') for line in (tmp_path / 'judged' / 'per_example.csv').read_text().splitlines()[1:]]
+    assert {os.path.basename(path): label for path, label in predicted.items()} == {
+        os.path.basename(row[0]): row[2] for row in table}
+    assert len(predicted) == NUM_IMAGES and len(set(predicted.values())) > 1
+    assert main.parse_args(['--eval-directory', str(tmp_path / 'all'), '--load', checkpoint]).augmentation == 'imagenet'

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from tensorpack.dataflow import DataFlowTerminated
 
 import checkpoints
 import evaluation
+import stopping
 import training
 from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
 from third_party.heartbeats import Silence, Times
@@ -100,6 +102,58 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
         evaluated = [name for name in expected if name.startswith('eval-')]
         assert evaluated and {k: mine[k] for k in evaluated} == {k: expected[k] for k in evaluated}
     assert read_json(folder / 'best.json') == read_json(finished / 'best.json')
+
+
+def test_an_interrupt_of_a_single_process_ends_it_like_a_signal_and_resuming_continues_it_exactly(
+        train, finished, tmp_path, monkeypatch, said):
+    folder = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, STEPS + 2, signal.SIGINT)
+        assert exit_code(train, folder, *AVERAGED) == 130
+    assert said[-1] == 'stopped by SIGINT after step {}; checkpoint saved; continue with --resume'.format(STEPS + 2)
+    assert len([line for line in said if 'Ctrl-C' in line and 'a second one ends it at once' in line]) == 1
+    train(folder, '--resume', *AVERAGED)
+    assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
+
+
+def test_an_interrupt_before_the_first_step_ends_the_program_at_once(train, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(training, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert exit_code(train, tmp_path / 'run', *LEAN) == 130
+    assert said[-1] == 'stopped by SIGINT before the first step'
+
+
+@pytest.mark.parametrize('evaluation, launched, stops', [(False, False, True), (True, False, True), (True, True, True),
+                                                         (False, True, False)])
+def test_ranks_in_training_leave_an_interrupt_to_their_launcher(evaluation, launched, stops):
+    assert (signal.SIGINT in stopping.signals_of(evaluation, launched)) is stops
+
+
+# In a step that sees no signal for half a minute or more.
+BUSY = """
+import hashlib, stopping
+with stopping.StopSignal(stopping.signals_of(False, False)) as signals:
+    signals.deferred = True
+    print('busy', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 8)
+"""
+
+
+def test_a_second_interrupt_ends_the_process_at_once_also_within_a_step():
+    process = subprocess.Popen([sys.executable, '-c', BUSY], cwd=os.path.dirname(MAIN), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        while process.stdout.readline() != 'busy\n':
+            assert process.poll() is None
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert 'a second one ends it at once' in process.stdout.readline()  # while the step goes on
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+        assert 'ended by a second Ctrl-C' in process.stdout.read()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_statistics(train, tmp_path, monkeypatch):

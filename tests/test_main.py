@@ -201,6 +201,24 @@ def test_clean_training_is_still_judged_by_the_recipe_s_attack(recipe, epsilon):
     assert (args.attack_iter, args.eval_attack_iter, args.eval_attack_epsilon) == (0, 10, epsilon)
 
 
+@pytest.mark.parametrize('typed, note, radius', [
+    (['--attack-epsilon', '16.0'], '--attack-epsilon 16 is not used: --attack-iter 0 trains on clean images; its '
+                                   'evaluations attack with it', 16),
+    (['--attack-epsilon', '16.0', '--eval-attack-epsilon', '8'], '--attack-epsilon 16 is not used: --attack-iter 0 trains '
+                                                                 'on clean images', 8),
+    (['--attack-step-size', '2'], '--attack-step-size 2 is not used: --attack-iter 0 trains on clean images', 4),
+    (['--attack-epsilon', '0'], None, 4), ([], None, 4)])
+def test_feature_denoising_s_standard_training_is_clean_and_says_what_of_it_is_not_used(typed, note, radius):
+    args = main.parse_args(['--attack-iter', '0'] + typed)
+    assert args.attack_iter == 0 and args.notes == (() if note is None else (note,))
+    assert args.eval_attack_epsilon == radius
+
+
+def test_what_an_attack_uses_is_not_noted(npz):
+    assert main.parse_args(['--attack-iter', '1', '--attack-epsilon', '16']).notes == ()
+    assert main.parse_args(['--eval', '--load', npz, '--attack-iter', '0', '--attack-epsilon', '16']).notes == ()
+
+
 @pytest.mark.parametrize('arch, expected', [
     ('ResNet', (50, 224, 1000, 64, 1, 'sat')),
     ('ResNetDenoise', (50, 224, 1000, 64, 1, 'feature-denoising')),
