@@ -121,7 +121,8 @@ def run(args):
                 with _started(args.load) as ranks:
                     classify_directory(args, ranks)
             else:
-                with StopSignal(signals_of(args.eval, launched_rank() is not None)) as signals, _started(args.load) as ranks:
+                numbers = signals_of(args.eval, launched_rank() is not None)
+                with StopSignal(numbers) as signals, _started(args.load) as ranks:
                     (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
@@ -324,7 +325,6 @@ def _open_training_data(args, ranks):
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
                              lambda step: training.local_input(stream, step))
     if ranks.size == 1 and not args.serve_address:
-        sources.settle(args)
         dataset = sources.open_images(args, 'train')
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
@@ -344,8 +344,8 @@ def _expected_of_server(args):
 
 
 def _served_data(args, ranks):
-    """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what the
-    command has left open."""
+    """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what
+    the command has left open."""
     address = args.serve_address or default_data_address(args.batch)
     job = gather_texts(ranks, training.new_job_name())[0]
     served = connect(address, _expected_of_server(args), job, args.serve_timeout)

@@ -213,8 +213,8 @@ def get_parser():
                       help='images in a step, for each rank (default: %(default)s)')
     data.add_argument('--augmentation', choices=AUGMENTATIONS,
                       help="training augmentation, which also says how images are cropped for evaluation (default: "
-                           'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the digits; '
-                           "the data server's where the data set is)")
+                           'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the '
+                           "digits; the data server's where the data set is)")
     data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
                       help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
     data.add_argument('--randaug-num-layers', type=_at_least(1), metavar='N',
@@ -241,8 +241,8 @@ def get_parser():
                              'channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: '
                              'Linf)')
     attack.add_argument('--autoattack-version', metavar='VERSION',
-                        help='standard, apgd (the first two attacks of standard), plus, rand, or a list of attacks such '
-                             'as apgd-ce,square, with restarts of their own (default: standard)')
+                        help='standard, apgd (the first two attacks of standard), plus, rand, or a list of attacks '
+                             'such as apgd-ce,square, with restarts of their own (default: standard)')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
                         help="steps of pgd or momentum, 0 for no attack (default: the recipe's, 1 or 30; with --eval "
                              '10 or 30)')
@@ -363,9 +363,8 @@ def parse_args(argv=None):
     Args:
         argv (list of str): default sys.argv[1:].
     Returns:
-        argparse.Namespace: every value set, but for ``data``, ``augmentation`` and ``num_classes`` where the data server
-        decides them; ``attack_*`` are those of the attacker that this mode uses; ``notes`` (tuple of str): lines that
-        the program is to say.
+        argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses;
+        ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str): lines that the program is to say.
     """
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -375,11 +374,10 @@ def parse_args(argv=None):
     _take_lengths(args, parser)
     typed_epsilon, typed_step_size = args.attack_epsilon, args.attack_step_size
     _check_attack(args, parser)
-    left = _choose_data(args, parser, modes.SERVED in mode)
+    _choose_data(args, parser, modes.SERVED in mode)
     resolve_architecture(args, parser)
     recipe = recipes.RECIPES[args.recipe]
-    if 'augmentation' not in left:
-        sources.settle_augmentation(args)
+    sources.settle_augmentation(args)
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
@@ -407,8 +405,6 @@ def parse_args(argv=None):
     _check(args, parser)
     if args.attack == 'autoattack':  # which has lengths of its own
         args.attack_iter = args.attack_step_size = None
-    for name in left:
-        setattr(args, name, None)
     return args
 
 
@@ -436,21 +432,19 @@ def _take_lengths(args, parser):
 
 
 def _choose_data(args, parser, served):
-    """Find the data set and with it the number of classes; returns what is left to the data server."""
+    """Find the data set and with it the number of classes, and what is left to the data server."""
     args.notes = ()
     try:
         if args.data is None and not (args.fake or args.eval_directory):
             args.data = default_data()
-        left = sources.left_to_server(args, served)
-        if 'num_classes' not in left:
-            sources.settle_classes(args)
+        args.left_to_server = sources.left_to_server(args, served)
+        sources.settle_classes(args)
     except ValueError as error:
         parser.error(error)
-    return left
 
 
 def _note_unused(args, epsilon, step_size):
-    """Note the typed lengths of an attack of no steps in training (FD release: its standard training has an epsilon)."""
+    """Note the typed lengths of an attack of no steps in training (FD's standard training has an epsilon)."""
     judged = '' if args.fake or args.eval_attack_epsilon is not None else '; its evaluations attack with it'
     for name, value, use in (('attack_epsilon', epsilon, judged), ('attack_step_size', step_size, '')):
         if value:

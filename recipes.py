@@ -30,9 +30,9 @@ class Recipe(NamedTuple):
 _SAT = Recipe(
     activation_name='silu', padding='explicit',  # SAT release
     targeted=False, attack_epsilon=4.0,  # SAT release
-    # SAT Sec 3.1: PGD-1, one step. The step of 4 and the clean start are those of the same group's later training script,
-    # at the same epsilon (github.com/ytongbai/ViTs-vs-CNNs, advres); SAT's release (ResNet/main.py) also has the 0.2. One
-    # draw decides for each image here; in the releases one for each batch.
+    # SAT Sec 3.1: PGD-1, one step. The step of 4 and the clean start are those of the same group's later training
+    # script, at the same epsilon (github.com/ytongbai/ViTs-vs-CNNs, advres); SAT's release (ResNet/main.py) also has
+    # the 0.2. One draw decides for each image here; in the releases one for each batch.
     attack_iter=1, attack_step_size=4.0, prob_start_from_clean=0.2,
     label_smoothing=0.1,  # SAT release; not known whether the paper's runs had it
     # SAT release, as 1H Sec 2 and 5.1: rate 0.1 for a batch of 256, 5 epochs of warm-up; no moving averages of weights.
@@ -87,8 +87,8 @@ def learning_rate(step, steps_per_epoch, total_batch, recipe):
 def judged_steps(recipe_name):
     """Number of PGD steps of ``--eval`` where none is given.
 
-    The FD release has one flag for the steps of training and of ``--eval``, and so one default; SAT's ``--eval`` has its
-    own.
+    The FD release has one flag for the steps of training and of ``--eval``, and so one default; SAT's ``--eval`` has
+    its own.
     """
     recipe = RECIPES[recipe_name]
     return recipe.attack_iter if recipe_name == 'feature-denoising' else recipe.eval_attack_iter

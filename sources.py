@@ -13,9 +13,11 @@ TAKEN = 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude
 
 def left_to_server(args, served):
     """Names of the fields that a training's data server decides, in a command without a data set: those not given.
+    Until then their values are those for the digits.
 
     Args:
-        args: ``data``, ``augmentation``, ``num_classes``. served (bool): whether the training has a data server.
+        args: ``data``, ``augmentation``, ``num_classes``, not resolved. served (bool): whether the training has a data
+            server.
     """
     if not served or args.fake or args.data is not None:
         return ()
@@ -38,12 +40,6 @@ def settle_augmentation(args):
     if args.augmentation is None:
         args.augmentation = default_augmentation(args.data or args.eval_directory, args.input_size,
                                                  ARCHITECTURES[args.arch].augmentation)
-
-
-def settle(args):
-    """What ``left_to_server`` names, for a process that reads the images itself after all."""
-    settle_classes(args)
-    settle_augmentation(args)
 
 
 def check(args):
@@ -77,18 +73,16 @@ def expected_of_server(args, policy):
         return {'dataset': FAKE}
     if args.data:
         return dict(policy, dataset=os.path.realpath(args.data), augmentation=args.augmentation)
-    expected = dict(policy) if args.augment_name else {}
-    if args.augmentation is not None:
-        expected['augmentation'] = args.augmentation
-    return expected
+    typed = {} if 'augmentation' in args.left_to_server else {'augmentation': args.augmentation}
+    return dict(policy, **typed) if args.augment_name else typed
 
 
 def take_served(args, served, address, of_all):
     """Fill in what a command without a data set has left to its data server, which feeds the training.
 
     Args:
-        served (dict): the server's description. address (str): its own. of_all (list of dict): of the descriptions of all
-            ranks' servers the fields ``TAKEN``.
+        served (dict): the server's description. address (str): its own. of_all (list of dict): of the descriptions of
+            all ranks' servers the fields ``TAKEN``.
     Raises:
         ValueError: the server has no images that the network can learn and be judged by, or the servers differ.
     """
@@ -105,14 +99,17 @@ def take_served(args, served, address, of_all):
             address))
     if name != DIGITS:
         if not os.path.isdir(name):
-            raise ValueError("the data server at {} reads '{}', where this machine has no folder; the validation images "
-                             'come from there: put them in that place'.format(address, name))
+            raise ValueError("the data server at {} reads '{}', where this machine has no folder; the validation "
+                             'images come from there: put them in that place'.format(address, name))
         args.data = name
     for field in TAKEN:
         setattr(args, field, served.get(field))
     args.notes += "--data '{}' and --augmentation {} are those of the data server at {}".format(
         name, args.augmentation, address),
-    settle_classes(args)
+    if 'num_classes' in args.left_to_server:
+        args.num_classes = None
+        settle_classes(args)
     if name == DIGITS and args.num_classes != DIGIT_CLASSES:
-        raise ValueError('the data server at {} serves the handwritten digits, of {} classes, and {} has {} outputs; start '
-                         'it with --data DIR'.format(address, DIGIT_CLASSES, network_name(args), args.num_classes))
+        raise ValueError('the data server at {} serves the handwritten digits, of {} classes, and {} has {} outputs; '
+                         'start it with --data DIR'.format(address, DIGIT_CLASSES, network_name(args),
+                                                           args.num_classes))

@@ -71,8 +71,8 @@ class StopSignal:
                     return
                 found += number[0] == signal.SIGINT and signal.SIGINT in self._numbers
                 if found == 1 and number[0] == signal.SIGINT and self.deferred:
-                    logger.warning('Ctrl-C: the run ends in order after its running step or batch; a second one ends it '
-                                   'at once')
+                    logger.warning('Ctrl-C: the run ends in order after its running step or batch; a second one ends '
+                                   'it at once')
         os.write(2, b'ended by a second Ctrl-C\n')  # whatever locks the main thread may hold
         os._exit(exit_code(signal.SIGINT))
 
@@ -87,8 +87,8 @@ class StopTogether(Callback):
     """Ends the run on all ranks after the same step, when a signal reached any of them or a loss is not finite.
 
     The signals travel with each step, so a run of several ranks ends with the step after the running one at the latest.
-    Then the first rank saves a checkpoint and the exit code is 143, or 130 after SIGINT. A loss that is not finite ends the run with one line
-    and exit code 2; nothing is saved, because the step has spoilt the weights.
+    Then the first rank saves a checkpoint and the exit code is 143, or 130 after SIGINT. A loss that is not finite ends
+    the run with one line and exit code 2; nothing is saved, because the step has spoilt the weights.
 
     Must come after the callbacks that belong to a step.
 

@@ -86,8 +86,8 @@ def _add_sweep(parser):
     group.add_argument('--steps', type=_list_of(_at_least(1)), default=sweep.STEPS, metavar='K,K,...',
                        help="attack steps, at --attack-epsilon (default: {})".format(_text(sweep.STEPS)))
     group.add_argument('--epsilons', type=_list_of(_radius), default=sweep.EPSILONS, metavar='E,E,...',
-                       help='radii in pixel levels (8 or 8/255), with --attack-iter steps that grow with the radius from '
-                            '--attack-step-size at --attack-epsilon (default: {})'.format(_text(sweep.EPSILONS)))
+                       help='radii in pixel levels (8 or 8/255), with --attack-iter steps that grow with the radius '
+                            'from --attack-step-size at --attack-epsilon (default: {})'.format(_text(sweep.EPSILONS)))
     group.add_argument('--queries', type=_at_least(1), default=sweep.Plan._field_defaults['queries'], metavar='N',
                        help='of the attack without gradients, for each image (default: %(default)s)')
 

@@ -25,8 +25,9 @@ def make_attackers(version, norm, epsilon, num_classes, seed=0, streams=None):
     """The attackers of a version, in order.
 
     Args:
-        version (str): 'standard', 'apgd', 'plus', 'rand', or names of ``ATTACKS`` with commas between them. 'plus' and a list
-            of names run APGD and FAB 5 times, once for each target; 'rand' runs APGD once, with averaged gradients.
+        version (str): 'standard', 'apgd', 'plus', 'rand', or names of ``ATTACKS`` with commas between them. 'plus' and
+            a list of names run APGD and FAB 5 times, once for each target; 'rand' runs APGD once, with averaged
+            gradients.
         norm (str): 'Linf', 'L2' or 'L1'. epsilon (float): radius in pixel levels, 0-255, in any norm.
         num_classes (int): of the network; targets are at most the wrong ones.
         seed (int), streams (ImageStreams): see ``Attacker``.

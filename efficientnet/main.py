@@ -54,7 +54,8 @@ EVALUATION = {
     'ckpt_path': Flag(str, None, "checkpoint to judge (default: model_dir's newest)"),
     'model_dir': Flag(str, None, 'folder of checkpoints; the results go to its sub-folder eval or eval_<eval_name>'),
     'eval_name': Flag(str, None, 'part of the name of the folder of results, model_dir or else results/'),
-    'data_dir': Flag(str, None, "as the main program's --data, whose default it has; the release's is a bucket of made-up images"),
+    'data_dir': Flag(str, None, "as the main program's --data, with its default; the release's is a bucket of made-up "
+                                'images'),
     'eval_batch_size': Flag(int, 64, 'images in a step, over all ranks'),
     'num_eval_images': Flag(int, None, 'how many images there must be; all are judged (default: any number)'),
     'input_image_size': Flag(int, None, "pixels per side (default: the size's)", '--input-size'),

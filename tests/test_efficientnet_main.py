@@ -271,8 +271,8 @@ def test_two_ranks_share_the_batch_and_judge_as_one(tmp_path, checkpoint, data):
 
 
 def test_a_directory_is_seen_as_in_the_release_s_evaluation(tmp_path, checkpoint, data, monkeypatch):
-    network = ['--load', checkpoint, '--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.4',
-               '--input-size', '64', '--num-classes', '10', '--moving-average-decay', '0']
+    network = ['--load', checkpoint, '--arch', 'EfficientNet', '--width-coefficient', '0.25',
+               '--depth-coefficient', '0.4', '--input-size', '64', '--num-classes', '10', '--moving-average-decay', '0']
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'all').mkdir()
     files = sorted(path for path in (tmp_path / data / 'val').rglob('*.png'))
@@ -284,7 +284,8 @@ def test_a_directory_is_seen_as_in_the_release_s_evaluation(tmp_path, checkpoint
     with tf.Graph().as_default():
         main.main(['--eval-directory', str(tmp_path / 'all'), *network])
     with tf.Graph().as_default():
-        main.main(['--eval', '--data', str(tmp_path / 'set'), '--attack-iter', '0', '--results-dir', 'judged', *network])
+        main.main(['--eval', '--data', str(tmp_path / 'set'), '--attack-iter', '0', '--results-dir', 'judged',
+                   *network])
     predicted = dict(line.split(',') for line in (tmp_path / 'predictions.txt').read_text().splitlines())
     table = [line.split(',') for line in (tmp_path / 'judged' / 'per_example.csv').read_text().splitlines()[1:]]
     assert {os.path.basename(path): label for path, label in predicted.items()} == {

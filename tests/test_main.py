@@ -204,8 +204,8 @@ def test_clean_training_is_still_judged_by_the_recipe_s_attack(recipe, epsilon):
 @pytest.mark.parametrize('typed, note, radius', [
     (['--attack-epsilon', '16.0'], '--attack-epsilon 16 is not used: --attack-iter 0 trains on clean images; its '
                                    'evaluations attack with it', 16),
-    (['--attack-epsilon', '16.0', '--eval-attack-epsilon', '8'], '--attack-epsilon 16 is not used: --attack-iter 0 trains '
-                                                                 'on clean images', 8),
+    (['--attack-epsilon', '16.0', '--eval-attack-epsilon', '8'],
+     '--attack-epsilon 16 is not used: --attack-iter 0 trains on clean images', 8),
     (['--attack-step-size', '2'], '--attack-step-size 2 is not used: --attack-iter 0 trains on clean images', 4),
     (['--attack-epsilon', '0'], None, 4), ([], None, 4)])
 def test_feature_denoising_s_standard_training_is_clean_and_says_what_of_it_is_not_used(typed, note, radius):

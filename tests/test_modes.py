@@ -23,8 +23,9 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'num_classes': '10', 'attack': 'pgd', 'norm': 'Linf', 'autoattack_version': 'plus', 'attack_target': 'none',
           'attack_precision': 'float32', 'attack_gradient': 'silu', 'update_gradient': 'silu',
           'gradient_compression': 'none', 'optimizer': 'momentum', 'more_eval_attack_iter': '50',
-          'lr_drop_epochs': '9', 'group': '1', 'res2_bottleneck': '64', 'input_size': '224', 'batch_norm_momentum': '0.9',
-          'batch_norm_epsilon': '1e-5', 'label_smoothing': '0.1', 'moving_average_decay': '0'}
+          'lr_drop_epochs': '9', 'group': '1', 'res2_bottleneck': '64', 'input_size': '224',
+          'batch_norm_momentum': '0.9', 'batch_norm_epsilon': '1e-5',
+          'label_smoothing': '0.1', 'moving_average_decay': '0'}
 # Flags that need others, or exclude those of ASKED.
 COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],
            'randaug_magnitude': ['--augment-name', 'randaugment'], 'autoattack_version': ['--attack', 'autoattack'],
@@ -78,7 +79,8 @@ def test_a_flag_is_taken_in_its_modes_and_refused_by_name_in_others(capsys, ask,
         main.parse_args(ask(mode, words + company))
     else:
         line = refusal(capsys, main.parse_args, ask(mode, words))
-        assert '{} is for '.format('--untargeted' if words == ['--untargeted'] else '--' + dest.replace('_', '-')) in line
+        spelt = '--untargeted' if words == ['--untargeted'] else '--' + dest.replace('_', '-')
+        assert spelt + ' is for ' in line
 
 
 @pytest.mark.parametrize('typed', [['--eval-attack-epsilon', '8'], ['--eval-attack-step-size', '2']])

@@ -115,14 +115,15 @@ def test_sat_data_that_is_not_there_is_refused_by_its_name(monkeypatch, capsys):
         assert "SAT_DATA '/nowhere/at/all': no such directory" in line
     assert 'SAT_DATA' in refusal(capsys, released.parse, ['--mode=eval', '--ckpt_path=x'])
     assert main.parse_args(['--fake']).data is None
-    served = subprocess.run([sys.executable, SERVER], cwd='/', stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    served = subprocess.run([sys.executable, SERVER], cwd='/', stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
     assert served.returncode == 2 and served.stderr.count('\n') == 1 and 'SAT_DATA' in served.stderr
 
 
 @contextlib.contextmanager
 def data_server(address, *flags):
-    server = subprocess.Popen([sys.executable, SERVER, '--batch', '4', '--input-size', '8', '--workers', '1', '--address',
-                               address, *flags], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, SERVER, '--batch', '4', '--input-size', '8', '--workers', '1',
+                               '--address', address, *flags], stdout=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()
         assert 'ready' in line
@@ -144,8 +145,9 @@ def test_the_server_has_sat_data_too_but_for_constant_data(monkeypatch, address,
     ({}, '/home/u/data/imagenet'), ({'SAT_DATA': '/s'}, '/s'), ({'SAT_DATA': '/s', 'DATA': '/d'}, '/d'),
     ({'SAT_DATA': '/s', 'DATA': ''}, '')])
 def test_slurm_jobs_have_sat_data_and_an_empty_data_is_the_digits(environment, data):
-    shown = subprocess.run(['bash', '-c', 'source slurm/launch.sh; echo "$DATA|$SAT_DATA|${main_flags[*]}"', 'bash', '-d',
-                            '50'], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env={
+    script = 'source slurm/launch.sh; echo "$DATA|$SAT_DATA|${main_flags[*]}"'
+    shown = subprocess.run(['bash', '-c', script, 'bash', '-d', '50'], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                           check=True, env={
         'PATH': os.environ['PATH'], 'SLURM_JOB_ID': '1', 'SAT_ROOT': ROOT, 'HOME': '/home/u', **environment}).stdout
     assert shown.strip() == '{0}|{0}|--batch 32{1} -d 50'.format(data, ' --data ' + data if data else '')
 
@@ -154,16 +156,15 @@ def test_slurm_jobs_have_sat_data_and_an_empty_data_is_the_digits(environment, d
 
 def test_a_served_training_without_data_leaves_to_its_server_what_is_not_typed(monkeypatch, address, three):
     served = ['--serve-address', address]
-    args = main.parse_args(served)
-    assert (args.data, args.augmentation, args.num_classes) == (None, None, None)
-    args = main.parse_args(served + ['--augmentation', 'cifar', '--num-classes', '7'])
-    assert (args.augmentation, args.num_classes) == ('cifar', 7)
-    args = main.parse_args(served + ['--data', three])
-    assert (args.augmentation, args.num_classes) == ('imagenet', 3)
-    assert main.parse_args(served + ['--fake']).num_classes == 1000
+    both = ('augmentation', 'num_classes')
+    for argv, left in (([], both), (['--augmentation', 'cifar'], both[1:]), (['--num-classes', '7'], both[:1]),
+                       (['--augmentation', 'cifar', '--num-classes', '7'], ()), (['--data', three], ()),
+                       (['--fake'], ())):
+        assert main.parse_args(served + argv).left_to_server == left
+    assert main.parse_args(['--attack-iter', '30']).left_to_server == ()
     monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '0')
-    assert main.parse_args(['--attack-iter', '30']).num_classes is None
-    assert main.parse_args(['--fake']).num_classes == 1000
+    assert main.parse_args(['--attack-iter', '30']).left_to_server == both
+    assert main.parse_args(['--fake']).left_to_server == ()
 
 
 def test_a_training_without_data_takes_images_augmentation_and_classes_from_its_server_and_is_judged_on_its_images(
@@ -204,7 +205,7 @@ def test_digits_are_taken_from_a_server_for_ten_outputs_alone(address):
     args = take(address, SERVED, '--arch', 'CifarResNet')
     assert (args.data, args.augmentation, args.num_classes) == (None, 'cifar', 10)
     for argv in ([], ['--attack-iter', '30'], ['--arch', 'CifarResNet', '--num-classes', '100']):
-        with pytest.raises(ValueError, match='serves the handwritten digits, of 10 classes, and .*; start it with --data'):
+        with pytest.raises(ValueError, match='serves the handwritten digits, of 10 classes, .*; start it with --data'):
             take(address, SERVED, *argv)
 
 
@@ -278,8 +279,8 @@ def test_one_process_of_a_machine_with_several_gpus_is_told_how_to_use_all(monke
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['gpu'] * gpus)
     monkeypatch.setattr(sys, 'argv', ['main.py', '--eval', '--load', 'my net.npz'])
     commands._say_idle_gpus(ranks)
-    assert said == ["1 of 4 GPUs is used; for all of them type:  mpirun -np 4 -bind-to none python main.py --eval --load "
-                    "'my net.npz'"] * told
+    assert said == ['1 of 4 GPUs is used; for all of them type:  mpirun -np 4 -bind-to none python main.py --eval '
+                    "--load 'my net.npz'"] * told
 
 
 def test_trainings_and_evaluations_say_it(monkeypatch, three, tmp_path):

@@ -21,7 +21,7 @@ from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationB
 from third_party.imagedata.synsets import synset_words, synsets
 
 __all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'POLICIES', 'RecordSet', 'TrainingStream', 'Unreadable',
-           'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers', 'connect', 'count_classes',
-           'decode_image', 'default_augmentation', 'default_data', 'default_data_address', 'describe_policy', 'goodbye',
-           'info_address', 'iterate', 'list_images', 'make_policy', 'open_dataset', 'read_image', 'resize_plain',
-           'resize_shortest_edge', 'synset_words', 'synsets', 'validation_transform']
+           'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers', 'connect',
+           'count_classes', 'decode_image', 'default_augmentation', 'default_data', 'default_data_address',
+           'describe_policy', 'goodbye', 'info_address', 'iterate', 'list_images', 'make_policy', 'open_dataset',
+           'read_image', 'resize_plain', 'resize_shortest_edge', 'synset_words', 'synsets', 'validation_transform']

@@ -88,8 +88,8 @@ def default_data():
     """
     data = os.environ.get(DATA_VARIABLE) or None
     if data is not None and not os.path.isdir(data):
-        raise ValueError("{} {!r}: no such directory; name the folder that contains train/ and val/, or give --data".format(
-            DATA_VARIABLE, data))
+        raise ValueError("{} {!r}: no such directory; name the folder that contains train/ and val/, or give --data"
+                         .format(DATA_VARIABLE, data))
     return data
 
 

@@ -45,8 +45,8 @@ def info_address(address):
 
 
 def server_command(expected, address):
-    """The command line that starts a server as a trainer expects it (see ``connect``); one that names no data set, as it
-    would take the server's, is told to name one there."""
+    """The command line that starts a server as a trainer expects it (see ``connect``); DIR stands for the data set of
+    one that would take the server's."""
     words = ['.venv/bin/python', 'third_party/serve-data.py']
     dataset = expected.get('dataset', 'DIR')
     if dataset == FAKE:
