@@ -134,8 +134,8 @@ class StopTogether(Callback):
 
     def _stop_by(self, number):
         if number:
-            self._stopped_by = number
-            sys.exit(exit_code(number))
+            self._stopped_by = int(number)  # sys.exit would print one of NumPy
+            sys.exit(exit_code(self._stopped_by))
 
     def _after_train(self):
         if self._stopped_by:

@@ -64,6 +64,7 @@ def no_signal_gets_through():
 def exit_code(run, *args):
     with pytest.raises(SystemExit) as end:
         run(*args)
+    assert type(end.value.code) is int, 'Python would print it and exit with 1'
     return end.value.code
 
 
@@ -166,9 +167,11 @@ def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_
     assert [entry['global_step'] for entry in read_json(folder / 'stats.json')] == [STEPS, 2 * STEPS]
 
 
-@pytest.mark.parametrize('judged', [pytest.param('weights', marks=pytest.mark.slow), 'averages'])
+@pytest.mark.parametrize('judged, number, code', [
+    pytest.param('weights', signal.SIGTERM, 143, marks=pytest.mark.slow), ('averages', signal.SIGTERM, 143),
+    ('averages', signal.SIGINT, 130)])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
-        train, finished, tmp_path, monkeypatch, said, judged):
+        train, finished, tmp_path, monkeypatch, said, judged, number, code):
     folder, run, runs, batches = tmp_path / 'run', evaluation.EvaluationTower.run, [], []
 
     def send(self, session, watched, attackers, show_progress):
@@ -181,14 +184,14 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_aft
                 for batch in watched:
                     batches.append(len(runs))
                     if len(runs) == {'weights': 3, 'averages': 4}[judged]:
-                        os.kill(os.getpid(), signal.SIGTERM)
+                        os.kill(os.getpid(), number)
                     yield batch
         return run(self, session, Counted(), attackers, show_progress)
     with monkeypatch.context() as patch:
         patch.setattr(evaluation.EvaluationTower, 'run', send)
-        assert exit_code(train, folder, *AVERAGED) == 143
+        assert exit_code(train, folder, *AVERAGED) == code
     assert batches.count(len(runs)) == 1  # of two
-    assert 'stopped by SIGTERM after step {}; '.format(2 * STEPS) in said[-1]
+    assert 'stopped by {} after step {}; '.format(number.name, 2 * STEPS) in said[-1]
     assert epochs_in(folder) == [1]
     assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
     train(folder, '--resume', *AVERAGED)
