@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,18 +22,22 @@ import journal
 import judging
 import nets
 import recipes
+import sources
 import training
 from adv_model import NoOpAttacker, PGDAttacker
 from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
-from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
+from stopping import StopSignal, exit_code, signals_of
+from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
                                         connect, default_data_address, describe_policy, goodbye, list_images,
-                                        make_policy, open_dataset)
-from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
-                               together)
+                                        make_policy, synsets)
+from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
+                               threads_for, together)
+from weights.flags import refuse_another_network
+from weights.plausible import doubts
 from zoo import published
 from zoo.fetch import bring
 
@@ -93,26 +98,43 @@ def _print_recipe(args):
     logger.info('Under attack the network computes in {}, {}, with {}'.format(
         args.attack_precision or 'float32', nets.resolve_data_format(args.data_format),
         'compiled activations' if can_compile() and not args.xla else "activations of TensorFlow's ops"))
+    for note in args.notes:
+        logger.info(note)
+
+
+def _say_idle_gpus(ranks, beside=''):
+    """Log how to use all GPUs of the machine, where this is the only process and uses one of several (SAT's release
+    judges with all of them in one process). ``beside``: what several ranks need."""
+    gpus = len(tf.config.list_physical_devices('GPU'))
+    if ranks.size == 1 and gpus > 1:
+        logger.info('1 of {0} GPUs is used; for all of them type:  mpirun -np {0} -bind-to none {1}{2}'.format(
+            gpus, shlex.join(['python'] + sys.argv), beside))
 
 
 def run(args):
     """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
+    if args.eval:
+        try:
+            sources.check(args)  # before a checkpoint is brought here
+        except ValueError as error:
+            fail(error, launched_rank() or 0)
     try:
         with _quiet_threads():
             if args.eval_directory:
-                with _started(args.load) as ranks:
+                with _started(args) as ranks:
                     classify_directory(args, ranks)
             else:
-                names = EVALUATION_SIGNALS if args.eval else SIGNALS
-                with StopSignal(names) as signals, _started(args.load) as ranks:
+                numbers = signals_of(args.eval, launched_rank() is not None)
+                with StopSignal(numbers) as signals, _started(args) as ranks:
                     (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
 
 @contextlib.contextmanager
-def _started(load):
-    """The ranks, with heartbeats while they are at work and the weights of ``load`` here; only the first one speaks."""
+def _started(args):
+    """The ranks, with heartbeats while they are at work and the weights of ``--load`` here, which are those of the
+    network; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
     ranks = start_ranks()
@@ -121,7 +143,9 @@ def _started(load):
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):
-        bring_weights(load, ranks)
+        bring_weights(args.load, ranks)
+        if args.load:
+            together(ranks, lambda: refuse_another_network(args))
         yield ranks
 
 
@@ -145,10 +169,16 @@ def bring_weights(load, ranks):
 def validation_batches(args, dataset, ranks, augmentation, indices=None):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
     ``augmentation``."""
+    batch = args.batch + args.tf32  # another size than that of training's batches, see ``tensor_float_32``
     share = ranks.rank, ranks.size, threads_for(ranks), indices
     if augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
-    return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
+        return ReleasedValidationBatches(dataset, batch, args.input_size, *share)
+    return ValidationBatches(dataset, batch, args.input_size, augmentation, *share)
+
+
+def matched(args, values):
+    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``."""
+    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
 
 
 def open_session(ranks, args, values):
@@ -157,7 +187,7 @@ def open_session(ranks, args, values):
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    pairs = checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
+    pairs = matched(args, values)
     session = tf.Session(config=session_config(ranks))
     checkpoints.load_into(session, pairs)
     return session
@@ -170,7 +200,10 @@ _DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficien
 
 
 def _settings(args, dataset, values, attackers):
-    """All that decides an evaluation's verdicts and what they consist of, JSON-ready."""
+    """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
+
+    ``values`` (dict): the weights that are judged, name to array.
+    """
     settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset),
                 'columns': evaluation.ROW}
     for number, attacker in enumerate(attackers, 1):
@@ -182,10 +215,12 @@ def _settings(args, dataset, values, attackers):
 def evaluate(args, ranks, signals):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
     begin = time.time()
-    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
-    dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
+    together(ranks, lambda: check_override(args.tf32))
+    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
+    dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
+    _say_idle_gpus(ranks)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
     if attacker:
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
@@ -200,8 +235,9 @@ def evaluate(args, ranks, signals):
 
     def open_journal():
         evaluation.make_results_folder(folder)
-        return journal.Journal(folder, _settings(args, dataset, values, attackers), len(evaluation.ROW),
+        return journal.Journal(folder, _settings(args, dataset, weights, attackers), len(evaluation.ROW),
                                args.resume_eval)
+    weights = together(ranks, lambda: {v.op.name: value for v, value in matched(args, values)})
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, args, values)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
@@ -226,10 +262,14 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
     results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
                                       library_versions(), seconds, not stopped)
+    results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
+                                 args)
     evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
             results['num_unreadable'], outcome.tried))
+    for warning in results['warnings']:
+        logger.warning(warning)
     if isinstance(attacker, Ensemble):
         for attack in results['attacks']:
             logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
@@ -243,7 +283,8 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
 
 def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
-    values = together(ranks, lambda: checkpoints.read(args.load))
+    together(ranks, lambda: check_override(args.tf32))
+    values = together(ranks, lambda: checkpoints.stored(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
@@ -264,15 +305,18 @@ def classify_directory(args, ranks):
 
 def train(args, ranks, signals):
     """Train: from fake data, from images read here, or from the machine's data server."""
+    together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
-        ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
-    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes))
+        ranks, lambda: sources.open_images(args, 'val', data.classes))
+    fast = nets.agreed_precision(ranks)
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
+    _say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
@@ -304,38 +348,51 @@ def _open_training_data(args, ranks):
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
                              lambda step: training.local_input(stream, step))
+    classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
-        dataset = open_dataset(args.data, 'train', args.num_classes)
+        dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
                              lambda: stream.unreadable)
-    return _served_data(args, ranks)
+    return _served_data(args, ranks, classes)
 
 
 def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
-def _served_data(args, ranks):
-    """Claim this machine's data server for this job, and check that it serves what this run needs."""
+def _expected_of_server(args):
+    """The fields of a data server's description that this command decides."""
+    return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
+            'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops',
+            **sources.expected_of_server(args, describe_policy(_policy(args)))}
+
+
+def _served_data(args, ranks, classes):
+    """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what
+    the command has left open.
+
+    ``classes`` (list of str): of the checkpoint that training starts from; None for any.
+    """
     address = args.serve_address or default_data_address(args.batch)
     job = gather_texts(ranks, training.new_job_name())[0]
-    expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-                'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
-    if args.fake:
-        expected['dataset'] = 'fake'
-    else:
-        expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
-        expected.update(augmentation=args.augmentation, **describe_policy(_policy(args)))
-    served = connect(address, expected, job, args.serve_timeout)
+    served = connect(address, _expected_of_server(args), job, args.serve_timeout)
     leave = functools.partial(goodbye, address, job)
     atexit.register(leave)
     try:
+        shared = gather_texts(ranks, json.dumps({field: served.get(field) for field in (
+            'server', 'shard', 'seed', 'fake', *sources.TAKEN)}))
+        shared = [json.loads(text) for text in shared]
+        warning = check_servers(shared)
+        sources.take_served(args, served, address, shared)
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
-        shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
-        warning = check_servers([json.loads(text) for text in shared])
+        if classes and list(served['classes']) != list(classes) and not args.fake:
+            raise ValueError(
+                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in another "
+                'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                    args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
         leave()  # now: the program that called may live on
         raise
@@ -345,8 +402,11 @@ def _served_data(args, ranks):
                          lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
 
 
-def _open_run(args, ranks, classes):
-    """(log directory, start): found by the first rank, which owns the directory, and told to the others."""
+def _open_run(args, ranks, classes, fast):
+    """(log directory, start): found by the first rank, which owns the directory, and told to the others.
+
+    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    """
     told = ''
     error = None
     if ranks.is_chief:
@@ -355,13 +415,16 @@ def _open_run(args, ranks, classes):
             last = training.last_run(base) if args.resume_if_any else None
             folder = last or training.open_log_directory(base, args.resume)
             resume = args.resume or last is not None
+            before = None
             if resume:
-                training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                before = training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 training.check_same_classes(folder, classes)
+            args.attack_precision, why = training.decide_precision(args.attack_precision, before, fast)
             start = training.find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
+            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             training.trim_statistics(folder, start.epoch)
-            told = json.dumps([folder, start])
+            told = json.dumps([folder, start, args.attack_precision])
         except (ValueError, OSError) as e:
             error = e
     told = gather_texts(ranks, told)[0]
@@ -369,5 +432,5 @@ def _open_run(args, ranks, classes):
         raise error
     if not told:
         return None, None
-    folder, start = json.loads(told)
+    folder, start, args.attack_precision = json.loads(told)
     return folder, training.Start(*start)

@@ -22,8 +22,9 @@ if __name__ == '__main__':
 import main as program
 from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
-from third_party.imagenet_utils import open_dataset
+from third_party.imagenet_utils import default_data, open_dataset
 from third_party.utils import OneLineParser, start_ranks
+from weights.flags import checkpoint_words
 
 MODES = ('train_and_eval', 'train', 'eval')
 _DATA_FORMATS = {'channels_first': 'NCHW', 'channels_last': 'NHWC'}
@@ -54,7 +55,8 @@ EVALUATION = {
     'ckpt_path': Flag(str, None, "checkpoint to judge (default: model_dir's newest)"),
     'model_dir': Flag(str, None, 'folder of checkpoints; the results go to its sub-folder eval or eval_<eval_name>'),
     'eval_name': Flag(str, None, 'part of the name of the folder of results, model_dir or else results/'),
-    'data_dir': Flag(str, None, "as the main program's --data; the release's default is a bucket of made-up images"),
+    'data_dir': Flag(str, None, "as the main program's --data, with its default; the release's is a bucket of made-up "
+                                'images'),
     'eval_batch_size': Flag(int, 64, 'images in a step, over all ranks'),
     'num_eval_images': Flag(int, None, 'how many images there must be; all are judged (default: any number)'),
     'input_image_size': Flag(int, None, "pixels per side (default: the size's)", '--input-size'),
@@ -63,26 +65,25 @@ EVALUATION = {
     # The release's default, channels_first, is for its accelerators; the main program chooses by the device.
     'data_format': Flag(str, None, "channels_first or channels_last (default: the device's)",
                         choices=tuple(_DATA_FORMATS)),
-    'batch_norm_momentum': Flag(float, 0.99, 'SAT evaluates with 0.9', '--batch-norm-momentum'),
     'batch_norm_epsilon': Flag(float, 1e-3, 'SAT evaluates with 1e-5', '--batch-norm-epsilon'),
     'moving_average_decay': Flag(float, 0.9999, "judge the weights' moving averages, with 0 the weights themselves",
                                  '--moving-average-decay'),
-    'dropout_rate': Flag(float, None, "of training (default: the size's)", '--dropout-rate'),
-    'survival_prob': Flag(float, None, 'of training (default: 0.8)', '--survival-prob'),
     'width_coefficient': Flag(float, None, "of the channels (default: the size's)", '--width-coefficient'),
     'depth_coefficient': Flag(float, None, "of the repeats of a block (default: the size's)", '--depth-coefficient'),
 }
 
 # The release's flags of training: their kind, and the main program's flag of the same meaning.
 TRAINING = {
-    'train_batch_size': (int, '--batch'), 'base_learning_rate': (float, '--base-lr'),
+    'train_batch_size': (int, '--batch'), 'batch_norm_momentum': (float, '--batch-norm-momentum'),
+    'dropout_rate': (float, '--dropout-rate'), 'survival_prob': (float, '--survival-prob'),
+    'base_learning_rate': (float, '--base-lr'),
     'lr_decay_epoch': (float, '--lr-decay-epochs'), 'weight_decay': (float, '--weight-decay'),
     'label_smoothing': (float, '--label-smoothing'), 'augment_name': (str, '--augment-name'),
     'randaug_num_layers': (int, '--randaug-num-layers'), 'randaug_magnitude': (int, '--randaug-magnitude'),
     'mixup_alpha': (float, None), 'train_steps': (int, None), 'steps_per_eval': (int, None),
     'num_train_images': (int, None), 'iterations_per_loop': (int, None), 'log_step_count_steps': (int, None),
     'archive_ckpt': (boolean, None)}
-TRAIN_BATCH = 2048  # SAT release, over all ranks
+TRAIN_DEFAULTS = {'train_batch_size': 2048, 'batch_norm_momentum': 0.99}  # SAT release; the batch is that of all ranks
 
 # The release's other flags: their kind, values that ask for nothing, and what the rest asks for that is not here.
 ABSENT = {
@@ -147,10 +148,14 @@ def parse(argv=None):
     Args:
         argv (list of str): default sys.argv[1:].
     Returns:
-        argparse.Namespace of the release's flags, list of the main program's.
+        argparse.Namespace of the release's flags, and ``typed``, the names of those of ``EVALUATION`` that were typed;
+        list of the main program's.
     """
     parser = get_parser()
-    flags, others = parser.parse_known_args([_spelt_out(word) for word in (sys.argv[1:] if argv is None else argv)])
+    words = [_spelt_out(word) for word in (sys.argv[1:] if argv is None else argv)]
+    flags, others = parser.parse_known_args(words)
+    typed, _ = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(EVALUATION)))
+    flags.typed = {name for name in EVALUATION if getattr(typed, name) is not None}
     for name, (_, harmless, what) in ABSENT.items():
         value = getattr(flags, name)
         if value is not None and value not in harmless:
@@ -158,22 +163,27 @@ def parse(argv=None):
     if flags.mode != 'eval':
         parser.error('--mode={}: the main program trains, adversarially if --attack-iter 0 is left out:  {}'.format(
             flags.mode, _training_command(flags)))
+    try:
+        flags.data_dir = flags.data_dir or default_data()
+    except ValueError as error:
+        parser.error(error)
     if not flags.data_dir:
-        parser.error('--mode=eval needs --data_dir DIR')
+        parser.error('--mode=eval needs --data_dir DIR, or SAT_DATA')
     if not (flags.ckpt_path or flags.model_dir):
         parser.error('--mode=eval needs --ckpt_path CHECKPOINT, or --model_dir DIR')
     return flags, others
 
 
-def _network_arguments(flags):
-    """The main program's flags that both modes share."""
+def _network_arguments(flags, names=EVALUATION):
+    """The main program's flags that both modes share, for the release's ``names``."""
     # The main program crops small images in another way if it is not told.
-    words = ['--arch', 'EfficientNet', '--augmentation', 'efficientnet',
-             '--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
+    words = ['--arch', 'EfficientNet', '--augmentation', 'efficientnet']
+    if 'sat_preprocessing' in names:
+        words += ['--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
     if flags.data_format:
         words += ['--data-format', _DATA_FORMATS[flags.data_format]]
     for name, flag in EVALUATION.items():
-        if flag.same and getattr(flags, name) is not None:
+        if flag.same and name in names and getattr(flags, name) is not None:
             words += [flag.same, str(getattr(flags, name))]
     return words
 
@@ -181,7 +191,7 @@ def _network_arguments(flags):
 def _training_command(flags):
     words = _network_arguments(flags) + ['--data', flags.data_dir or 'DIR', '--attack-iter', '0']
     typed = {name: getattr(flags, name) for name in TRAINING if getattr(flags, name) not in (None, '')}
-    for name, value in dict({'train_batch_size': TRAIN_BATCH}, **typed).items():
+    for name, value in dict(TRAIN_DEFAULTS, **typed).items():
         if TRAINING[name][1]:
             words += [TRAINING[name][1], str(value)]
     lost = ['--' + name for name, value in typed.items() if value and not TRAINING[name][1]]
@@ -201,13 +211,16 @@ def evaluation_arguments(flags, others, num_ranks):
     Returns:
         list of str.
     Raises:
-        ValueError: the batch cannot be shared.
+        ValueError: the batch cannot be shared, or the checkpoint cannot be read.
     """
     if flags.eval_batch_size % num_ranks:
         raise ValueError('--eval_batch_size {}: no multiple of the {} ranks that share it'.format(
             flags.eval_batch_size, num_ranks))
-    words = ['--eval', '--load', flags.ckpt_path or flags.model_dir, '--data', flags.data_dir,
-             '--batch', str(flags.eval_batch_size // num_ranks)] + _network_arguments(flags)
+    load = flags.ckpt_path or flags.model_dir
+    # A checkpoint that says what it is knows better than the release's defaults.
+    names = flags.typed if checkpoint_words(load) else EVALUATION
+    words = ['--eval', '--load', load, '--data', flags.data_dir,
+             '--batch', str(flags.eval_batch_size // num_ranks)] + _network_arguments(flags, names)
     if flags.model_dir or flags.eval_name:
         words += ['--results-dir', os.path.join(flags.model_dir or 'results',
                                                 'eval_' + flags.eval_name if flags.eval_name else 'eval')]

@@ -68,12 +68,13 @@ def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, 
     assert line.endswith("error: no batch from '{}' for 1.5 s; is its data server running?".format(address))
 
 
-def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(capsys):
+def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(address, capsys):
     import main
-    assert main.parse_args(SMALL).data_timeout == 300
-    assert main.parse_args(SMALL + ['--data-timeout', '0']).data_timeout == 0
+    flags = SMALL + ['--serve-address', address]
+    assert main.parse_args(flags).data_timeout == 300
+    assert main.parse_args(flags + ['--data-timeout', '0']).data_timeout == 0
     with pytest.raises(SystemExit):
-        main.parse_args(SMALL + ['--data-timeout', '-1'])
+        main.parse_args(flags + ['--data-timeout', '-1'])
     assert '--data-timeout' in capsys.readouterr().err
 
 

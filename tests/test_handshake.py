@@ -120,11 +120,17 @@ def test_all_differences_and_the_command_are_in_one_line(server, address):
     ((None,), [], ['augment_name', 'randaug_num_layers', 'randaug_magnitude'])])
 def test_a_trainer_of_another_policy_is_told_all_differences_and_the_command(server, address, policy, flags, differ):
     with pytest.raises(ValueError) as error:
-        connect(address, dict(batch=32, **describe_policy(make_policy(*policy))), 'job', 10)
+        connect(address, dict(batch=32, dataset='/data/imagenet', **describe_policy(make_policy(*policy))), 'job', 10)
     text = one_line(error)
     assert [part.split(':')[0] for part in text.split('does not fit this run: ')[1].split('; ')][:-1] == differ
     words = shlex.split(text.split('serve-data.py ')[1])
-    assert words == ['--batch', '32'] + flags + ['--address', address]
+    assert words == ['--data', '/data/imagenet', '--batch', '32'] + flags + ['--address', address]
+
+
+def test_a_trainer_that_names_no_data_set_is_not_told_to_serve_the_digits(server, address):
+    with pytest.raises(ValueError) as error:
+        connect(address, {'batch': 64}, 'job', 10)
+    assert one_line(error).endswith('third_party/serve-data.py --data DIR --batch 64 --address ' + address)
 
 
 def test_a_trainer_of_the_same_policy_is_served(server, address):
