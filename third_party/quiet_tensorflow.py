@@ -1,0 +1,58 @@
+"""Makes TF_CPP_MIN_LOG_LEVEL hold from TensorFlow's first moment on: a user's mistake is one line on stderr.
+
+TensorFlow 2.21 says some things while it is imported, before it has looked at that variable. The environment that
+`make setup` makes imports this module whenever Python starts (see scripts/setup.sh); where the variable is not set,
+nothing is held back.
+"""
+import contextlib
+import importlib.abc
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+
+LEVELS = 'IWEF'  # INFO, WARNING, ERROR, FATAL; the variable's value is the first that is printed
+PREFACE = rb'WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR'
+
+
+@contextlib.contextmanager
+def without_log_lines(letters):
+    """Hold back what is written to stderr meanwhile, then write it but for log lines of these levels."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            unwanted = re.compile(rb'(%s|[%s]\d{4} [\d:.]+ +\d+ \S+:\d+\] .*)\n?' % (PREFACE, letters.encode()))
+            for line in said:
+                if not unwanted.fullmatch(line):
+                    os.write(2, line)
+
+
+class QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Imports TensorFlow as ever, with the log lines held back that are not wanted."""
+
+    def find_spec(self, name, path, target=None):
+        if name != 'tensorflow':
+            return None
+        sys.meta_path.remove(self)
+        level = os.environ.get('TF_CPP_MIN_LOG_LEVEL', '')
+        spec = importlib.util.find_spec(name)
+        if spec and level.isdigit() and int(level) > 0:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                with without_log_lines(LEVELS[:int(level)]):
+                    execute(module)
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, QuietTensorFlow())
