@@ -1,5 +1,7 @@
 """third_party/imagedata: folders, the embedded digits, the list of ImageNet's classes."""
 import os
+import resource
+import shutil
 import subprocess
 import sys
 
@@ -193,6 +195,32 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     with pytest.raises(ValueError, match='XDG_CACHE_HOME'):
         open_dataset(None, 'train', 10)
+
+
+@pytest.mark.parametrize('size', [0, 300])
+def test_a_full_disk_leaves_no_digits_behind(tmp_path, monkeypatch, size):
+    """As on a full disk, files cannot become longer than a limit: 0 bytes, or less than a digit takes."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(ValueError, match='cannot write the embedded digits'):
+            open_dataset(None, 'val', 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path / 'smooth-adversarial-training') == []
+
+
+def test_damaged_digits_are_named(digits_cache, tmp_path, monkeypatch):
+    shutil.copytree(digits_cache, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    folder = tmp_path / 'smooth-adversarial-training' / 'digits-v1'
+    assert len(open_dataset(None, 'val', 10).files) == 299
+    os.truncate(folder / 'train' / '0' / '0000.png', 0)
+    os.remove(folder / 'val' / '5' / '0005.png')
+    for split in ('train', 'val'):
+        with pytest.raises(ValueError, match='{} are damaged: 2 of their 1797 files .*remove that folder'.format(folder)):
+            open_dataset(None, split, 10)
 
 
 @pytest.mark.parametrize('names, split, num_classes, message', [
