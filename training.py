@@ -20,6 +20,7 @@ from tensorpack.utils import logger
 from tensorpack.utils.serialize import loads
 
 import checkpoints
+import output_folders
 import recipes
 from adv_model import TRAINING_STEP
 from averaging import AverageWeights
@@ -224,24 +225,15 @@ def log_directory(args, size):
     return name + ('-' + args.logdir if args.logdir else '')
 
 
-def _numbered(base):
-    """Existing directories of runs named ``base``, oldest first: base, base-2, base-3, ..."""
-    found, name = [], base
-    while os.path.exists(name):
-        found.append(name)
-        name = '{}-{}'.format(base, len(found) + 1)
-    return found, name
-
-
 def open_log_directory(base, resume):
-    """The directory to write to: a new name, or with ``resume`` that of the last run.
+    """The directory to write to: a new one, or with ``resume`` that of the last run.
 
     Raises:
-        ValueError: nothing to resume.
+        ValueError: nothing to resume. OSError: it cannot be made.
     """
-    found, new = _numbered(base)
     if not resume:
-        return new
+        return output_folders.make_new(base)
+    found, _ = output_folders.numbered(base)
     if not found:
         raise ValueError("--resume: there is no run '{}'; without --resume a new one starts".format(base))
     return found[-1]
@@ -249,7 +241,7 @@ def open_log_directory(base, resume):
 
 def last_run(base):
     """Directory of the last run named ``base`` that got as far as writing its flags; None if there is none."""
-    runs = [folder for folder in _numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
+    runs = [folder for folder in output_folders.numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
     return runs[-1] if runs else None
 
 
