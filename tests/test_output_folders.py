@@ -180,7 +180,9 @@ def test_ten_kills_at_random_moments_of_two_writers_mix_nothing(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
-        rng.choice([job for job in jobs.values() if job.poll() is None]).kill()
+        killed = rng.choice([job for job in jobs.values() if job.poll() is None])
+        killed.kill()
+        killed.wait()
     for job in jobs.values():
         job.kill()
         out, err = job.communicate()
