@@ -17,6 +17,7 @@ import evaluation
 import journal
 import main
 import nets
+import output_folders
 from adv_model import PGDAttacker
 from attacks import FGSMAttacker
 from image_folders import make_noise_folder
@@ -393,8 +394,10 @@ def test_an_image_that_cannot_be_read_for_a_later_attack_does_not_count_as_robus
 
 
 def test_seconds_add_up_over_the_parts(stopped, here, tmp_path):
-    with open(tmp_path / 'out' / journal.FILE, 'a') as f:
-        f.write('{"seconds": 1000.0, "rows": []}\n')
+    with open(tmp_path / 'out' / journal.FILE, 'r+') as f:
+        run = json.loads(f.readline())['run']
+        f.seek(0, os.SEEK_END)
+        f.write(journal._line({'run': run, 'seconds': 1000.0, 'rows': []}))
     assert 1000 < here('--attack-iter', '3', '--resume-eval')[0]['seconds'] < 1300
 
 
@@ -419,7 +422,8 @@ def test_a_program_killed_half_way_goes_on_with_the_same_verdicts(data, load, wh
     finally:
         job.kill()
         job.communicate()
-    assert os.listdir(tmp_path / 'out') == [journal.FILE] and len(journal_rows(tmp_path)) > COUNT
+    assert sorted(os.listdir(tmp_path / 'out')) == [output_folders.LOCK_FILE, journal.FILE]
+    assert len(journal_rows(tmp_path)) > COUNT
     job = start(data, load, tmp_path, *ATTACKS['autoattack'], '--resume-eval')
     out, err = job.communicate(timeout=180)
     assert job.returncode == 0, err
