@@ -16,10 +16,12 @@ from tensorpack.utils.utils import get_tqdm
 
 from adv_model import LAST_STEP, NO_TARGET, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import keep_older, read_json, write_text
+from third_party.typed import anything, record, truth
 from third_party.utils import gather_rows
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+_MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
 FOUND = (PREDICTION, WRONG_TOP5, TARGET, SUCCESS_AT_ANY_STEP)
 MAX_UNREADABLE = 0.01  # of all images; figures of fewer are not what was asked for
 UNREADABLE_EXIT_CODE = 3
@@ -267,7 +269,10 @@ def write_results(folder, results, clean, attacked, files, broken_by=None, conti
 
 
 def _is_incomplete(path):
-    return os.path.isfile(path) and read_json(path).get('complete') is False
+    try:
+        return os.path.isfile(path) and read_json(path, _MAYBE_INCOMPLETE).get('complete') is False
+    except ValueError:  # damaged, or something else: to be kept
+        return False
 
 
 def print_results(results):

@@ -9,20 +9,18 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
-import zlib
 
 import numpy as np
 from tensorpack.utils import logger
 
 from checkpoints import keep_older, write_text
+from checksums import with_checksum, without_checksum
 from third_party.typed import Malformed, anything, number, one_of, parse, record, text
 
 FILE = 'unfinished.jsonl'
 DATA, IMAGE_FILES = 'data', 'image files'  # settings: of names and labels, and of what the files hold
 _FORMAT = 2
-_CRC = re.compile(rb'(\{.*), "crc32": "([0-9a-f]{8})"\}', re.DOTALL)
 _OLDER = record({'settings': record({}, others=anything)})  # the first line before there were checksums
 _FIRST = record({'format': one_of(_FORMAT), 'run': text(100), 'settings': record({}, others=anything)})
 # Waiting for a network's file system, which answers many at once.
@@ -76,7 +74,7 @@ class Journal:
         self._file.seek(0)
         first, *lines = self._file.read().split(b'\n')
         try:
-            start = parse(_checked(first), _FIRST, 'its first line')
+            start = parse(without_checksum(first), _FIRST, 'its first line')
         except Malformed as error:
             raise ValueError("--resume-eval: '{}' {}; move it away to start again".format(
                 self.path, 'was written before its lines had checksums' if _is_older(first) else
@@ -87,7 +85,7 @@ class Journal:
         parts, damaged = [self.rows], 0
         for line in filter(None, lines):
             try:
-                entry = parse(_checked(line), check, 'a line')
+                entry = parse(without_checksum(line), check, 'a line')
             except Malformed:
                 damaged += 1
                 continue
@@ -134,16 +132,7 @@ class Journal:
 
 
 def _line(content):
-    body = json.dumps(content)[:-1]
-    return '{}, "crc32": "{:08x}"}}\n'.format(body, zlib.crc32(body.encode()))
-
-
-def _checked(line):
-    """A line (bytes) without its checksum. Raises Malformed: that is wrong."""
-    found = _CRC.fullmatch(line)
-    if not found or zlib.crc32(found[1]) != int(found[2], 16):
-        raise Malformed('its checksum is wrong')
-    return found[1] + b'}'
+    return with_checksum(content) + '\n'
 
 
 def _is_older(line):

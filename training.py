@@ -28,6 +28,7 @@ from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
 from stopping import StopTogether
 from third_party.imagenet_utils import iterate
+from third_party.typed import anything, list_of, record, whole
 from third_party.utils import library_versions, session_config, together
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
@@ -37,6 +38,7 @@ ZMQ_PYTHON_HWM = 150
 QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 
 RUN_FILE = 'run.json'
+_STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
 # Flags that a resumed run must share with the run it continues.
 _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
@@ -137,7 +139,10 @@ class Statistics(JSONWriter):
         super()._trigger_epoch()
 
     def _write_stat(self):
-        checkpoints.write_text(self._fname, json.dumps(self._stats))
+        # JSON has no NaN and no infinity.
+        checkpoints.write_text(self._fname, json.dumps([
+            {name: None if isinstance(value, float) and not math.isfinite(value) else value
+             for name, value in entry.items()} for entry in self._stats]))
 
 
 class RestOfEpoch(Callback):
@@ -254,7 +259,7 @@ def check_same_run(folder, run):
     path = os.path.join(folder, RUN_FILE)
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
-    before = checkpoints.read_json(path)
+    before = checkpoints.read_json(path, record({}, others=anything))
     for name in _FIXED:
         if before.get(name) != json.loads(json.dumps(run[name])):
             raise ValueError("--resume: '{}' was started with {} {}, now it is {}".format(
@@ -277,7 +282,7 @@ def _statistics(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
-    return checkpoints.read_json(path, '; move it away to go on without the statistics so far')
+    return checkpoints.read_json(path, _STATISTICS, '; move it away to go on without the statistics so far')
 
 
 def trim_statistics(folder, next_epoch):
