@@ -28,12 +28,15 @@ from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
 from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
+from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
                                         connect, default_data_address, describe_policy, goodbye, list_images,
-                                        make_policy, open_dataset)
+                                        make_policy, open_dataset, synsets)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
+from weights.flags import refuse_another_network
+from weights.plausible import doubts
 from zoo import published
 from zoo.fetch import bring
 
@@ -101,19 +104,20 @@ def run(args):
     try:
         with _quiet_threads():
             if args.eval_directory:
-                with _started(args.load) as ranks:
+                with _started(args) as ranks:
                     classify_directory(args, ranks)
             else:
                 names = EVALUATION_SIGNALS if args.eval else SIGNALS
-                with StopSignal(names) as signals, _started(args.load) as ranks, contextlib.ExitStack() as held:
+                with StopSignal(names) as signals, _started(args) as ranks, contextlib.ExitStack() as held:
                     (evaluate if args.eval else train)(args, ranks, signals, held)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
 
 @contextlib.contextmanager
-def _started(load):
-    """The ranks, with heartbeats while they are at work and the weights of ``load`` here; only the first one speaks."""
+def _started(args):
+    """The ranks, with heartbeats while they are at work and the weights of ``--load`` here, which are those of the
+    network; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
     ranks = start_ranks()
@@ -122,7 +126,9 @@ def _started(load):
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):
-        bring_weights(load, ranks)
+        bring_weights(args.load, ranks)
+        if args.load:
+            together(ranks, lambda: refuse_another_network(args))
         yield ranks
 
 
@@ -146,10 +152,16 @@ def bring_weights(load, ranks):
 def validation_batches(args, dataset, ranks, augmentation, indices=None):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
     ``augmentation``."""
+    batch = args.batch + args.tf32  # another size than that of training's batches, see ``tensor_float_32``
     share = ranks.rank, ranks.size, threads_for(ranks), indices
     if augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
-    return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
+        return ReleasedValidationBatches(dataset, batch, args.input_size, *share)
+    return ValidationBatches(dataset, batch, args.input_size, augmentation, *share)
+
+
+def matched(args, values):
+    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``."""
+    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
 
 
 def open_session(ranks, args, values):
@@ -158,7 +170,7 @@ def open_session(ranks, args, values):
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    pairs = checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
+    pairs = matched(args, values)
     session = tf.Session(config=session_config(ranks))
     checkpoints.load_into(session, pairs)
     return session
@@ -171,7 +183,10 @@ _DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficien
 
 
 def _settings(args, dataset, values, attackers):
-    """All that decides an evaluation's verdicts and what they consist of, JSON-ready."""
+    """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
+
+    ``values`` (dict): the weights that are judged, name to array.
+    """
     settings = {'checkpoint content': journal.digest_of_checkpoint(values),
                 journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
                 'columns': evaluation.ROW}
@@ -204,7 +219,8 @@ def evaluate(args, ranks, signals, held):
     ``held`` (contextlib.ExitStack): keeps the folder of the results for this process alone.
     """
     begin = time.time()
-    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
+    together(ranks, lambda: check_override(args.tf32))
+    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
@@ -222,8 +238,9 @@ def evaluate(args, ranks, signals, held):
         folder = _results_folder(args, attacker)
         held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
         return held.enter_context(contextlib.closing(journal.Journal(
-            folder, _settings(args, dataset, values, attackers),
+            folder, _settings(args, dataset, weights, attackers),
             evaluation.row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
+    weights = together(ranks, lambda: {v.op.name: value for v, value in matched(args, values)})
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, args, values)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
@@ -260,10 +277,14 @@ def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
         return
     results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
                                       library_versions(), seconds, not stopped)
+    results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
+                                 args)
     evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
             results['num_unreadable'], outcome.tried))
+    for warning in results['warnings']:
+        logger.warning(warning)
     if isinstance(attacker, Ensemble):
         for attack in results['attacks']:
             logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
@@ -278,7 +299,8 @@ def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
 
 def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
-    values = together(ranks, lambda: checkpoints.read(args.load))
+    together(ranks, lambda: check_override(args.tf32))
+    values = together(ranks, lambda: checkpoints.stored(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
@@ -300,13 +322,15 @@ def classify_directory(args, ranks):
 
 def train(args, ranks, signals, held):
     """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
+    together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
-    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, held))
+    fast = nets.agreed_precision(ranks)
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
@@ -340,20 +364,24 @@ def _open_training_data(args, ranks):
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
                              lambda step: training.local_input(stream, step))
+    classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
-        dataset = open_dataset(args.data, 'train', args.num_classes)
+        dataset = open_dataset(args.data, 'train', args.num_classes, classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
                              lambda: stream.unreadable)
-    return _served_data(args, ranks)
+    return _served_data(args, ranks, classes)
 
 
 def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
-def _served_data(args, ranks):
-    """Claim this machine's data server for this job, and check that it serves what this run needs."""
+def _served_data(args, ranks, classes):
+    """Claim this machine's data server for this job, and check that it serves what this run needs.
+
+    ``classes`` (list of str): of the checkpoint that training starts from; None for any.
+    """
     address = args.serve_address or default_data_address(args.batch)
     job = gather_texts(ranks, training.new_job_name())[0]
     expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
@@ -370,6 +398,11 @@ def _served_data(args, ranks):
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
+        if classes and list(served['classes']) != list(classes) and not args.fake:
+            raise ValueError(
+                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in another "
+                'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                    args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
         shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
         warning = check_servers([json.loads(text) for text in shared])
     except ValueError:
@@ -381,8 +414,11 @@ def _served_data(args, ranks):
                          lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
 
 
-def _open_run(args, ranks, classes, held):
-    """(log directory, start): found by the first rank, which owns the directory, alone, and told to the others."""
+def _open_run(args, ranks, classes, fast, held):
+    """(log directory, start): found by the first rank, which owns the directory, alone, and told to the others.
+
+    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    """
     told = ''
     error = None
     if ranks.is_chief:
@@ -392,13 +428,16 @@ def _open_run(args, ranks, classes, held):
             folder = last or training.open_log_directory(base, args.resume)
             held.enter_context(output_folders.locked(folder, 'give another --logdir'))
             resume = args.resume or last is not None
+            before = None
             if resume:
-                training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                before = training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 training.check_same_classes(folder, classes)
+            args.attack_precision, why = training.decide_precision(args.attack_precision, before, fast)
             start = training.find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
+            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             training.trim_statistics(folder, start.epoch)
-            told = json.dumps([folder, start])
+            told = json.dumps([folder, start, args.attack_precision])
         except (ValueError, OSError) as e:
             error = e
     told = gather_texts(ranks, told)[0]
@@ -406,5 +445,5 @@ def _open_run(args, ranks, classes, held):
         raise error
     if not told:
         return None, None
-    folder, start = json.loads(told)
+    folder, start, args.attack_precision = json.loads(told)
     return folder, training.Start(*start)
