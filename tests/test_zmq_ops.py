@@ -267,6 +267,29 @@ def test_importing_the_package_for_the_encoder_leaves_tensorflow_out():
     subprocess.run([sys.executable, '-c', code], env=env, check=True)
 
 
+# The reader in Python; what is malformed, and random damage, stand beside the op's.
+
+@pytest.mark.parametrize('message', FIXTURE['messages'])
+def test_python_reads_the_fixture_bytes_in_place(message):
+    arrays, data = fixture_arrays(message), bytes.fromhex(message['hex'])
+    for memory in (data, bytearray(data), np.frombuffer(data, 'u1')):
+        found = zmq_ops.load_arrays(memory, [a.dtype for a in arrays])
+        assert_same(found, arrays)
+        assert not any(a.flags.writeable or a.flags.owndata for a in found)
+
+
+def test_python_reads_what_the_encoder_writes():
+    arrays = [np.arange(24, dtype='>i4').reshape(2, 3, 4).T, np.array(2.5, 'f8'), np.zeros((0, 3), '?'), True, -7, 0.5]
+    read = zmq_ops.load_arrays(zmq_ops.dump_arrays(arrays), ['i4', np.float64, 'bool', bool, np.int32, 'f4'])
+    assert_same(read, [np.ascontiguousarray(arrays[0], 'i4')] + arrays[1:3] + [
+        np.array(True), np.array(-7, 'i4'), np.array(0.5, 'f4')])
+
+
+def test_python_cannot_declare_what_the_format_does_not_know():
+    with pytest.raises(TypeError, match='element 1: dtype datetime64'):
+        zmq_ops.load_arrays(b'', ['u1', 'M8[s]'])
+
+
 # The op and well-formed messages.
 
 @pytest.mark.parametrize('message', FIXTURE['messages'])
@@ -378,6 +401,12 @@ def test_malformed_message_is_a_named_error_and_the_next_one_arrives(types, mess
         assert_same(pipe.pull(), good)
 
 
+@pytest.mark.parametrize('types, message, text', MALFORMED.values(), ids=MALFORMED.keys())
+def test_python_names_a_malformed_message_as_the_op_does(types, message, text):
+    with pytest.raises(ValueError, match=text):
+        zmq_ops.load_arrays(message, [np.dtype(t) for t in types])
+
+
 def test_message_of_several_frames_is_refused_as_a_whole(int_pipe):
     int_pipe.push.send_multipart([int_message(1), int_message(2), b'', int_message(3)])
     int_pipe.send(int_message(4))
@@ -475,6 +504,31 @@ def test_random_damage_gives_the_right_tensors_or_an_error(mixed_pipe, data):
             mixed_pipe.pull()
     else:
         assert_same(mixed_pipe.pull(), expected)
+
+
+def assert_python_reads_what_the_reference_reads(data):
+    names = [dtype.name for dtype in MIXED]
+    expected = reference_decode(data, names)
+    if expected is None:
+        with pytest.raises(ValueError):
+            zmq_ops.load_arrays(data, names)
+    else:
+        assert_same(zmq_ops.load_arrays(data, names), expected)
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
+def test_random_damage_gives_python_the_right_arrays_or_an_error(data):
+    assert_python_reads_what_the_reference_reads(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=50000, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
+def test_random_damage_gives_python_the_right_arrays_or_an_error_at_length(data):
+    assert_python_reads_what_the_reference_reads(data)
 
 
 @pytest.mark.skipif(shutil.which('make') is None or shutil.which('g++') is None, reason='needs make and g++')
