@@ -794,6 +794,65 @@ def test_a_sender_that_is_killed_and_started_again_is_picked_up(tmp_path, scheme
                 sender.wait()
 
 
+# User names and passwords.
+
+@contextlib.contextmanager
+def guarded_sender(address, login):
+    """A PUSH socket that only those with this user name and password may connect to, and who was turned away."""
+    refused = []
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        guard = context.socket(zmq.REP)
+        guard.bind('inproc://zeromq.zap.01')
+
+        def judge():
+            with guard:
+                while True:
+                    try:
+                        frames = guard.recv_multipart()
+                    except zmq.ContextTerminated:
+                        return
+                    fits = tuple(frames[6:]) == tuple(part.encode() for part in login)
+                    refused.extend([] if fits else [frames[6:]])
+                    guard.send_multipart([b'1.0', frames[1], b'200' if fits else b'300', b'', b'', b''])
+        threading.Thread(target=judge, daemon=True).start()
+        push.set(zmq.LINGER, 0)
+        push.set(zmq.SNDTIMEO, 20 * SECOND)
+        push.set(zmq.PLAIN_SERVER, 1)
+        push.set(zmq.HANDSHAKE_IVL, 300)
+        push.bind(address)
+        yield push, refused
+
+
+def test_a_guarded_sender_is_connected_to_with_the_password_which_is_not_in_the_graph(address):
+    secret = uuid.uuid4().hex
+    with guarded_sender(address, ('trainer', secret)) as (push, refused), tf.Graph().as_default() as graph, \
+            tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32], bind=False, login=('trainer', secret)).pull()
+        sender = threading.Thread(target=push.send, args=(int_message(9),))
+        sender.start()
+        assert sess.run(tensors, options=LIMIT) == [9] and not refused
+        sender.join()
+        assert secret not in str(graph.as_graph_def())
+
+
+@pytest.mark.parametrize('login', [None, ('trainer', 'guessed'), ('other', 'secret')])
+def test_a_guarded_sender_gives_nothing_to_others(address, login):
+    with guarded_sender(address, ('trainer', 'secret')) as (push, refused), tf.Graph().as_default(), \
+            tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32], bind=False, login=login, timeout=1.0).pull()
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            sess.run(tensors)
+        assert not push.poll(0, zmq.POLLOUT)
+        # Turned away, it comes again.
+        assert login is None or len(refused) > 1 and set(map(tuple, refused)) == {tuple(p.encode() for p in login)}
+
+
+@pytest.mark.parametrize('login', [('', 'secret'), ('trainer', ''), ('trainer', 'x' * 256)])
+def test_a_login_that_zmq_cannot_send_is_refused(address, login):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='1 to 255 bytes'):
+        zmq_ops.ZMQPullSocket(address, [tf.int32], login=login)
+
+
 # Where the outputs lie.
 
 def aligned_somewhere():
