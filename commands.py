@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -28,9 +29,9 @@ from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
 from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
 from third_party.heartbeats import Heartbeats
-from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
-                                        connect, default_data_address, describe_policy, goodbye, list_images,
-                                        make_policy, open_dataset)
+from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
+                                        check_servers, default_data_address, describe_policy, list_images,
+                                        make_policy, new_job, open_dataset)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
 from zoo import published
@@ -265,6 +266,7 @@ def classify_directory(args, ranks):
 def train(args, ranks, signals):
     """Train: from fake data, from images read here, or from the machine's data server."""
     data = together(ranks, lambda: _open_training_data(args, ranks))
+    args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
@@ -290,11 +292,12 @@ def train(args, ranks, signals):
 class _TrainingData(NamedTuple):
     """Where the training batches come from.
 
-    num_images (int); classes (list of str); source: (first step) -> InputSource; unreadable: () -> files that could not
-    be read so far, as far as this process reads them.
+    num_images (int); classes (list of str); seed (int): of order and augmentation; source: (first step) -> InputSource;
+    unreadable: () -> files that could not be read so far, as far as this process reads them.
     """
     num_images: int
     classes: List[str]
+    seed: int
     source: Callable
     unreadable: Callable = tuple
 
@@ -302,13 +305,13 @@ class _TrainingData(NamedTuple):
 def _open_training_data(args, ranks):
     if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
-        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
+        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
                              lambda step: training.local_input(stream, step))
     if ranks.size == 1 and not args.serve_address:
         dataset = open_dataset(args.data, 'train', args.num_classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
-        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
-                             lambda: stream.unreadable)
+        return _TrainingData(len(dataset.files), dataset.classes, args.seed,
+                             lambda step: training.local_input(stream, step), lambda: stream.unreadable)
     return _served_data(args, ranks)
 
 
@@ -319,30 +322,35 @@ def _policy(args):
 def _served_data(args, ranks):
     """Claim this machine's data server for this job, and check that it serves what this run needs."""
     address = args.serve_address or default_data_address(args.batch)
-    job = gather_texts(ranks, training.new_job_name())[0]
-    expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-                'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops'}
+    job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
+    expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8'}
     if args.fake:
         expected['dataset'] = 'fake'
     else:
         expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
-        expected.update(augmentation=args.augmentation, **describe_policy(_policy(args)))
-    served = connect(address, expected, job, args.serve_timeout)
-    leave = functools.partial(goodbye, address, job)
-    atexit.register(leave)
+        expected.update(augmentation=args.augmentation, seed=args.seed, **describe_policy(_policy(args)))
+    lease = together(ranks, lambda: _claim(args, address, expected, job))
+    atexit.register(lease.close)
+    served = lease.description
     try:
-        if len(served['classes']) > args.num_classes:
-            raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
-                args.num_classes, address, len(served['classes'])))
-        shared = gather_texts(ranks, json.dumps({field: served[field] for field in ('server', 'shard', 'seed', 'fake')}))
-        warning = check_servers([json.loads(text) for text in shared])
+        here = dict({field: served[field] for field in ('server', 'shard', 'fake')}, host=socket.gethostname())
+        check_servers([json.loads(text) for text in gather_texts(ranks, json.dumps(here))])
     except ValueError:
-        leave()  # now: the program that called may live on
+        lease.close()  # now: the program that called may live on
         raise
-    if warning:
-        logger.warning(warning)
-    return _TrainingData(served['num_images'], served['classes'],
-                         lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
+    batches = training.ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
+    return _TrainingData(served['num_images'], served['classes'], served['seed'],
+                         lambda step: training.served_input(batches, not args.no_zmq_ops))
+
+
+def _claim(args, address, expected, job):
+    lease = Lease(address, expected, job, args.serve_timeout, logger.error)  # of each rank
+    classes = lease.description['classes']
+    if len(classes) > args.num_classes:
+        lease.close()
+        raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
+            args.num_classes, address, len(classes)))
+    return lease
 
 
 def _open_run(args, ranks, classes):

@@ -15,6 +15,7 @@ import zmq
 
 import checkpoints
 import zmq_ops
+from third_party.imagedata.doorkeeper import guard
 from third_party.imagedata.handshake import InfoServer
 from third_party.utils import _RANK_VARIABLES as RANK_VARIABLES
 
@@ -31,21 +32,26 @@ def address():
     return 'ipc://@test-data-timeout-' + secrets.token_hex(8)
 
 
+IMAGES, LABELS = np.zeros((BATCH, 8, 8, 3), np.uint8), np.arange(BATCH, dtype=np.int32) % 3
+GOOD = [zmq_ops.dump_arrays([IMAGES, LABELS])]
+
+
 @contextlib.contextmanager
-def served(address, batches, zmq_format=True):
-    """A data server in this process that sends so many batches and then nothing."""
-    arrays = [np.zeros((BATCH, 8, 8, 3), np.uint8), np.zeros(BATCH, np.int32)]
-    message = zmq_ops.dump_arrays(arrays) if zmq_format else pickle.dumps(arrays)
-    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'dataset': 'fake', 'fake': True, 'classes': [],
-                   'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'format': 'zmq_ops' if zmq_format else 'tensorpack'}
+def served(address, messages):
+    """A data server in this process that sends these messages, each a list of frames, and then nothing."""
+    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake', 'fake': True,
+                   'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
 
     def push():
-        socket.poll(flags=zmq.POLLOUT)
-        for _ in range(batches):
-            socket.send(message)
-    with contextlib.closing(InfoServer(address, description)), zmq.Context() as context:
+        socket.poll(20000, zmq.POLLOUT)
+        for frames in messages:
+            socket.send_multipart(frames)
+    context = zmq.Context()
+    with contextlib.closing(InfoServer(address, description)) as info, contextlib.ExitStack() as stack:
+        stack.callback(context.term)  # not destroy(), which would close the socket of a thread
         with context.socket(zmq.PUSH) as socket:
             socket.linger = 0
+            guard(context, socket, info.claims.admits)
             socket.bind(address)
             thread = threading.Thread(target=push)
             thread.start()
@@ -53,19 +59,60 @@ def served(address, batches, zmq_format=True):
             thread.join()
 
 
-@pytest.mark.parametrize('flags', [[], ['--no-zmq-ops']], ids=['op', 'python'])
-def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, flags, graph, monkeypatch, tmp_path,
-                                                                       capfd):
+@pytest.fixture
+def last_line(address, graph, monkeypatch, tmp_path, capfd):
+    """function(messages, flags): train on these messages, in this process; the line in which that ends."""
     import main
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    with served(address, batches=2, zmq_format=not flags), pytest.raises(SystemExit) as end:
-        main.main(SMALL + ['--steps-per-epoch', '5', '--serve-address', address, '--data-timeout', '1.5'] + flags)
-    err = capfd.readouterr().err
-    assert end.value.code == 2 and 'Traceback' not in err
-    line, = [line for line in err.splitlines() if 'error: ' in line]
+
+    def run(messages, flags):
+        with served(address, messages), pytest.raises(SystemExit) as end:
+            main.main(SMALL + ['--steps-per-epoch', '5', '--serve-address', address, '--data-timeout', '1.5'] + flags)
+        err = capfd.readouterr().err
+        assert end.value.code == 2 and 'Traceback' not in err, err
+        line, = [line for line in err.splitlines() if 'error: ' in line]
+        return line
+    return run
+
+
+WAYS = pytest.mark.parametrize('flags', [[], ['--no-zmq-ops']], ids=['op', 'python'])
+
+
+@WAYS
+def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, last_line, flags):
+    line = last_line([GOOD] * 2, flags)
     assert line.endswith("error: no batch from '{}' for 1.5 s; is its data server running?".format(address))
+
+
+def message(image=IMAGES, label=LABELS):
+    return [zmq_ops.dump_arrays([image, label])]
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __reduce__(self):
+        return open, ('unpickled', 'w')
+
+
+WRONG = {
+    'fewer images than announced': message(IMAGES[:3], LABELS[:3]), 'more labels than images': message(label=LABELS[[0] * 5]),
+    'another size': message(IMAGES[:, :7]), 'another rank': message(IMAGES[..., 0]), 'labels of rank 2': message(
+        label=LABELS[:, None]), 'a label too high': message(label=LABELS + 1), 'a label below 0': message(label=LABELS - 1),
+    'labels of another type': message(label=LABELS.astype(np.int64)), 'no label': [zmq_ops.dump_arrays([IMAGES])],
+    'a pickle': [pickle.dumps([IMAGES, LABELS, Touch()])], 'nothing': [b''], 'two frames': GOOD * 2,
+    'a cut message': [GOOD[0][:-1]]}
+
+
+@WAYS
+@pytest.mark.parametrize('wrong', WRONG)
+def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last_line, tmp_path, flags, wrong):
+    line = last_line([GOOD, WRONG[wrong]] + [GOOD] * 20, flags)
+    assert 'the data server at {} sent what is not a batch of 4 images of 8 x 8 x 3'.format(address) in line or \
+        not flags and 'zmq_ops: ' in line
+    assert not (tmp_path / 'unpickled').exists()
 
 
 def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(capsys):
@@ -79,7 +126,7 @@ def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(capsys)
 
 @pytest.mark.slow
 def test_a_silent_data_server_ends_all_ranks_and_the_line_names_the_rank(address, tmp_path):
-    with served(address, batches=7):
+    with served(address, [GOOD] * 7):
         ended = subprocess.run(
             ['mpirun', '--oversubscribe', '-bind-to', 'none', '-np', '2', sys.executable, MAIN] + SMALL +
             ['--steps-per-epoch', '50', '--serve-address', address, '--data-timeout', '3'],

@@ -799,8 +799,10 @@ def test_a_sender_that_is_killed_and_started_again_is_picked_up(tmp_path, scheme
 @contextlib.contextmanager
 def guarded_sender(address, login):
     """A PUSH socket that only those with this user name and password may connect to, and who was turned away."""
-    refused = []
-    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+    refused, context = [], zmq.Context()
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.term)  # not destroy(), which would close the socket of a thread
+        push = stack.enter_context(context.socket(zmq.PUSH))
         guard = context.socket(zmq.REP)
         guard.bind('inproc://zeromq.zap.01')
 

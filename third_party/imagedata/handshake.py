@@ -6,8 +6,19 @@ never take each other's batches. The released programs have no such check. Ours,
 
     data  ipc://@imagenet-train-b32        info  ipc://@imagenet-train-b32-info
     data  tcp://host:5000                  info  tcp://host:5001
+
+A request is a JSON object {"request": "hello" or "bye", "job", "key", "process", "host", "pid"}. ``job`` is a name that
+anybody may see, ``key`` is known to the job's processes and its servers alone, ``process`` is a random word. The answer
+to hello is {"description": ...}, or {"refused": reason} while a job of another key has the server. A claim is a lease
+of LEASE seconds, which its process renews by the same hello until its bye. ``like``, in a hello, is the fingerprint of
+the description that the process knows: a server that serves something else refuses.
+
+The key is also the password at the data socket (ZMQ's PLAIN): batches go to those who have claimed the server. Nothing
+from either socket is believed before it is checked, and no message ends the thread that answers.
 """
 import collections
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -15,13 +26,26 @@ import secrets
 import shlex
 import socket
 import threading
+import time
+from typing import NamedTuple
 
 import zmq
 
-PROTOCOL = 2
+from third_party import typed
+
+PROTOCOL = 3
 FAKE = 'fake'  # the description's ``dataset`` of a server started with --fake
 # FD and SAT, released code: one server per machine and batch size, on an abstract Unix socket.
 DEFAULT_ADDRESS = 'ipc://@imagenet-train-b{}'
+USER = 'trainer'  # the user name at the data socket; the password is the job's key
+
+LEASE = 30.0  # seconds that a claim lasts after its last hello
+RENEWAL = 5.0  # seconds between the hellos of a process
+# Processes of one job that a server feeds; beyond any machine's GPUs, and a bound on what a stranger can have stored.
+MOST_PROCESSES = 10000
+_PATIENCE = 100  # milliseconds until a wait looks whether it should end
+LONGEST_REQUEST, LONGEST_ANSWER = 1 << 14, 1 << 26  # bytes; an answer names all classes
+WAITING = 4  # requests, and answers, of each connection; more wait on the other side or are dropped
 
 
 def default_data_address(batch):
@@ -44,7 +68,7 @@ def info_address(address):
         address))
 
 
-def server_command(expected, address):
+def server_command(expected, address, shard=(0, 1)):
     """The command line that starts a server as a trainer expects it (see ``connect``)."""
     words = ['.venv/bin/python', 'third_party/serve-data.py']
     dataset = expected.get('dataset', 'digits')
@@ -55,32 +79,89 @@ def server_command(expected, address):
     for field in ('batch', 'input_size', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'):
         if expected.get(field) is not None:
             words += ['--' + field.replace('_', '-'), str(expected[field])]
-    if expected.get('format') == 'tensorpack':
-        words.append('--no-zmq-ops')
+    if expected.get('seed'):
+        words += ['--seed', str(expected['seed'])]
+    if shard[1] > 1:
+        words += ['--shard', '{}/{}'.format(*shard)]
     if address != default_data_address(expected.get('batch')):
         words += ['--address', address]
     return ' '.join(shlex.quote(word) for word in words)
 
 
-class InfoServer:
-    """Answers trainers in a thread of its own until closed.
+class Job(NamedTuple):
+    """A training job, the same in all its processes and different from every other.
 
-    Requests are JSON objects with ``request`` ('hello' or 'bye'), ``job``, ``host`` and ``pid``. The answer to 'hello' is
-    ``{"description": ...}``, or ``{"refused": reason}`` while a process of another job holds the server.
+    name (str): shown to others. key (str): known to its processes and to the servers that they claim.
+    """
+    name: str
+    key: str
+
+
+def new_job():
+    """A job with a name and a key that no other has."""
+    return Job('{}-{}-{}'.format(socket.gethostname(), os.getpid(), secrets.token_hex(4)), secrets.token_hex(16))
+
+
+def _line(longest):
+    """Check for a text that may be printed as a part of a line."""
+    def check(value, where):
+        found = typed.text(longest)(value, where)
+        if not (found and found.isascii() and found.isprintable()):
+            raise typed.Malformed('{}: {} is empty or not of printable ASCII'.format(where, typed.shown(value)))
+        return found
+    return check
+
+
+_word = _line(255)
+
+
+def _shard(value, where):
+    index, count = typed.list_of(typed.whole(0, 10 ** 6), 2, shortest=2)(value, where)
+    if index >= count:
+        raise typed.Malformed('{}: there is no part {} of {}'.format(where, index, count))
+    return [index, count]
+
+
+_REQUEST = typed.record({'request': typed.one_of('hello', 'bye'), 'job': _word, 'key': _word, 'process': _word,
+                         'host': _word, 'pid': typed.whole(1, 2 ** 31), 'like': _word}, maybe=('like',))
+_ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 10 ** 6)}, others=typed.anything),
+                        'refused': _line(2000)}, maybe=('description', 'refused'))
+_NAME = typed.text(4096)
+_DESCRIPTION = typed.record({
+    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'batch': typed.whole(1, 10 ** 6),
+    'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'), 'channels': typed.one_of('BGR'),
+    'num_images': typed.whole(1, 10 ** 12), 'shard': _shard, 'classes': typed.list_of(_NAME, 10 ** 6),
+    'dataset': _NAME, 'augmentation': _NAME, 'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
+    'augment_name': typed.optional(_NAME), 'randaug_num_layers': typed.optional(typed.whole(1, 10 ** 6)),
+    'randaug_magnitude': typed.optional(typed.whole(0, 10 ** 6)),
+}, maybe=('augment_name', 'randaug_num_layers', 'randaug_magnitude'))
+
+
+class InfoServer:
+    """Answers trainers in a thread of its own until closed; any bytes from anybody get an answer or none.
 
     Args:
         address (str): the *data* address.
-        description (dict): JSON values, see ``connect``.
+        description (dict): JSON values, see ``Lease``.
+    Attributes:
+        claims (Claims): who is fed.
     Raises:
         ValueError: malformed address. zmq.ZMQError: the info address cannot be bound.
     """
 
     def __init__(self, address, description):
-        self._description = dict(description, protocol=PROTOCOL, server=secrets.token_hex(8))
-        self._claims = Claims(address)
+        fingerprint = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+        self._fingerprint = fingerprint
+        self._answer_to_hello = json.dumps({'description': dict(
+            description, protocol=PROTOCOL, server=secrets.token_hex(8), fingerprint=fingerprint)}).encode()
+        self.claims = Claims(address)
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.REP)
+        # Trainers ask with REQ sockets. A REP socket would go deaf for good on a message without a REQ's envelope.
+        self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 0
+        # A longer message ends its connection before it takes memory.
+        self._socket.maxmsgsize = LONGEST_REQUEST
+        self._socket.rcvhwm = self._socket.sndhwm = WAITING
         try:
             self._socket.bind(info_address(address))
         except (zmq.ZMQError, ValueError):
@@ -98,148 +179,226 @@ class InfoServer:
         with self._socket:
             while True:
                 try:
-                    self._socket.send(json.dumps(self._answer(self._socket.recv())).encode())
+                    sender, *frames = self._socket.recv_multipart()
+                    self._socket.send_multipart([sender, b'', self._answer(frames)])
                 except zmq.ContextTerminated:
                     return
 
-    def _answer(self, message):
+    def _answer(self, frames):
+        envelope, *content = frames or [b'']
         try:
-            request = json.loads(message)
-            kind, job, process = request['request'], str(request['job']), (str(request['host']), int(request['pid']))
-        except (ValueError, KeyError, TypeError):
-            return {'refused': 'malformed request'}
-        if kind == 'bye':
-            self._claims.release(job, process)
-            return {}
-        refusal = self._claims.claim(job, process)
-        return {'refused': refusal} if refusal else {'description': self._description}
+            request = typed.parse(content[0] if envelope == b'' and len(content) == 1 else b'', _REQUEST, 'a request')
+        except typed.Malformed as error:
+            return _refusal('malformed request: {}'.format(error))
+        if request['request'] == 'bye':
+            self.claims.release(request['key'], request['process'])
+            return b'{}'
+        if request.get('like', self._fingerprint) != self._fingerprint:
+            return _refusal('it serves something else than when this run began')
+        refusal = self.claims.claim(request)
+        return _refusal(refusal) if refusal else self._answer_to_hello
+
+
+def _refusal(reason):
+    return json.dumps({'refused': reason}).encode()
 
 
 class Claims:
-    """Which job a server feeds: the job of any registered process that still lives."""
+    """Which job a server feeds: that of the processes whose leases have not run out. For any thread.
 
-    def __init__(self, address):
-        self._address = address
-        self._job_of = {}  # (host, pid): job
+    Args:
+        address (str): named in refusals.
+        clock: () -> seconds.
+        on_new_job: called, with the lock held, when a job other than the last one gets the server.
+    """
 
-    def claim(self, job, process):
-        """Register a process, a (host, pid) pair. Returns: None, or why not."""
-        self._job_of = {other: its_job for other, its_job in self._job_of.items() if _alive(*other)}
-        for (host, pid), its_job in self._job_of.items():
-            if its_job != job:
-                return ("{} already feeds job {} (host {}, pid {}); wait until that ends, or start another server for this job "
-                        "with --address".format(self._address, its_job, host, pid))
-        self._job_of[process] = job
-        return None
+    def __init__(self, address, clock=time.monotonic, on_new_job=lambda: None):
+        self._address, self._clock, self.on_new_job = address, clock, on_new_job
+        self._lock = threading.Lock()
+        self._leases = {}  # process: (request, when it runs out); all of one key
+        self._last_key = None
 
-    def release(self, job, process):
-        if self._job_of.get(process) == job:
-            del self._job_of[process]
+    def claim(self, request):
+        """Register a process by its hello, or renew its lease. Returns: None, or why not."""
+        with self._lock:
+            self._forget_lapsed()
+            for holder, _ in self._leases.values():
+                if not hmac.compare_digest(holder['key'], request['key']):
+                    return ('{} already feeds job {} (host {}, pid {}); wait until that ends, or start another server for '
+                            'this job with --address'.format(self._address, holder['job'], holder['host'], holder['pid']))
+            if request['process'] not in self._leases and len(self._leases) >= MOST_PROCESSES:
+                return '{} feeds {} processes already'.format(self._address, MOST_PROCESSES)
+            self._leases[request['process']] = request, self._clock() + LEASE
+            if self._last_key not in (None, request['key']):
+                self.on_new_job()
+            self._last_key = request['key']
+            return None
+
+    def release(self, key, process):
+        """End a process's lease."""
+        with self._lock:
+            if process in self._leases and hmac.compare_digest(self._leases[process][0]['key'], key):
+                del self._leases[process]
+
+    def admits(self, key):
+        """Whether ``key`` (bytes) is that of the job that is fed."""
+        with self._lock:
+            self._forget_lapsed()
+            return any(hmac.compare_digest(holder['key'].encode(), key) for holder, _ in self._leases.values())
+
+    def _forget_lapsed(self):
+        now = self._clock()
+        self._leases = {process: lease for process, lease in self._leases.items() if lease[1] > now}
 
 
-def _alive(host, pid):
-    """False if a process of this machine has ended; a process of another machine lives until it says bye."""
-    if host != socket.gethostname():
-        return True
-    try:
-        with open('/proc/{}/stat'.format(pid), 'rb') as stat:
-            return stat.read().rpartition(b')')[2].split()[0] not in (b'Z', b'X')  # ended, but not yet collected
-    except OSError:
-        return False
+class Lease:
+    """This process's claim on a data server, renewed by a thread until it is closed. A context manager.
 
-
-def connect(address, expected, job, timeout=60.0):
-    """Ask a data server what it serves, and claim it for a job. Call in every process that will pull batches.
+    Make one in every process that will pull batches; nothing is forked.
 
     Args:
         address (str): the data address.
         expected (dict): what this run needs, any of the description's fields; a field left out is not checked.
-        job (str): name of the job, the same in all its processes and in no other job.
+        job (Job): the same in all its processes.
         timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
-    Returns:
+        warn: (str) -> None, called by the thread when something changes.
+    Attributes:
+        address, job: as given.
         description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole
-        data set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see
-        ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of ``describe_policy``, format
-        ('zmq_ops' or 'tensorpack'), seed, fake (bool), server (str, no other's).
+            data set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see
+            ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of ``describe_policy``, seed, fake
+            (bool), server (str, no other's), fingerprint (str, the same for servers started alike).
+        lost (str or None): why this process is no longer fed.
     Raises:
-        ValueError: no answer, another job holds the server, or a field differs.
+        ValueError: no answer, another job has the server, or a field differs.
     """
-    answer = _ask(address, 'hello', job, timeout)
-    if answer is None:
-        raise ValueError("no data server answered at {} within {:g} s{}; start one on this machine:  {}".format(
-            address, timeout, _others(address), server_command(expected, address)))
-    if 'refused' in answer:
-        raise ValueError("the data server refused this run: {}".format(answer['refused']))
-    try:
-        found = answer['description']
-        if found['protocol'] != PROTOCOL:
-            raise ValueError("the data server at {} speaks protocol {}, this program {}; start both from the same checkout"
-                             .format(address, found['protocol'], PROTOCOL))
-    except (KeyError, TypeError):
-        raise ValueError("what answers at {} is not a data server of this project".format(info_address(address))) from None
-    differences = [_difference(field, found.get(field), value) for field, value in expected.items()
-                   if found.get(field) != value]
-    if differences:
-        goodbye(address, job)
-        raise ValueError("the data server at {} does not fit this run: {}; start it with:  {}".format(
-            address, '; '.join(differences), server_command(expected, address)))
-    return found
+
+    def __init__(self, address, expected, job, timeout=60.0, warn=lambda text: None):
+        self.address, self.job, self.lost, self._warn = address, job, None, warn
+        self._process = secrets.token_hex(8)
+        self._context = zmq.Context()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name='lease', daemon=True)
+        try:
+            self.description = self._claim(expected, timeout)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self._thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Give the claim up. A server that has ended, or does not answer within a second, is fine. May be repeated."""
+        if not self._closing.is_set():
+            self._closing.set()
+            self._thread.join()
+            self._ask('bye', 1.0)
+            self._context.destroy(linger=0)
+
+    def receiver(self, context, hwm):
+        """A PULL socket that gets the server's batches, ``hwm`` of them waiting at most."""
+        pull = context.socket(zmq.PULL)
+        pull.linger, pull.rcvhwm = 0, hwm
+        pull.plain_username, pull.plain_password = USER.encode(), self.job.key.encode()
+        pull.connect(self.address)
+        return pull
+
+    def _claim(self, expected, timeout):
+        answer = self._ask('hello', timeout)
+        if answer is None:
+            raise ValueError('no data server answered at {} within {:g} s{}; start one on this machine:  {}'.format(
+                self.address, timeout, _others(self.address), server_command(expected, self.address)))
+        if 'refused' in answer:
+            raise ValueError('the data server refused this run: {}'.format(answer['refused']))
+        try:
+            return self._checked(answer.get('description', {}), expected)
+        except ValueError:
+            self._ask('bye', 1.0)
+            raise
+
+    def _checked(self, found, expected):
+        """A server's description that is what this run needs. Raises: ValueError."""
+        if found.get('protocol', PROTOCOL) != PROTOCOL:
+            raise ValueError('the data server at {} speaks protocol {}, this program {}; start both from the same checkout'
+                             .format(self.address, found['protocol'], PROTOCOL))
+        try:
+            found = _DESCRIPTION(found, 'its description')
+        except typed.Malformed as error:
+            raise ValueError('what answers at {} is not a data server of this project: {}'.format(
+                info_address(self.address), error)) from None
+        differences = [_difference(field, found.get(field), value) for field, value in expected.items()
+                       if found.get(field) != value]
+        if differences:
+            raise ValueError('the data server at {} does not fit this run: {}; start it with:  {}'.format(
+                self.address, '; '.join(differences), server_command(expected, self.address, found['shard'])))
+        return found
+
+    def _renew(self):
+        server = self.description['server']
+        while not self._closing.wait(RENEWAL):
+            answer = self._ask('hello', RENEWAL, like=self.description['fingerprint']) or {}
+            lost = answer.get('refused')
+            if lost and not self.lost:
+                self._warn('the data server at {} feeds this run no longer: {}'.format(self.address, lost))
+            self.lost = lost
+            now = answer.get('description', {}).get('server', server)
+            if now != server:
+                self._warn('the data server at {} was started again and is at the beginning of its order of images'.format(
+                    self.address))
+            server = now
+
+    def _ask(self, request, timeout, **more):
+        """Returns: the answer, checked; None if there was none in time; {} if it is none of a data server."""
+        with self._context.socket(zmq.REQ) as sock:
+            sock.linger, sock.maxmsgsize = 0, LONGEST_ANSWER
+            sock.connect(info_address(self.address))
+            sock.send(json.dumps(dict(more, request=request, job=self.job.name, key=self.job.key, process=self._process,
+                                      host=socket.gethostname(), pid=os.getpid())).encode())
+            deadline = time.monotonic() + timeout
+            while not sock.poll(_PATIENCE):
+                if time.monotonic() >= deadline or request == 'hello' and self._closing.is_set():
+                    return None
+            try:
+                frames = sock.recv_multipart()
+                return typed.parse(frames[0] if len(frames) == 1 else b'', _ANSWER, 'the answer')
+            except typed.Malformed:
+                return {}
 
 
 def check_servers(servers):
-    """Whether the data servers of one job together serve what they should.
+    """Check that the data servers of one job together serve every image equally often.
 
     Args:
-        servers (list of dict): for each rank what ``connect`` has returned to it.
-    Returns:
-        None, or a warning (str): machines learn from the same batches.
+        servers (list of dict): for each rank ``server``, ``shard`` and ``fake`` of its server's description, and
+            ``host``, where it runs.
     Raises:
-        ValueError: a part of the images has no server, or the parts would not be served equally often.
+        ValueError: machines would learn from the same batches, a part of the images has no server, or the parts would
+            not be used up together. It names the --shard of each server.
     """
-    ranks_of = collections.Counter((found['server'], *found['shard'], found['seed']) for found in servers)
-    counts = {count for _, _, count, _ in ranks_of}
-    parts = collections.Counter((index, seed) for _, index, _, seed in ranks_of)
-    if len(counts) > 1:
-        raise ValueError("the data servers of this job were started with different N in --shard I/N ({}); give all the "
-                         "number of servers".format(', '.join(map(str, sorted(counts)))))
-    count = counts.pop()
-    if count == 1:
-        twice = any(number > 1 for number in parts.values()) and not servers[0]['fake']
-        return ("{} data servers of this job serve the same batches in the same order; start them with --shard 0/{}, 1/{} "
-                "... or with different --seed".format(len(ranks_of), len(ranks_of), len(ranks_of))) if twice else None
-    found = sorted(index for _, index, _, _ in ranks_of)
-    if found != list(range(count)):
-        raise ValueError("the data servers of this job serve the parts {} of --shard I/{}, not each of 0 to {} once".format(
-            ', '.join(map(str, found)), count, count - 1))
+    if all(found['fake'] for found in servers):
+        return
+    ranks_of = collections.Counter(found['server'] for found in servers)
+    of_server = {found['server']: found for found in servers}  # in the order of the ranks
+    shards = [tuple(found['shard']) for found in of_server.values()]
+    wanted = [(index, len(shards)) for index in range(len(shards))]
+    if len(shards) == 1 and shards != wanted:
+        raise ValueError('the data server of this job serves part {} of {} only; start it without --shard, or one for '
+                         'each part'.format(*shards[0]))
+    if sorted(shards) != wanted:
+        problem = 'the same batches in the same order' if set(shards) == {(0, 1)} else 'the parts {}'.format(
+            ', '.join('{}/{}'.format(*shard) for shard in shards))
+        raise ValueError('{} data servers of this job serve {}; start {}'.format(len(shards), problem, ', '.join(
+            'that of {} with --shard {}/{}'.format(found['host'], *shard)
+            for found, shard in zip(of_server.values(), wanted))))
     if len(set(ranks_of.values())) > 1:
-        raise ValueError("the data servers of this job feed {} ranks, so the parts of --shard I/{} would not be used up "
-                         "together; start as many ranks on each machine, or the servers without --shard".format(
-                             ' and '.join(map(str, sorted(ranks_of.values()))), count))
-    return None
-
-
-def goodbye(address, job, timeout=2.0):
-    """Give up this process's claim. A server that has ended, or does not answer in ``timeout`` seconds, is fine."""
-    _ask(address, 'bye', job, timeout)
-
-
-def _ask(address, request, job, timeout):
-    """Returns: the decoded answer; None if there was none in time; {} if it is not a JSON object."""
-    endpoint = info_address(address)
-    context = zmq.Context()
-    try:
-        sock = context.socket(zmq.REQ)
-        sock.linger = 0
-        sock.connect(endpoint)
-        sock.send(json.dumps({'request': request, 'job': job, 'host': socket.gethostname(), 'pid': os.getpid()}).encode())
-        if not sock.poll(int(timeout * 1000)):
-            return None
-        answer = json.loads(sock.recv())
-        return answer if isinstance(answer, dict) else {}
-    except ValueError:
-        return {}
-    finally:
-        context.destroy(linger=0)
+        raise ValueError('the data servers of this job feed {} ranks, so their parts would not be used up together; start '
+                         'as many ranks on each machine, or one server for all with --address tcp://*:<port>'.format(
+                             ' and '.join(map(str, sorted(ranks_of.values())))))
 
 
 def _difference(field, found, wanted):
