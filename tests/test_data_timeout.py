@@ -8,16 +8,20 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import checkpoints
 import zmq_ops
 from third_party.imagedata.doorkeeper import guard
-from third_party.imagedata.handshake import InfoServer
+from third_party.imagedata.handshake import InfoServer, Lease, new_job
 from third_party.utils import _RANK_VARIABLES as RANK_VARIABLES
+from third_party.utils import reason
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN, SERVER = os.path.join(ROOT, 'main.py'), os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -107,12 +111,84 @@ WRONG = {
 
 
 @WAYS
+def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last_line, flags):
+    line = last_line([GOOD, WRONG['fewer images than announced']] + [GOOD] * 20, flags)
+    assert ('the data server at {} sent what is not a batch of 4 images of 8 x 8 x 3 with labels below 3'.format(address)
+            in line)
+
+
+@pytest.fixture
+def batches(address):
+    """function(messages): a context in which they are served, as a ServedBatches."""
+    @contextlib.contextmanager
+    def run(messages):
+        import training
+        with served(address, messages), Lease(address, {}, new_job(), 20) as lease:
+            yield training.ServedBatches(lease, 20.0, 3)
+    return run
+
+
 @pytest.mark.parametrize('wrong', WRONG)
-def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last_line, tmp_path, flags, wrong):
-    line = last_line([GOOD, WRONG[wrong]] + [GOOD] * 20, flags)
-    assert 'the data server at {} sent what is not a batch of 4 images of 8 x 8 x 3'.format(address) in line or \
-        not flags and 'zmq_ops: ' in line
-    assert not (tmp_path / 'unpickled').exists()
+def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
+    import tensorflow.compat.v1 as tf
+
+    import training
+    with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
+        source = training.ServedInput(served_batches)
+        source.setup([tf.TensorSpec([None, 8, 8, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label')])
+        tensors = source.get_input_tensors()
+        image, label = sess.run(tensors)
+        assert (image == IMAGES).all() and (label == LABELS).all()
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            sess.run(tensors)
+        line = reason(error.value)
+        assert '\n' not in line and (served_batches.wrong in line or line.startswith('zmq_ops: '))
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+def test_python_gives_no_batch_but_of_the_announced_shape(batches, tmp_path, monkeypatch, wrong):
+    from tensorpack.dataflow import DataFlowTerminated
+
+    import training
+    monkeypatch.chdir(tmp_path)
+    with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
+        flow = training.ServedDataFlow(served_batches)
+        arriving = iter(flow)
+        image, label = next(arriving)
+        assert (image == IMAGES).all() and (label == LABELS).all() and not flow.failure
+        with pytest.raises(DataFlowTerminated):
+            next(arriving)
+        assert isinstance(flow.failure, OSError) and '\n' not in str(flow.failure)
+        assert str(flow.failure).startswith(served_batches.wrong)
+    assert os.listdir(tmp_path) == []  # nothing was unpickled
+
+
+damaged = st.builds(lambda parts: b''.join(parts), st.lists(st.one_of(
+    st.integers(0, len(GOOD[0])).map(lambda at: GOOD[0][:at]), st.binary(max_size=40),
+    st.integers(0, len(GOOD[0])).map(lambda at: GOOD[0][at:])), max_size=3))
+
+
+@pytest.mark.parametrize('count', [300, pytest.param(10000, marks=pytest.mark.slow)])
+def test_no_damaged_message_becomes_a_wrong_batch(address, count):
+    """Read in Python: a batch of the announced shape with labels in range, or a ValueError; never anything else."""
+    import training
+    lease = SimpleNamespace(address=address, description={'batch': BATCH, 'input_size': 8})
+    flow = training.ServedDataFlow(training.ServedBatches(lease, 1.0, 3))
+    kinds = set()
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(frames=st.lists(damaged, min_size=1, max_size=2))
+    def read(frames):
+        try:
+            image, label = flow._read([zmq.Frame(frame) for frame in frames])
+        except ValueError:
+            kinds.add('refused')
+        else:
+            kinds.add('read')
+            assert image.shape == IMAGES.shape and label.shape == LABELS.shape and set(label.tolist()) <= {0, 1, 2}
+            assert len(frames) == 1 and zmq_ops.dump_arrays([image, label]) == frames[0]
+    read()
+    assert kinds == {'refused', 'read'}
 
 
 def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(capsys):
