@@ -27,7 +27,7 @@ from stopping import StopTogether
 from third_party.imagedata.handshake import USER
 from third_party.imagenet_utils import Lease, iterate
 from third_party.utils import library_versions, session_config, together
-from third_party.zmq_ops import load_arrays
+from third_party.zmq_ops import ZMQPullSocket, load_arrays
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -232,7 +232,6 @@ class ServedInput(ZMQInput):
 
     def _setup(self, signature):
         super(ZMQInput, self)._setup(signature)
-        from zmq_ops import ZMQPullSocket  # by the name and at the moment that tensorpack's own ZMQInput does
         lease = self.served.lease
         self._zmq_pull_socket = ZMQPullSocket(lease.address, [spec.dtype for spec in signature], hwm=ZMQ_OP_HWM,
                                               bind=False, timeout=self.served.timeout, login=(USER, lease.job.key))

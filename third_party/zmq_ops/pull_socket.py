@@ -1,13 +1,12 @@
 """The graph side: a PULL socket as a resource of the session, and the op that pulls one batch from it."""
 import functools
-import itertools
 import os
+import secrets
 
 from .wire import DTYPE_CODES
 
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libzmq_ops.so')
 DEFAULT_HWM = 10
-_numbers = itertools.count()
 
 
 @functools.lru_cache(maxsize=None)
@@ -32,7 +31,7 @@ def load_op_library():
 @functools.lru_cache(maxsize=None)
 def _variable_with(password):
     """Name of the environment variable that has this password; each has its own, which the op reads."""
-    name = 'ZMQ_OPS_PASSWORD_{}'.format(next(_numbers))
+    name = 'ZMQ_OPS_PASSWORD_' + secrets.token_hex(8)
     os.environ[name] = password
     return name
 
