@@ -156,8 +156,8 @@ class RestOfEpoch(Callback):
 class ServedBatches(NamedTuple):
     """What the batches of a data server must be.
 
-    lease (Lease): this process's claim on the server. timeout (float): seconds without a batch after which the run ends,
-    0 for no limit. num_classes (int): labels are below.
+    lease (Lease): this process's claim on the server. timeout (float): seconds without a batch after which the run
+    ends, 0 for no limit. num_classes (int): labels are below.
     """
     lease: Lease
     timeout: float
@@ -172,7 +172,7 @@ class ServedBatches(NamedTuple):
     @property
     def wrong(self):
         """What to say of a batch that is something else."""
-        return 'the data server at {} sent what is not a batch of {} images of {} x {} x {} with labels below {}'.format(
+        return 'the data server at {} sent what is no batch of {} images of {} x {} x {} with labels below {}'.format(
             self.lease.address, *self.shape, self.num_classes)
 
     def silence(self):

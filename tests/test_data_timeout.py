@@ -43,8 +43,8 @@ GOOD = [zmq_ops.dump_arrays([IMAGES, LABELS])]
 @contextlib.contextmanager
 def served(address, messages):
     """A data server in this process that sends these messages, each a list of frames, and then nothing."""
-    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake', 'fake': True,
-                   'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
+    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake',
+                   'fake': True, 'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
 
     def push():
         socket.poll(20000, zmq.POLLOUT)
@@ -102,9 +102,10 @@ class Touch:
 
 
 WRONG = {
-    'fewer images than announced': message(IMAGES[:3], LABELS[:3]), 'more labels than images': message(label=LABELS[[0] * 5]),
-    'another size': message(IMAGES[:, :7]), 'another rank': message(IMAGES[..., 0]), 'labels of rank 2': message(
-        label=LABELS[:, None]), 'a label too high': message(label=LABELS + 1), 'a label below 0': message(label=LABELS - 1),
+    'fewer images than announced': message(IMAGES[:3], LABELS[:3]),
+    'more labels than images': message(label=LABELS[[0] * 5]), 'another size': message(IMAGES[:, :7]),
+    'another rank': message(IMAGES[..., 0]), 'labels of rank 2': message(label=LABELS[:, None]),
+    'a label too high': message(label=LABELS + 1), 'a label below 0': message(label=LABELS - 1),
     'labels of another type': message(label=LABELS.astype(np.int64)), 'no label': [zmq_ops.dump_arrays([IMAGES])],
     'a pickle': [pickle.dumps([IMAGES, LABELS, Touch()])], 'nothing': [b''], 'two frames': GOOD * 2,
     'a cut message': [GOOD[0][:-1]]}
@@ -113,8 +114,15 @@ WRONG = {
 @WAYS
 def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last_line, flags):
     line = last_line([GOOD, WRONG['fewer images than announced']] + [GOOD] * 20, flags)
-    assert ('the data server at {} sent what is not a batch of 4 images of 8 x 8 x 3 with labels below 3'.format(address)
-            in line)
+    assert 'the data server at {} sent what is no batch of 4 images of 8 x 8 x 3 with labels below 3'.format(
+        address) in line
+
+
+def test_silence_names_what_the_server_has_said():
+    import training
+    lease = SimpleNamespace(address='ipc://@here', lost='it feeds another job')
+    assert str(training.ServedBatches(lease, 3.0, 2).silence()) == (
+        "no batch from 'ipc://@here' for 3 s; the data server says: it feeds another job")
 
 
 @pytest.fixture
@@ -176,7 +184,8 @@ def test_no_damaged_message_becomes_a_wrong_batch(address, count):
     flow = training.ServedDataFlow(training.ServedBatches(lease, 1.0, 3))
     kinds = set()
 
-    @settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))
     @given(frames=st.lists(damaged, min_size=1, max_size=2))
     def read(frames):
         try:

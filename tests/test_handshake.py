@@ -129,11 +129,12 @@ def test_every_difference_is_named(server, address, field, value, message):
 
 def test_all_differences_and_the_command_are_in_one_line(server, address):
     with pytest.raises(ValueError) as error:
-        Lease(address, {'batch': 64, 'input_size': 32, 'augmentation': 'cifar', 'dataset': '/my data', 'seed': 7}, FIRST, 10)
+        Lease(address, {'batch': 64, 'input_size': 32, 'augmentation': 'cifar', 'dataset': '/my data', 'seed': 7},
+              FIRST, 10)
     text = one_line(error)
     assert 'batch: server 32' in text and 'input_size: server 224' in text
-    assert ("third_party/serve-data.py --data '/my data' --batch 64 --input-size 32 --augmentation cifar --seed 7 --address "
-            + address) in text
+    assert ("third_party/serve-data.py --data '/my data' --batch 64 --input-size 32 --augmentation cifar --seed 7 "
+            '--address ' + address) in text
 
 
 def test_the_command_keeps_the_servers_part_of_the_images(address):
@@ -314,8 +315,8 @@ def test_a_trainer_that_found_a_mismatch_holds_no_claim(server, address):
 MALFORMED = [b'', b'\xff', b'[]', b'{}', b'5', b'null', b'[' * 10000, b'{"a":' * 3000, b'9' * 10000,
              *(dict(HELLO, **wrong) for wrong in (
                  {'pid': 'x'}, {'pid': -1}, {'pid': 1.5}, {'pid': True}, {'pid': 10 ** 30}, {'pid': None}, {'job': 1},
-                 {'job': 'x' * 300}, {'job': 'a\nb'}, {'job': '\x1b[2J'}, {'job': '\ud800'}, {'host': ['a']}, {'key': ''},
-                 {'request': 'HELLO'}, {'request': ['hello']}, {'process': {}}, {'like': 3}, {'more': 1})),
+                 {'job': 'x' * 300}, {'job': 'a\nb'}, {'job': '\x1b[2J'}, {'job': '\ud800'}, {'host': ['a']},
+                 {'key': ''}, {'request': 'HELLO'}, {'request': ['hello']}, {'process': {}}, {'like': 3}, {'more': 1})),
              json.dumps(HELLO).replace('7', '1e999').encode(), json.dumps(HELLO).replace('7', 'NaN').encode(),
              json.dumps(HELLO).replace('"pid": 7', '"pid": 7, "pid": 8').encode(),
              *(json.dumps({name: value for name, value in HELLO.items() if name != left_out}).encode()
@@ -410,7 +411,8 @@ def test_made_up_requests_get_answers_and_leave_the_server_alive(server, address
 
         @settings(max_examples=count, deadline=None, derandomize=True, database=None,
                   suppress_health_check=list(HealthCheck))
-        @given(frames=st.one_of(*[requests().map(lambda request: [request])] * 5, st.lists(requests(), min_size=2, max_size=3)))
+        @given(frames=st.one_of(*[requests().map(lambda request: [request])] * 5,
+                                st.lists(requests(), min_size=2, max_size=3)))
         def send(frames):
             asking.send_multipart(frames)
             assert asking.poll(10000)
@@ -461,15 +463,16 @@ def test_strange_answers_are_refused(address, answer, message):
 @pytest.mark.parametrize('field, value', [
     ('num_images', -5), ('num_images', 0), ('num_images', 10 ** 30), ('num_images', '5'), ('num_images', 2.0),
     ('classes', 'abc'), ('classes', [1, 2]), ('classes', {}), ('classes', None), ('batch', '32'), ('batch', 0),
-    ('batch', True), ('input_size', 224.0), ('dtype', 'float32'), ('channels', 'RGB'), ('shard', [0, 0]), ('shard', [2, 2]),
-    ('shard', [0]), ('shard', '01'), ('shard', [-1, 2]), ('seed', -1), ('seed', '0'), ('fake', 0), ('dataset', ['x']),
+    ('batch', True), ('input_size', 224.0), ('dtype', 'float32'), ('channels', 'RGB'), ('shard', [0, 0]),
+    ('shard', [2, 2]), ('shard', [0]), ('shard', '01'), ('shard', [-1, 2]), ('seed', -1), ('seed', '0'), ('fake', 0),
+    ('dataset', ['x']),
     ('augmentation', None), ('randaug_num_layers', 'many'), ('server', 7), ('server', ''), ('more', 1)])
 def test_a_description_of_wrong_types_or_numbers_is_refused_by_name(address, field, value):
     description = dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def')
     end = answering(address, json.dumps({'description': dict(description, **{field: value})}).encode())
-    with pytest.raises(ValueError, match='is not a data server of this project: its description.*{}'.format(field)) as error:
+    with pytest.raises(ValueError, match='is not a data server of this project: its description') as error:
         Lease(address, {}, FIRST, 10)
-    one_line(error)
+    assert field in one_line(error)
     end()
 
 
@@ -519,7 +522,8 @@ def test_closing_frees_the_address(address):
 
 def ranks_with(*servers):
     """What the ranks of a job know of their servers by (name, index, count, host) each."""
-    return [{'server': name, 'shard': [index, count], 'fake': False, 'host': host} for name, index, count, host in servers]
+    return [{'server': name, 'shard': [index, count], 'fake': False, 'host': host}
+            for name, index, count, host in servers]
 
 
 @pytest.mark.parametrize('servers', [
@@ -532,16 +536,17 @@ def test_servers_that_fit_together_are_accepted(servers):
 
 def test_servers_of_the_same_batches_are_refused_with_the_part_of_each_but_for_constant_ones():
     servers = ranks_with(*[('a', 0, 1, 'x')] * 2, ('b', 0, 1, 'y'), ('c', 0, 1, 'z'))
-    with pytest.raises(ValueError, match='3 data servers of this job serve the same batches in the same order; start that '
-                                         'of x with --shard 0/3, that of y with --shard 1/3, that of z with --shard 2/3'):
+    with pytest.raises(ValueError, match='3 data servers of this job serve the same batches in the same order; start '
+                                         'that of x with --shard 0/3, that of y with --shard 1/3, that of z with '
+                                         '--shard 2/3'):
         check_servers(servers)
     check_servers([dict(server, fake=True) for server in servers])
 
 
 @pytest.mark.parametrize('servers, message', [
-    ([('a', 0, 2, 'x'), ('b', 0, 2, 'y')], 'serve the parts 0/2, 0/2; start that of x with --shard 0/2, that of y with --shard 1/2'),
+    ([('a', 0, 2, 'x'), ('b', 0, 2, 'y')], 'the parts 0/2, 0/2; .* x with --shard 0/2, that of y with --shard 1/2'),
     ([('a', 0, 2, 'x')] * 2, 'serves part 0 of 2 only'),
-    ([('a', 0, 3, 'x'), ('b', 2, 3, 'y')], 'serve the parts 0/3, 2/3; .* x with --shard 0/2, that of y with --shard 1/2'),
+    ([('a', 0, 3, 'x'), ('b', 2, 3, 'y')], 'the parts 0/3, 2/3; .* x with --shard 0/2, that of y with --shard 1/2'),
     ([('a', 0, 2, 'x'), ('b', 1, 3, 'y')], 'serve the parts 0/2, 1/3; '),
     ([('a', 0, 1, 'x'), ('b', 1, 2, 'y')], 'serve the parts 0/1, 1/2; '),
     ([('a', 0, 2, 'x'), ('b', 1, 2, 'y'), ('b', 1, 2, 'y')], 'feed 1 and 2 ranks')])

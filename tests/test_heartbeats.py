@@ -109,7 +109,7 @@ def test_strangers_are_said_once_and_the_rest_later(peer):
     peer.send(b'null')
     time.sleep(0.2)
     line, = peer.said
-    assert 'not from this job' in line
+    assert 'are not from this job' in line
 
 
 def test_the_warning_of_strangers_comes_again_after_a_while_with_their_count():

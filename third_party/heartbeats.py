@@ -197,7 +197,8 @@ class StrangersReport:
         """So much more time, with ``count`` such datagrams since the beginning."""
         self._quiet += seconds
         if count > self._said and self._quiet >= STRANGERS_SAID:
-            self._say('{} datagrams came to the port of heartbeats that are not from this job; they are ignored'.format(count))
+            self._say('{} datagrams that are not from this job came to its port of heartbeats; they are ignored'.format(
+                count))
             self._said, self._quiet = count, 0.0
 
 

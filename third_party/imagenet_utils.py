@@ -21,7 +21,7 @@ from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationB
 from third_party.imagedata.synsets import synset_words, synsets
 
 __all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'Job', 'Lease', 'POLICIES', 'RecordSet', 'TrainingStream',
-           'Unreadable', 'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers', 'decode_image',
-           'default_augmentation', 'default_data_address', 'describe_policy', 'info_address', 'iterate', 'list_images',
-           'make_policy', 'new_job', 'open_dataset', 'read_image', 'resize_plain', 'resize_shortest_edge',
+           'Unreadable', 'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers',
+           'decode_image', 'default_augmentation', 'default_data_address', 'describe_policy', 'info_address', 'iterate',
+           'list_images', 'make_policy', 'new_job', 'open_dataset', 'read_image', 'resize_plain', 'resize_shortest_edge',
            'synset_words', 'synsets', 'validation_transform']

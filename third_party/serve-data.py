@@ -69,7 +69,7 @@ def get_parser():
     data.add_argument('--num-classes', type=positive, metavar='CLASSES',
                       help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
     data.add_argument('--seed', type=int, default=0,
-                      help='seed of order and augmentation, 0 or more; the same as --seed of main.py (default: %(default)s)')
+                      help='seed of order and augmentation, 0 or more; as --seed of main.py (default: %(default)s)')
     data.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
                       help='serve part I of N (from 0) of the images: give each machine its own I, and all the same N and '
                            '--seed; each needs as many ranks (default: all images)')
@@ -77,8 +77,8 @@ def get_parser():
     server_group.add_argument('--address', metavar='URL', help='where trainers connect, ipc://@<name> or tcp://*:<port>; the '
                               'next port or <name>-info answers their questions (default: {})'.format(
                                   handshake.DEFAULT_ADDRESS.format('<batch>')))
-    server_group.add_argument('--no-zmq-ops', action='store_true', help='no effect, as main.py --no-zmq-ops reads the same '
-                              'messages in Python; the released programs have it (default: off)')
+    server_group.add_argument('--no-zmq-ops', action='store_true', help='no effect, as main.py --no-zmq-ops reads the '
+                              'same messages in Python; the released programs have it (default: off)')
     server_group.add_argument('--workers', type=positive, metavar='PROCESSES',
                               help='(default: the cores available, at most {})'.format(server.MAX_WORKERS))
     server_group.add_argument('--hwm', type=positive, default=server.HWM, metavar='BATCHES',

@@ -1,7 +1,7 @@
 """Who may connect to a socket that sends batches: those with the password of the job that is fed.
 
-ZMQ's PLAIN mechanism, whose verdicts ZMQ asks for on a socket inside the process (ZAP, its RFC 27). The password crosses
-the network as it is, once for each connection; nothing is encrypted, so batches lose no speed.
+ZMQ's PLAIN mechanism, whose verdicts ZMQ asks for on a socket inside the process (ZAP, its RFC 27). The password
+crosses the network as it is, once for each connection; nothing is encrypted, so batches lose no speed.
 """
 import threading
 
@@ -19,8 +19,8 @@ _LONGEST_MESSAGE, _WAITING = 4096, 1
 def guard(context, sock, admits):
     """Let only those connect to ``sock`` whom ``admits`` names; call it before ``sock`` is bound, once in a context.
 
-    The thread that decides ends with the context: close ``sock``, then ``term()`` it. ``destroy()`` and a ``with`` of the
-    context would close the thread's socket under its feet.
+    The thread that decides ends with the context: close ``sock``, then ``term()`` it. ``destroy()`` and a ``with`` of
+    the context would close the thread's socket under its feet.
 
     Args:
         context (zmq.Context), sock (zmq.Socket): one of its sockets. admits: (password, bytes) -> bool.

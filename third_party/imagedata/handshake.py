@@ -128,8 +128,9 @@ _ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 
                         'refused': _line(2000)}, maybe=('description', 'refused'))
 _NAME = typed.text(4096)
 _DESCRIPTION = typed.record({
-    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'batch': typed.whole(1, 10 ** 6),
-    'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'), 'channels': typed.one_of('BGR'),
+    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word,
+    'batch': typed.whole(1, 10 ** 6), 'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'),
+    'channels': typed.one_of('BGR'),
     'num_images': typed.whole(1, 10 ** 12), 'shard': _shard, 'classes': typed.list_of(_NAME, 10 ** 6),
     'dataset': _NAME, 'augmentation': _NAME, 'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
     'augment_name': typed.optional(_NAME), 'randaug_num_layers': typed.optional(typed.whole(1, 10 ** 6)),
@@ -224,8 +225,8 @@ class Claims:
             self._forget_lapsed()
             for holder, _ in self._leases.values():
                 if not hmac.compare_digest(holder['key'], request['key']):
-                    return ('{} already feeds job {} (host {}, pid {}); wait until that ends, or start another server for '
-                            'this job with --address'.format(self._address, holder['job'], holder['host'], holder['pid']))
+                    return ('{} already feeds job {job} (host {host}, pid {pid}); wait until that ends, or start '
+                            'another server for this job with --address'.format(self._address, **holder))
             if request['process'] not in self._leases and len(self._leases) >= MOST_PROCESSES:
                 return '{} feeds {} processes already'.format(self._address, MOST_PROCESSES)
             self._leases[request['process']] = request, self._clock() + LEASE
@@ -324,8 +325,8 @@ class Lease:
     def _checked(self, found, expected):
         """A server's description that is what this run needs. Raises: ValueError."""
         if found.get('protocol', PROTOCOL) != PROTOCOL:
-            raise ValueError('the data server at {} speaks protocol {}, this program {}; start both from the same checkout'
-                             .format(self.address, found['protocol'], PROTOCOL))
+            raise ValueError('the data server at {} speaks protocol {}, this program {}; start both from the same '
+                             'checkout'.format(self.address, found['protocol'], PROTOCOL))
         try:
             found = _DESCRIPTION(found, 'its description')
         except typed.Malformed as error:
@@ -348,8 +349,8 @@ class Lease:
             self.lost = lost
             now = answer.get('description', {}).get('server', server)
             if now != server:
-                self._warn('the data server at {} was started again and is at the beginning of its order of images'.format(
-                    self.address))
+                self._warn('the data server at {} was started again and is at the beginning of its order of '
+                           'images'.format(self.address))
             server = now
 
     def _ask(self, request, timeout, **more):
@@ -396,9 +397,9 @@ def check_servers(servers):
             'that of {} with --shard {}/{}'.format(found['host'], *shard)
             for found, shard in zip(of_server.values(), wanted))))
     if len(set(ranks_of.values())) > 1:
-        raise ValueError('the data servers of this job feed {} ranks, so their parts would not be used up together; start '
-                         'as many ranks on each machine, or one server for all with --address tcp://*:<port>'.format(
-                             ' and '.join(map(str, sorted(ranks_of.values())))))
+        raise ValueError('the data servers of this job feed {} ranks, so their parts would not be used up together; '
+                         'start as many ranks on each machine, or one server for all with --address '
+                         'tcp://*:<port>'.format(' and '.join(map(str, sorted(ranks_of.values())))))
 
 
 def _difference(field, found, wanted):

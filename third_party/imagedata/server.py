@@ -276,7 +276,7 @@ def _bind(bind, address):
 
 
 def _clear(address):
-    """Remove the socket file that a server has left, which ZMQ does not do at its end; at its start it removes any file.
+    """Remove the socket file that a server has left. ZMQ does not at its end, and removes any file at its start.
 
     Raises:
         AddressInUse: a process serves there. ValueError: the file is no socket, or cannot be looked at.

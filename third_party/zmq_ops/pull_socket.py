@@ -46,8 +46,8 @@ class ZMQPullSocket:
         bind (bool): bind to `end_point`, or connect to it.
         name (str): name of the socket in the session (`shared_name`); two objects of one name, address, hwm and bind
             share a socket. The default is unique in the graph.
-        login (tuple of str or None): user name and password for a sender that asks for them (ZMQ's PLAIN mechanism). The
-            password is kept in this process's environment, and not in the graph, which is written to files.
+        login (tuple of str or None): user name and password for a sender that asks for them (ZMQ's PLAIN mechanism).
+            The password is kept in this process's environment, and not in the graph, which is written to files.
         timeout (float): seconds that a pull waits without any message arriving, then its step raises
             DeadlineExceededError; 0 for no limit.
     Raises:
