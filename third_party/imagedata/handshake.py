@@ -9,8 +9,9 @@ never take each other's batches. The released programs have no such check. Ours,
 
 A request is a JSON object {"request": "hello" or "bye", "job", "key", "process", "host", "pid"}. ``job`` is a name that
 anybody may see, ``key`` is known to the job's processes and its servers alone, ``process`` is a random word. The answer
-to hello is {"description": ...}, or {"refused": reason} while a job of another key has the server. A claim is a lease
-of LEASE seconds, which its process renews by the same hello until its bye. ``like``, in a hello, is the fingerprint of
+to hello is {"description": ...}, or {"refused": reason, "left": seconds} while a job of another key has the server, for
+so long if it renews nothing. A claim is a lease of LEASE seconds, which its process renews by the same hello until its
+bye. ``like``, in a hello, is the fingerprint of
 the description that the process knows: a server that serves something else refuses.
 
 The key is also the password at the data socket (ZMQ's PLAIN): batches go to those who have claimed the server. Nothing
@@ -20,6 +21,7 @@ import collections
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -44,6 +46,7 @@ RENEWAL = 5.0  # seconds between the hellos of a process
 # Processes of one job that a server feeds; beyond any machine's GPUs, and a bound on what a stranger can have stored.
 MOST_PROCESSES = 10000
 _PATIENCE = 100  # milliseconds until a wait looks whether it should end
+_LOOK = 0.5  # seconds between two looks at whether a server has become free
 LONGEST_REQUEST, LONGEST_ANSWER = 1 << 14, 1 << 26  # bytes; an answer names all classes
 WAITING = 4  # requests, and answers, of each connection; more wait on the other side or are dropped
 
@@ -125,7 +128,7 @@ def _shard(value, where):
 _REQUEST = typed.record({'request': typed.one_of('hello', 'bye'), 'job': _word, 'key': _word, 'process': _word,
                          'host': _word, 'pid': typed.whole(1, 2 ** 31), 'like': _word}, maybe=('like',))
 _ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 10 ** 6)}, others=typed.anything),
-                        'refused': _line(2000)}, maybe=('description', 'refused'))
+                        'refused': _line(2000), 'left': typed.number(0, 1e6)}, maybe=('description', 'refused', 'left'))
 _NAME = typed.text(4096)
 _DESCRIPTION = typed.record({
     'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word,
@@ -197,11 +200,11 @@ class InfoServer:
         if request.get('like', self._fingerprint) != self._fingerprint:
             return _refusal('it serves something else than when this run began')
         refusal = self.claims.claim(request)
-        return _refusal(refusal) if refusal else self._answer_to_hello
+        return _refusal(*refusal) if refusal else self._answer_to_hello
 
 
-def _refusal(reason):
-    return json.dumps({'refused': reason}).encode()
+def _refusal(reason, left=None):
+    return json.dumps({'refused': reason} if left is None else {'refused': reason, 'left': left}).encode()
 
 
 class Claims:
@@ -220,15 +223,20 @@ class Claims:
         self._last_key = None
 
     def claim(self, request):
-        """Register a process by its hello, or renew its lease. Returns: None, or why not."""
+        """Register a process by its hello, or renew its lease.
+
+        Returns:
+            None; or why not (str) and the seconds after which it could, if nothing is renewed, or None.
+        """
         with self._lock:
             self._forget_lapsed()
             for holder, _ in self._leases.values():
                 if not hmac.compare_digest(holder['key'], request['key']):
                     return ('{} already feeds job {job} (host {host}, pid {pid}); wait until that ends, or start '
-                            'another server for this job with --address'.format(self._address, **holder))
+                            'another server for this job with --address'.format(self._address, **holder),
+                            max(end for _, end in self._leases.values()) - self._clock())
             if request['process'] not in self._leases and len(self._leases) >= MOST_PROCESSES:
-                return '{} feeds {} processes already'.format(self._address, MOST_PROCESSES)
+                return '{} feeds {} processes already'.format(self._address, MOST_PROCESSES), None
             self._leases[request['process']] = request, self._clock() + LEASE
             if self._last_key not in (None, request['key']):
                 self.on_new_job()
@@ -261,7 +269,8 @@ class Lease:
         address (str): the data address.
         expected (dict): what this run needs, any of the description's fields; a field left out is not checked.
         job (Job): the same in all its processes.
-        timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
+        timeout (float): seconds to wait for an answer, and for the lease of a job that seems to have ended without a
+            bye; a server that is still starting is waited for.
         warn: (str) -> None, called by the thread when something changes.
     Attributes:
         address, job: as given.
@@ -310,7 +319,13 @@ class Lease:
         return pull
 
     def _claim(self, expected, timeout):
-        answer = self._ask('hello', timeout)
+        deadline = time.monotonic() + timeout
+        answer, left = self._ask('hello', timeout), math.inf
+        # A job that was killed leaves a lease that runs out; a living one renews it.
+        while answer and answer.get('left', left) < left and time.monotonic() < deadline:
+            left = answer['left']
+            time.sleep(_LOOK)
+            answer = self._ask('hello', timeout)
         if answer is None:
             raise ValueError('no data server answered at {} within {:g} s{}; start one on this machine:  {}'.format(
                 self.address, timeout, _others(self.address), server_command(expected, self.address)))
