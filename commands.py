@@ -333,7 +333,8 @@ def _served_data(args, ranks):
     atexit.register(lease.close)
     served = lease.description
     try:
-        here = dict({field: served[field] for field in ('server', 'shard', 'fake')}, host=socket.gethostname())
+        here = {field: served[field] for field in ('server', 'shard', 'shared', 'num_images', 'fake')}
+        here['host'] = socket.gethostname()
         check_servers([json.loads(text) for text in gather_texts(ranks, json.dumps(here))])
     except ValueError:
         lease.close()  # now: the program that called may live on

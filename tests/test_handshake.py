@@ -473,7 +473,7 @@ def test_strange_answers_are_refused(address, answer, message):
     ('dataset', ['x']),
     ('augmentation', None), ('randaug_num_layers', 'many'), ('server', 7), ('server', ''), ('more', 1)])
 def test_a_description_of_wrong_types_or_numbers_is_refused_by_name(address, field, value):
-    description = dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def')
+    description = dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def', shared='ghi')
     end = answering(address, json.dumps({'description': dict(description, **{field: value})}).encode())
     with pytest.raises(ValueError, match='is not a data server of this project: its description') as error:
         Lease(address, {}, FIRST, 10)
@@ -481,7 +481,8 @@ def test_a_description_of_wrong_types_or_numbers_is_refused_by_name(address, fie
     end()
 
 
-ANSWER = json.dumps({'description': dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def')}).encode()
+ANSWER = json.dumps({'description': dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def',
+                                         shared='ghi')}).encode()
 
 
 @pytest.mark.parametrize('count', [1000, pytest.param(10000, marks=pytest.mark.slow)])
@@ -518,7 +519,7 @@ def test_no_damaged_answer_is_believed_to_be_another_servers(count):
 
 
 def test_a_description_without_a_field_is_refused(address):
-    description = dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def')
+    description = dict(DESCRIPTION, protocol=3, server='abc', fingerprint='def', shared='ghi')
     del description['num_images']
     end = answering(address, json.dumps({'description': description}).encode())
     with pytest.raises(ValueError, match='lacks num_images'):
@@ -563,7 +564,7 @@ def test_closing_frees_the_address(address):
 
 def ranks_with(*servers):
     """What the ranks of a job know of their servers by (name, index, count, host) each."""
-    return [{'server': name, 'shard': [index, count], 'fake': False, 'host': host}
+    return [{'server': name, 'shard': [index, count], 'fake': False, 'host': host, 'shared': 'abc', 'num_images': 5}
             for name, index, count, host in servers]
 
 
@@ -582,6 +583,24 @@ def test_servers_of_the_same_batches_are_refused_with_the_part_of_each_but_for_c
                                          '--shard 2/3'):
         check_servers(servers)
     check_servers([dict(server, fake=True) for server in servers])
+
+
+def test_servers_of_different_data_are_refused(address):
+    found = []
+    for index, num_images in enumerate((5, 4)):
+        server = InfoServer(address, dict(DESCRIPTION, shard=[index, 2], num_images=num_images))
+        found.append(dict(described(address, {}), host='xy'[index]))
+        server.close()
+    with pytest.raises(ValueError, match='parts of one data set: that of x has 5 images, that of y has 4 images'):
+        check_servers(found)
+    check_servers([found[0], dict(found[0], server='other', host='y', shard=[1, 2])])
+
+
+@pytest.mark.parametrize('wrong', ['ipc://' + 'x' * 200, 'tcp://a b:5000'])
+def test_an_address_where_no_server_can_be_is_refused(wrong):
+    with pytest.raises(ValueError, match='no data server can be at') as error:
+        Lease(wrong, {}, FIRST, 1)
+    one_line(error)
 
 
 @pytest.mark.parametrize('servers, message', [

@@ -11,8 +11,8 @@ A request is a JSON object {"request": "hello" or "bye", "job", "key", "process"
 anybody may see, ``key`` is known to the job's processes and its servers alone, ``process`` is a random word. The answer
 to hello is {"description": ...}, or {"refused": reason, "left": seconds} while a job of another key has the server, for
 so long if it renews nothing. A claim is a lease of LEASE seconds, which its process renews by the same hello until its
-bye. ``like``, in a hello, is the fingerprint of
-the description that the process knows: a server that serves something else refuses.
+bye. ``like``, in a hello, is the fingerprint of the description that the process knows: a server that serves something
+else refuses.
 
 The key is also the password at the data socket (ZMQ's PLAIN): batches go to those who have claimed the server. Nothing
 from either socket is believed before it is checked, and no message ends the thread that answers.
@@ -131,11 +131,11 @@ _ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 
                         'refused': _line(2000), 'left': typed.number(0, 1e6)}, maybe=('description', 'refused', 'left'))
 _NAME = typed.text(4096)
 _DESCRIPTION = typed.record({
-    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word,
+    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'shared': _word,
     'batch': typed.whole(1, 10 ** 6), 'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'),
-    'channels': typed.one_of('BGR'),
-    'num_images': typed.whole(1, 10 ** 12), 'shard': _shard, 'classes': typed.list_of(_NAME, 10 ** 6),
-    'dataset': _NAME, 'augmentation': _NAME, 'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
+    'channels': typed.one_of('BGR'), 'num_images': typed.whole(1, 10 ** 12), 'shard': _shard,
+    'classes': typed.list_of(_NAME, 10 ** 6), 'dataset': _NAME, 'augmentation': _NAME,
+    'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
     'augment_name': typed.optional(_NAME), 'randaug_num_layers': typed.optional(typed.whole(1, 10 ** 6)),
     'randaug_magnitude': typed.optional(typed.whole(0, 10 ** 6)),
 }, maybe=('augment_name', 'randaug_num_layers', 'randaug_magnitude'))
@@ -154,10 +154,10 @@ class InfoServer:
     """
 
     def __init__(self, address, description):
-        fingerprint = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-        self._fingerprint = fingerprint
+        self._fingerprint = _digest(description)
         self._answer_to_hello = json.dumps({'description': dict(
-            description, protocol=PROTOCOL, server=secrets.token_hex(8), fingerprint=fingerprint)}).encode()
+            description, protocol=PROTOCOL, server=secrets.token_hex(8), fingerprint=self._fingerprint,
+            shared=_digest(dict(description, shard=None)))}).encode()
         self.claims = Claims(address)
         self._context = zmq.Context()
         # Trainers ask with REQ sockets. A REP socket would go deaf for good on a message without a REQ's envelope.
@@ -201,6 +201,10 @@ class InfoServer:
             return _refusal('it serves something else than when this run began')
         refusal = self.claims.claim(request)
         return _refusal(*refusal) if refusal else self._answer_to_hello
+
+
+def _digest(description):
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _refusal(reason, left=None):
@@ -277,7 +281,8 @@ class Lease:
         description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole
             data set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see
             ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of ``describe_policy``, seed, fake
-            (bool), server (str, no other's), fingerprint (str, the same for servers started alike).
+            (bool), server (str, no other's), fingerprint (str, of what it serves), shared (str, the same without
+            shard).
         lost (str or None): why this process is no longer fed.
     Raises:
         ValueError: no answer, another job has the server, or a field differs.
@@ -372,7 +377,10 @@ class Lease:
         """Returns: the answer, checked; None if there was none in time; {} if it is none of a data server."""
         with self._context.socket(zmq.REQ) as sock:
             sock.linger, sock.maxmsgsize = 0, LONGEST_ANSWER
-            sock.connect(info_address(self.address))
+            try:
+                sock.connect(info_address(self.address))
+            except zmq.ZMQError as error:
+                raise ValueError('no data server can be at {}: {}'.format(self.address, error.strerror)) from None
             sock.send(json.dumps(dict(more, request=request, job=self.job.name, key=self.job.key, process=self._process,
                                       host=socket.gethostname(), pid=os.getpid())).encode())
             deadline = time.monotonic() + timeout
@@ -390,11 +398,11 @@ def check_servers(servers):
     """Check that the data servers of one job together serve every image equally often.
 
     Args:
-        servers (list of dict): for each rank ``server``, ``shard`` and ``fake`` of its server's description, and
-            ``host``, where it runs.
+        servers (list of dict): for each rank ``server``, ``shard``, ``shared``, ``num_images`` and ``fake`` of its
+            server's description, and ``host``, where it runs.
     Raises:
-        ValueError: machines would learn from the same batches, a part of the images has no server, or the parts would
-            not be used up together. It names the --shard of each server.
+        ValueError: machines would learn from the same batches or from different data sets, a part of the images has no
+            server, or the parts would not be used up together. It names the --shard of each server.
     """
     if all(found['fake'] for found in servers):
         return
@@ -411,6 +419,10 @@ def check_servers(servers):
         raise ValueError('{} data servers of this job serve {}; start {}'.format(len(shards), problem, ', '.join(
             'that of {} with --shard {}/{}'.format(found['host'], *shard)
             for found, shard in zip(of_server.values(), wanted))))
+    if len({found['shared'] for found in of_server.values()}) > 1:
+        raise ValueError('the data servers of this job do not serve parts of one data set: {}; give all the same images '
+                         'and flags'.format(', '.join(
+                             'that of {host} has {num_images} images'.format(**found) for found in of_server.values())))
     if len(set(ranks_of.values())) > 1:
         raise ValueError('the data servers of this job feed {} ranks, so their parts would not be used up together; '
                          'start as many ranks on each machine, or one server for all with --address '

@@ -341,12 +341,12 @@ def serve(pool, address, hwm, description, on_ready):
             on_ready()
             _push_to_one_job(pool, push, new_job)
         while True:  # on a socket of its own for each job: who is still connected to the last one's gets nothing more
+            new_job.clear()
             with _bound_push_socket(address, hwm, info.claims.admits) as push:
                 _push_to_one_job(pool, push, new_job)
 
 
 def _push_to_one_job(pool, push, new_job):
-    new_job.clear()
     for _ in _push_all(pool, push, new_job):
         pass
 
