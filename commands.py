@@ -329,29 +329,23 @@ def _served_data(args, ranks):
     else:
         expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
         expected.update(augmentation=args.augmentation, seed=args.seed, **describe_policy(_policy(args)))
-    lease = together(ranks, lambda: _claim(args, address, expected, job))
+    # Its warnings as errors, which ranks beside the first one say too.
+    lease = together(ranks, lambda: Lease(address, expected, job, args.serve_timeout, warn=logger.error))
     atexit.register(lease.close)
     served = lease.description
     try:
         here = {field: served[field] for field in ('server', 'shard', 'shared', 'num_images', 'fake')}
         here['host'] = socket.gethostname()
         check_servers([json.loads(text) for text in gather_texts(ranks, json.dumps(here))])
+        if len(served['classes']) > args.num_classes:
+            raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
+                args.num_classes, address, len(served['classes'])))
     except ValueError:
         lease.close()  # now: the program that called may live on
         raise
     batches = training.ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
     return _TrainingData(served['num_images'], served['classes'], served['seed'],
                          lambda step: training.served_input(batches, not args.no_zmq_ops))
-
-
-def _claim(args, address, expected, job):
-    lease = Lease(address, expected, job, args.serve_timeout, logger.error)  # of each rank
-    classes = lease.description['classes']
-    if len(classes) > args.num_classes:
-        lease.close()
-        raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
-            args.num_classes, address, len(classes)))
-    return lease
 
 
 def _open_run(args, ranks, classes):
