@@ -1,4 +1,4 @@
-"""third_party/imagedata/handshake.py: what trainers and data servers refuse, and what they survive."""
+"""third_party/imagedata: handshake.py, info_server.py, lease.py: what trainers and data servers refuse, and what they survive."""
 import json
 import os
 import secrets
@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from third_party import typed
-from third_party.imagedata import handshake
-from third_party.imagedata.handshake import Claims, InfoServer
+from third_party.imagedata import handshake, info_server
+from third_party.imagedata.info_server import Claims, InfoServer
 from third_party.imagenet_utils import (Job, Lease, check_servers, default_data_address, describe_policy, info_address,
                                         make_policy, new_job)
 
@@ -31,9 +31,9 @@ HELLO = {'request': 'hello', 'job': 'first job', 'key': 'the first key', 'proces
 # A trainer of the job in argv[2:] that claims the server at argv[1] and then waits.
 TRAINER = """
 import sys, time
-from third_party.imagedata import handshake
+from third_party.imagedata import handshake, lease
 handshake.RENEWAL = 0.5
-lease = handshake.Lease(sys.argv[1], {}, handshake.Job(*sys.argv[2:]), 20)
+lease = lease.Lease(sys.argv[1], {}, handshake.Job(*sys.argv[2:]), 20)
 print('claimed', flush=True)
 time.sleep(60)
 """
@@ -271,7 +271,7 @@ def test_a_claim_is_a_lease_of_the_process_that_renews_it_wherever_it_runs():
 
 
 def test_the_processes_of_a_job_are_limited(monkeypatch):
-    monkeypatch.setattr(handshake, 'MOST_PROCESSES', 3)
+    monkeypatch.setattr(info_server, 'MOST_PROCESSES', 3)
     claims = Claims('address')
     assert [claims.claim(dict(HELLO, process=str(k))) for k in range(4)] == [None] * 3 + [
         ('address feeds 3 processes already', None)]
@@ -506,7 +506,7 @@ def test_no_damaged_answer_is_believed_to_be_another_servers(count):
                 del message[at:]
         lease = SimpleNamespace(address='ipc://@here')
         try:
-            answer = typed.parse(bytes(message), handshake._ANSWER, 'the answer')
+            answer = typed.parse(bytes(message), handshake.ANSWER, 'the answer')
             found = Lease._checked(lease, answer.get('description', {}), DESCRIPTION)
         except ValueError as error:
             assert '\n' not in str(error)

@@ -13,8 +13,9 @@ if _ROOT not in sys.path:
 from third_party.imagedata.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
                                            resize_shortest_edge, validation_transform)
 from third_party.imagedata.folders import ImageSet, list_images, open_dataset
-from third_party.imagedata.handshake import Job, Lease, check_servers, default_data_address, info_address, new_job
+from third_party.imagedata.handshake import Job, default_data_address, info_address, new_job
 from third_party.imagedata.images import Unreadable, decode_image, read_image
+from third_party.imagedata.lease import Lease, check_servers
 from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
 from third_party.imagedata.records import RecordSet
 from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationBatches, available_cores, iterate

@@ -26,7 +26,8 @@ import cv2
 import zmq
 
 from third_party.imagedata.doorkeeper import guard
-from third_party.imagedata.handshake import InfoServer, info_address
+from third_party.imagedata.handshake import info_address
+from third_party.imagedata.info_server import InfoServer
 from third_party.imagedata.slots import Slots
 from third_party.imagedata.stopwatch import ACTIVITIES, stopwatch
 from third_party.zmq_ops import message_size, payload_views
@@ -326,7 +327,7 @@ def serve(pool, address, hwm, description, on_ready):
     Args:
         pool (WorkerPool): entered, not started.
         hwm (int): batches that may wait per trainer (ZMQ high-water mark).
-        description (dict): answer to the trainers' questions, see ``handshake.Lease``.
+        description (dict): answer to the trainers' questions, see ``Lease``.
         on_ready (callable): called when the first batch is ready to be pulled.
     Raises:
         AddressInUse, WorkerDied; ValueError: the address is malformed or cannot be bound.
