@@ -123,14 +123,12 @@ class WorkerPool:
         return self
 
     def __exit__(self, *_):
-        for process in self._processes:
-            process.terminate()
-        deadline = time.monotonic() + ENDING
-        for process in self._processes:
-            process.join(max(0, deadline - time.monotonic()))
-        for process in self._processes:
-            process.kill()  # one that is frozen, by SIGSTOP or a debugger; nothing to those that have ended
-            process.join(ENDING)
+        for end in ('terminate', 'kill'):  # the latter for those that are frozen, by SIGSTOP or a debugger
+            for process in self._processes:
+                getattr(process, end)()
+            deadline = time.monotonic() + ENDING
+            for process in self._processes:
+                process.join(max(0, deadline - time.monotonic()))
         self._reports.close()
         os.close(self._orders)
         self.slots.close()
