@@ -25,6 +25,8 @@ from smooth_activations import backward_slope, tensorflow_ops_only
 # gradients a weight's update can overtake the gradient that still has to flow through that weight.
 tf.disable_v2_behavior()
 tf.enable_resource_variables()
+# float32 is float32 on GPUs since Ampere too, where TensorFlow's default is TF32; training may ask for it.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 PIXEL = 2.0 / 255  # one pixel level in the [-1, 1] units that a network sees
 NO_TARGET = -1  # target label of an image that no targeted attack was made on

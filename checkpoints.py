@@ -13,6 +13,9 @@ from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
 from third_party.utils import reason
+from weights import card
+from weights.identity import AVERAGE, SLOT, describe, is_of_training, network_part, refuse_another_network, some
+from weights.stored import Stored, fault_of
 from zoo import published
 
 CLASSES_FILE = 'classes.json'
@@ -21,14 +24,8 @@ BEST_FILE = 'best.json'
 _UNFINISHED = '.writing'
 PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
-# Moving average of a variable in the released EfficientNet checkpoints.
-AVERAGE = '/ExponentialMovingAverage'
-# What a training checkpoint holds beside the network; a checkpoint without them is still a network.
-_SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
-_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(_SLOT, AVERAGE))
 _STEPS = re.compile(r'model-(\d+)\.index$')
 _ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, PARTS))))
-_SHOWN = 3  # names in an error message
 
 
 def find(path):
@@ -77,6 +74,15 @@ def _newest_named(folder):
     return newest
 
 
+def stored(path):
+    """The variables of a checkpoint, of which no array has been read yet; see ``find`` and ``Stored``.
+
+    Raises:
+        ValueError: not there, or not readable as a checkpoint; the latter also where an array is asked for.
+    """
+    return Stored(find(path))
+
+
 def read(path):
     """Read all variables of a checkpoint.
 
@@ -85,30 +91,7 @@ def read(path):
     Raises:
         ValueError: not there, or not readable as a checkpoint.
     """
-    path = find(path)
-    try:
-        if path.endswith('.npz'):
-            with np.load(path, allow_pickle=False) as archive:
-                values = {name: archive[name] for name in archive.files}
-        elif path.endswith('.npy'):
-            # tensorpack's older dictionaries are pickled; such a file can run code, as the README warns.
-            values = np.load(path, allow_pickle=True, encoding='latin1').item()
-        else:
-            values = _read_tensors(path)
-    except Exception as error:  # NumPy, zip and TensorFlow each have their own for a damaged file
-        raise ValueError("--load '{}': not a readable checkpoint ({})".format(path, ' '.join(str(error).split()))) \
-            from error
-    return {re.sub(r':0$', '', name): value for name, value in values.items()}
-
-
-def _read_tensors(prefix):
-    reader = tf.train.NewCheckpointReader(prefix)
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def is_of_training(name):
-    """bool: whether the variable ``name`` is the optimizer's and such, or a moving average: not of the network."""
-    return _TRAINING_ONLY.search(name) is not None
+    return dict(stored(path))
 
 
 def network_variables(variables):
@@ -119,7 +102,7 @@ def network_variables(variables):
 class Comparison(NamedTuple):
     """A network beside a checkpoint.
 
-    pairs: (variable, array in its shape) of the variables that fit. missing: names that the checkpoint lacks.
+    pairs: (variable, name in the checkpoint) of the variables that fit. missing: names that the checkpoint lacks.
     different: (name, shape in the network, shape in the checkpoint). extra: names that the network lacks, but for what
     training alone needs.
     """
@@ -129,35 +112,41 @@ class Comparison(NamedTuple):
     extra: List[str]
 
 
+def _shapes(values):
+    return values.shapes if isinstance(values, Stored) else {name: np.shape(value) for name, value in values.items()}
+
+
 def compare(variables, values, averages=False):
-    """Lay the network's variables beside a checkpoint's values.
+    """Lay the network's variables beside a checkpoint's names and shapes; no array is read.
 
     Args:
         variables (list of tf.Variable): those of training alone are not looked at.
-        values (dict): from ``read``.
+        values (dict or Stored): from ``read`` or ``stored``.
         averages (bool): take the moving averages of the values instead of the values.
     Returns:
         Comparison
     """
-    variables = network_variables(variables)
-    names = [v.op.name + (AVERAGE if averages else '') for v in variables]
-    there = [(v, values[name]) for v, name in zip(variables, names) if name in values]
-    pairs, different = _fit(there)
-    known = {v.op.name for v in variables}
-    return Comparison(pairs, [name for name in names if name not in values], different,
-                      sorted(name for name in values if name not in known and not is_of_training(name)))
+    variables, shapes = network_variables(variables), _shapes(values)
+    wanted = [(v, v.op.name + (AVERAGE if averages else '')) for v in variables]
+    pairs, different = _fit([(v, name) for v, name in wanted if name in shapes], shapes)
+    return Comparison(pairs, [name for _, name in wanted if name not in shapes], different,
+                      sorted(network_part(shapes).keys() - {v.op.name for v in variables}))
 
 
 def match(variables, values, path, averages=False):
     """Pair the network's variables with a checkpoint's values.
 
     Args:
-        variables, values, averages: see ``compare``; all variables must be in the checkpoint. path (str): for messages.
+        variables, values, averages: see ``compare``; all variables must be in the checkpoint, and no other network's.
+        path (str): for messages.
     Returns:
         list of (variable, array).
     Raises:
-        ValueError: variables that the checkpoint lacks, or has in another shape; names some of them.
+        ValueError: the checkpoint is of another network, lacks variables, has them in other shapes or others besides,
+            or with values that are no weights; names some of them.
     """
+    refuse_another_network(describe({v.op.name: tuple(v.shape.as_list()) for v in variables}),
+                           describe(_shapes(values)), path)
     found = compare(variables, values, averages)
     if found.missing:
         variables = network_variables(variables)
@@ -167,42 +156,49 @@ def match(variables, values, path, averages=False):
             advice = ('it has the plain weights alone: give --moving-average-decay 0' if averages else
                       'it has their moving averages alone: give --moving-average-decay 0.9999')
         raise ValueError("checkpoint '{}' lacks {} of the network's {} variables: {}; {}".format(
-            path, len(found.missing), len(variables), _some(found.missing), advice))
+            path, len(found.missing), len(variables), some(found.missing), advice))
     _refuse_other_shapes(found.different, path)
-    return found.pairs
+    if found.extra:
+        raise ValueError("checkpoint '{}' holds {} variables that the network lacks: {}; {}".format(
+            path, len(found.extra), some(found.extra), 'check the architecture flags' if describe(_shapes(values)) else
+            'these are variables of no network of this project'))
+    return _take(found.pairs, values, path)
 
 
-def _fit(pairs):
-    """``pairs`` with the arrays in the variables' shapes, and (name, shape, stored shape) of those that do not fit.
+def _fit(pairs, shapes):
+    """Those of ``pairs`` of (variable, stored name) that fit, and (name, shape, stored shape) of the others.
 
     The release's evaluation graphs store batch norm's vectors as [1, 1, 1, 1, C], its training graphs as [C].
     """
     fitting, different = [], []
-    for v, value in pairs:
-        shape, stored = v.shape.as_list(), list(np.shape(value))
-        if stored == [1] * (len(stored) - len(shape)) + shape:
-            fitting.append((v, np.reshape(value, shape)))
+    for v, name in pairs:
+        shape, found = v.shape.as_list(), list(shapes[name])
+        if found == [1] * (len(found) - len(shape)) + shape:
+            fitting.append((v, name))
         else:
-            different.append((v.op.name, shape, stored))
+            different.append((v.op.name, shape, found))
     return fitting, different
 
 
 def _refuse_other_shapes(different, path):
     if different:
         raise ValueError("checkpoint '{}' has other shapes: {}; check --num-classes, --group, --res2-bottleneck and "
-                         "the other architecture flags".format(path, _some([
+                         "the other architecture flags".format(path, some([
                              '{} is {} in the network and {} in the checkpoint'.format(*d) for d in different])))
 
 
-def _pair(variables, values, path):
-    """Variables with their values, in the variables' shapes."""
-    pairs, different = _fit(zip(variables, values))
-    _refuse_other_shapes(different, path)
-    return pairs
+def _take(pairs, values, path):
+    """The arrays of ``pairs`` of (variable, stored name), in the variables' shapes.
 
-
-def _some(items):
-    return ', '.join(items[:_SHOWN]) + (' and {} more'.format(len(items) - _SHOWN) if len(items) > _SHOWN else '')
+    Raises:
+        ValueError: they are no weights, such as NaN.
+    """
+    taken = [(v, np.asarray(values[name])) for v, name in pairs]
+    faults = ['{} is {}'.format(v.op.name, fault) for v, fault in ((v, fault_of(value)) for v, value in taken) if fault]
+    if faults:
+        raise ValueError("checkpoint '{}': {} of {} variables are no weights: {}".format(
+            path, len(faults), len(pairs), some(faults)))
+    return [(v, np.reshape(value, v.shape.as_list())) for v, value in taken]
 
 
 def load_into(session, pairs):
@@ -217,7 +213,7 @@ class LoadWeights(SessionInit):
     """Start training from a checkpoint's weights (``--load``), or continue a run exactly (``--resume``).
 
     Args:
-        path (str): see ``find``. values (dict): from ``read(path)``.
+        path (str): see ``find``. values (dict or Stored): from ``read(path)`` or ``stored(path)``.
         everything (bool): restore momentum, learning rate and global step too; all must be there.
         global_step (int): set the step counter to this instead, and take momentum where the checkpoint has it.
     """
@@ -230,18 +226,24 @@ class LoadWeights(SessionInit):
         if self.everything:
             absent = [v.op.name for v in variables if v.op.name not in self.values]
             if absent:
-                raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, _some(absent)))
-            self.pairs = _pair(variables, [self.values[v.op.name] for v in variables], self.path)
+                raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, some(absent)))
+            self.pairs = self._pair((v, v.op.name) for v in variables)
             return
         self.pairs = match(variables, self.values, self.path)
         # Moving averages go on from the checkpoint's, or start from its weights.
         averages = [v for v in variables if v.op.name.endswith(AVERAGE)]
-        self.pairs += _pair(averages, [self.values.get(v.op.name, self.values[v.op.name[:-len(AVERAGE)]])
-                                       for v in averages], self.path)
+        self.pairs += self._pair((v, v.op.name if v.op.name in self.values else v.op.name[:-len(AVERAGE)])
+                                 for v in averages)
         if self.global_step is not None:
-            slots = [v for v in variables if re.search(_SLOT + '$', v.op.name) and v.op.name in self.values]
-            self.pairs += _pair(slots, [self.values[v.op.name] for v in slots], self.path)
+            self.pairs += self._pair((v, v.op.name) for v in variables
+                                     if re.search(SLOT + '$', v.op.name) and v.op.name in self.values)
             self.pairs.append((tf.train.get_global_step(), self.global_step))
+
+    def _pair(self, pairs):
+        """Pairs of (variable, stored name), all of which must fit, with the arrays in the variables' shapes."""
+        fitting, different = _fit(pairs, _shapes(self.values))
+        _refuse_other_shapes(different, self.path)
+        return _take(fitting, self.values, self.path)
 
     def _run_init(self, sess):
         load_into(sess, self.pairs)
@@ -261,7 +263,8 @@ def newest_whole(folder):
     Damaged ones after it get the ending ``.damaged``, so that they are neither overwritten nor counted any more.
 
     Raises:
-        ValueError: there are checkpoints, and all are damaged. OSError: they cannot be renamed.
+        ValueError: there are checkpoints, and all are damaged, or the newest whole one is of another step than its name
+            says. OSError: they cannot be renamed.
     """
     names = os.listdir(folder) if os.path.isdir(folder) else []
     steps = {int(m.group(1)) for m in map(_ANY_PART.fullmatch, names) if m}
@@ -276,6 +279,10 @@ def newest_whole(folder):
             raise ValueError("--resume: all checkpoints in '{}' are damaged; the newest, {}: {}".format(
                 folder, os.path.basename(latest(folder)), damaged[saved_steps(folder)[-1]]))
         return None
+    own = Stored(prefix_of(folder, step)).get('global_step', step)
+    if own != step:
+        raise ValueError("--resume: checkpoint '{}' holds step {}, so it was copied or renamed; move its files away, or "
+                         "start a new run from it with --load".format(prefix_of(folder, step), own))
     for bad, damage in damaged.items():
         logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
             prefix_of(folder, bad), damage, prefix_of(folder, step)))
@@ -291,9 +298,9 @@ def _damage(prefix):
         if not os.path.isfile(prefix + part):
             return '{} is missing'.format(os.path.basename(prefix + part))
     try:
-        _read_tensors(prefix)
-    except Exception as error:  # RuntimeError, ValueError and several of TensorFlow's own
-        return ' '.join(str(error).split())
+        dict(Stored(prefix))
+    except ValueError as error:
+        return ' '.join(str(error.__cause__).split())
     return None
 
 
@@ -312,8 +319,13 @@ def name_latest(folder):
     return "the last good checkpoint is '{}'".format(latest(folder)) if latest(folder) else 'there is no checkpoint yet'
 
 
-def put_in_place(temporary, prefix):
-    """Give a written TensorFlow checkpoint its name, ``prefix``; its index last, with which it is complete."""
+def put_in_place(temporary, prefix, network=None):
+    """Give a written TensorFlow checkpoint its name, ``prefix``; its index last, with which it is complete.
+
+    network (dict): its card, written beside it; see ``weights.card``.
+    """
+    if network:
+        write_text(prefix + card.ENDING, card.as_text(network))
     for part in PARTS:
         with open(temporary + part, 'rb') as f:
             os.fsync(f.fileno())
@@ -364,8 +376,9 @@ def write_classes(folder, classes):
 
 
 def read_classes(checkpoint):
-    """Class names stored beside a checkpoint (see ``find``); None where there are none."""
-    return classes_in(os.path.dirname(find(checkpoint)))
+    """Class names stored with a checkpoint (see ``find``) or beside it, in label order; None where there are none."""
+    said = card.read(stored(checkpoint))
+    return said['classes'] if said and said['classes'] else classes_in(os.path.dirname(find(checkpoint)))
 
 
 def classes_in(folder):
@@ -386,7 +399,7 @@ def _best_prefix(folder, step=None):
 
 
 def _remove(prefix):
-    for part in reversed(PARTS):  # the index first: without it the rest is no checkpoint
+    for part in (*reversed(PARTS), card.ENDING):  # the index first: without it the rest is no checkpoint
         if os.path.exists(prefix + part):
             os.remove(prefix + part)
 
@@ -401,10 +414,12 @@ class CheckpointSaver(Callback):
     Args:
         folder (str). keep (int). monitor (str).
         statistics (Callback): brought up to date first, so that the history never lags behind the checkpoint.
+        network (dict): what the network is, see ``weights.card``, kept beside each checkpoint; None for nothing.
     """
 
-    def __init__(self, folder, keep, monitor, statistics=None):
+    def __init__(self, folder, keep, monitor, statistics=None, network=None):
         self.folder, self.keep, self.monitor, self.statistics = folder, keep, monitor, statistics
+        self.network = network
 
     def _setup_graph(self):
         self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
@@ -443,13 +458,13 @@ class CheckpointSaver(Callback):
         finite = self.trainer.sess.run(self._finite)
         bad = sorted(name for name in finite if not finite[name])
         if bad:
-            raise OSError('{} of {} variables are not finite, as {}'.format(len(bad), len(finite), _some(bad)))
+            raise OSError('{} of {} variables are not finite, as {}'.format(len(bad), len(finite), some(bad)))
 
     def _save(self):
         prefix = prefix_of(self.folder, self.global_step)
         temporary = prefix + _UNFINISHED
         self.saver.save(self.trainer.sess, temporary, write_meta_graph=False, write_state=False)
-        put_in_place(temporary, prefix)
+        put_in_place(temporary, prefix, self.network)
         write_text(os.path.join(self.folder, 'checkpoint'),
                    'model_checkpoint_path: "{}"\n'.format(os.path.basename(prefix)))
 
@@ -467,6 +482,8 @@ class CheckpointSaver(Callback):
         if before.get(self.monitor, float('inf')) <= value:
             return
         best = _best_prefix(self.folder, step)
+        if self.network:
+            write_text(best + card.ENDING, card.as_text(self.network))
         for part in PARTS:
             shutil.copyfile(prefix_of(self.folder, step) + part, best + _UNFINISHED + part)
             os.replace(best + _UNFINISHED + part, best + part)

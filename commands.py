@@ -28,12 +28,15 @@ from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
 from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
+from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
                                         check_servers, default_data_address, describe_policy, list_images,
-                                        make_policy, new_job, open_dataset)
+                                        make_policy, new_job, open_dataset, synsets)
 from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
                                together)
+from weights.flags import refuse_another_network
+from weights.plausible import doubts
 from zoo import published
 from zoo.fetch import bring
 
@@ -101,19 +104,20 @@ def run(args):
     try:
         with _quiet_threads():
             if args.eval_directory:
-                with _started(args.load) as ranks:
+                with _started(args) as ranks:
                     classify_directory(args, ranks)
             else:
                 names = EVALUATION_SIGNALS if args.eval else SIGNALS
-                with StopSignal(names) as signals, _started(args.load) as ranks:
+                with StopSignal(names) as signals, _started(args) as ranks:
                     (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
 
 @contextlib.contextmanager
-def _started(load):
-    """The ranks, with heartbeats while they are at work and the weights of ``load`` here; only the first one speaks."""
+def _started(args):
+    """The ranks, with heartbeats while they are at work and the weights of ``--load`` here, which are those of the
+    network; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
     ranks = start_ranks()
@@ -122,7 +126,9 @@ def _started(load):
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):
-        bring_weights(load, ranks)
+        bring_weights(args.load, ranks)
+        if args.load:
+            together(ranks, lambda: refuse_another_network(args))
         yield ranks
 
 
@@ -146,10 +152,16 @@ def bring_weights(load, ranks):
 def validation_batches(args, dataset, ranks, augmentation, indices=None):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
     ``augmentation``."""
+    batch = args.batch + args.tf32  # another size than that of training's batches, see ``tensor_float_32``
     share = ranks.rank, ranks.size, threads_for(ranks), indices
     if augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, args.batch, args.input_size, *share)
-    return ValidationBatches(dataset, args.batch, args.input_size, augmentation, *share)
+        return ReleasedValidationBatches(dataset, batch, args.input_size, *share)
+    return ValidationBatches(dataset, batch, args.input_size, augmentation, *share)
+
+
+def matched(args, values):
+    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``."""
+    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
 
 
 def open_session(ranks, args, values):
@@ -158,7 +170,7 @@ def open_session(ranks, args, values):
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    pairs = checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
+    pairs = matched(args, values)
     session = tf.Session(config=session_config(ranks))
     checkpoints.load_into(session, pairs)
     return session
@@ -171,7 +183,10 @@ _DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficien
 
 
 def _settings(args, dataset, values, attackers):
-    """All that decides an evaluation's verdicts and what they consist of, JSON-ready."""
+    """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
+
+    ``values`` (dict): the weights that are judged, name to array.
+    """
     settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset),
                 'columns': evaluation.ROW}
     for number, attacker in enumerate(attackers, 1):
@@ -183,7 +198,8 @@ def _settings(args, dataset, values, attackers):
 def evaluate(args, ranks, signals):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
     begin = time.time()
-    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.read(args.load)))
+    together(ranks, lambda: check_override(args.tf32))
+    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
     dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
@@ -201,8 +217,9 @@ def evaluate(args, ranks, signals):
 
     def open_journal():
         evaluation.make_results_folder(folder)
-        return journal.Journal(folder, _settings(args, dataset, values, attackers), len(evaluation.ROW),
+        return journal.Journal(folder, _settings(args, dataset, weights, attackers), len(evaluation.ROW),
                                args.resume_eval)
+    weights = together(ranks, lambda: {v.op.name: value for v, value in matched(args, values)})
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, args, values)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
@@ -227,10 +244,14 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
     results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
                                       library_versions(), seconds, not stopped)
+    results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
+                                 args)
     evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
             results['num_unreadable'], outcome.tried))
+    for warning in results['warnings']:
+        logger.warning(warning)
     if isinstance(attacker, Ensemble):
         for attack in results['attacks']:
             logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
@@ -244,7 +265,8 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
 
 def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
-    values = together(ranks, lambda: checkpoints.read(args.load))
+    together(ranks, lambda: check_override(args.tf32))
+    values = together(ranks, lambda: checkpoints.stored(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
@@ -265,6 +287,7 @@ def classify_directory(args, ranks):
 
 def train(args, ranks, signals):
     """Train: from fake data, from images read here, or from the machine's data server."""
+    together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
     args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
@@ -272,7 +295,8 @@ def train(args, ranks, signals):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
-    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes))
+    fast = nets.agreed_precision(ranks)
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
@@ -307,20 +331,24 @@ def _open_training_data(args, ranks):
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
                              lambda step: training.local_input(stream, step))
+    classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
-        dataset = open_dataset(args.data, 'train', args.num_classes)
+        dataset = open_dataset(args.data, 'train', args.num_classes, classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, args.seed,
                              lambda step: training.local_input(stream, step), lambda: stream.unreadable)
-    return _served_data(args, ranks)
+    return _served_data(args, ranks, classes)
 
 
 def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
-def _served_data(args, ranks):
-    """Claim this machine's data server for this job, and check that it serves what this run needs."""
+def _served_data(args, ranks, classes):
+    """Claim this machine's data server for this job, and check that it serves what this run needs.
+
+    ``classes`` (list of str): of the checkpoint that training starts from; None for any.
+    """
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
     expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8'}
@@ -340,6 +368,11 @@ def _served_data(args, ranks):
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
+        if classes and list(served['classes']) != list(classes) and not args.fake:
+            raise ValueError(
+                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in another "
+                'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                    args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
         lease.close()  # now: the program that called may live on
         raise
@@ -348,8 +381,11 @@ def _served_data(args, ranks):
                          lambda step: training.served_input(batches, not args.no_zmq_ops))
 
 
-def _open_run(args, ranks, classes):
-    """(log directory, start): found by the first rank, which owns the directory, and told to the others."""
+def _open_run(args, ranks, classes, fast):
+    """(log directory, start): found by the first rank, which owns the directory, and told to the others.
+
+    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    """
     told = ''
     error = None
     if ranks.is_chief:
@@ -358,13 +394,16 @@ def _open_run(args, ranks, classes):
             last = training.last_run(base) if args.resume_if_any else None
             folder = last or training.open_log_directory(base, args.resume)
             resume = args.resume or last is not None
+            before = None
             if resume:
-                training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                before = training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 training.check_same_classes(folder, classes)
+            args.attack_precision, why = training.decide_precision(args.attack_precision, before, fast)
             start = training.find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
+            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             training.trim_statistics(folder, start.epoch)
-            told = json.dumps([folder, start])
+            told = json.dumps([folder, start, args.attack_precision])
         except (ValueError, OSError) as e:
             error = e
     told = gather_texts(ranks, told)[0]
@@ -372,5 +411,5 @@ def _open_run(args, ranks, classes):
         raise error
     if not told:
         return None, None
-    folder, start = json.loads(told)
+    folder, start, args.attack_precision = json.loads(told)
     return folder, training.Start(*start)

@@ -22,9 +22,12 @@ try:
     import checkpoints
     import nets
     from efficientnet.preprocessing import released_view
-    from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+    from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
     from smooth_activations import tensorflow_ops_only
-    from third_party.utils import mode_parser, reason, run_mode
+    from third_party.utils import OneLineParser, mode_parser, reason, run_mode
+    from weights import card
+    from weights.flags import parse_with_checkpoint, published_as
+    from zoo import published
     from zoo.fetch import bring
 except ModuleNotFoundError as missing:
     sys.exit("convert.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python convert.py".format(
@@ -48,8 +51,10 @@ def convert_weights(argv):
     args = parser.parse_args(argv)
     with _mistakes_in_one_line(parser):
         bring(args.load, print)
-        values = select(checkpoints.read(args.load), args.keep, args.optimizer, args.load)
-        (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values)
+        stored = checkpoints.stored(args.load)
+        values = select(stored, args.keep, args.optimizer, args.load)
+        network = _card(stored, any(name.endswith(checkpoints.AVERAGE) for name in values))
+        (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values, network)
     print('{} variables are in {}'.format(len(values), args.output))
 
 
@@ -60,7 +65,7 @@ def export(argv):
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP)
     add_averages_flag(parser)
     add_architecture_flags(parser)
-    args = parser.parse_args(published_flags(parser.parse_args(argv).load, parser) + argv)
+    args = parse_with_checkpoint(parser, argv, parser.parse_args(argv).load)
     if args.data_format is None:
         args.data_format = 'NHWC'  # works on CPUs and on GPUs, wherever it will be served
     resolve_architecture(args, parser)
@@ -68,6 +73,25 @@ def export(argv):
         bring(args.load, print)
         write_saved_model(args.output, args)
     print('{} is in {}'.format(nets.network_name(args), args.output))
+
+
+def _card(stored, averages):
+    """What is written with weights that come from a checkpoint: see ``weights.card``.
+
+    Args:
+        stored (Stored). averages (bool): whether there are moving averages beside the weights still.
+    Returns:
+        dict, or None where the checkpoint is not known.
+    """
+    network, model = card.read(stored), published_as(stored)
+    if network is None and model:
+        parser = OneLineParser(allow_abbrev=False)
+        add_averages_flag(parser)
+        add_architecture_flags(parser)
+        args = parser.parse_args(published.flags_of(model.name))
+        resolve_architecture(args, parser)
+        network = card.make(args, None)
+    return network and dict(network, moving_average_decay=network['moving_average_decay'] * averages)
 
 
 @contextlib.contextmanager
@@ -119,7 +143,7 @@ def _unfinished(output):
     Raises:
         ValueError: ``output``, or part of a checkpoint of that name, is there.
     """
-    for path in (output, *(output + part for part in checkpoints.PARTS)):
+    for path in (output, *(output + part for part in (*checkpoints.PARTS, card.ENDING))):
         if os.path.lexists(path):
             raise ValueError("'{}' is there already; choose another name, nothing is overwritten".format(path))
     parent = os.path.dirname(os.path.abspath(output))
@@ -131,19 +155,23 @@ def _unfinished(output):
         shutil.rmtree(folder)
 
 
-def write_npz(path, values):
-    """Write a dictionary of arrays as .npz, whole or not at all. Raises: ValueError where there is one; OSError."""
+def write_npz(path, values, network=None):
+    """Write a dictionary of arrays as .npz, whole or not at all, with the card ``network`` (see ``weights.card``).
+
+    Raises:
+        ValueError: there is one. OSError: it cannot be written.
+    """
     with _unfinished(path) as folder:
         temporary = os.path.join(folder, 'X.npz')
         with open(temporary, 'wb') as f:
-            np.savez(f, **values)
+            np.savez(f, **values, **(card.as_entry(network) if network else {}))
             f.flush()
             os.fsync(f.fileno())
         os.rename(temporary, path)
 
 
-def write_checkpoint(prefix, values):
-    """Write a dictionary of arrays as a TensorFlow checkpoint, whole or not at all.
+def write_checkpoint(prefix, values, network=None):
+    """Write a dictionary of arrays as a TensorFlow checkpoint, whole or not at all, and its card ``network`` beside it.
 
     Raises:
         ValueError: there is one. OSError, tf.errors.OpError: it cannot be written.
@@ -155,7 +183,7 @@ def write_checkpoint(prefix, values):
         fed = [tf.placeholder(np.asarray(values[name]).dtype) for name in names]
         save = tf.raw_ops.SaveV2(prefix=temporary, tensor_names=names, shape_and_slices=[''] * len(names), tensors=fed)
         session.run(save, dict(zip(fed, (values[name] for name in names))))
-        checkpoints.put_in_place(temporary, prefix)
+        checkpoints.put_in_place(temporary, prefix, network)
 
 
 def write_saved_model(output, args):
@@ -172,7 +200,7 @@ def write_saved_model(output, args):
         ValueError: the folder is there, or the checkpoint does not fit. OSError, tf.errors.OpError: it cannot be
             written.
     """
-    values = checkpoints.read(args.load)
+    values = checkpoints.stored(args.load)
     # Who serves the model has no compiled ops of ours.
     with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session, tensorflow_ops_only():
         model = getattr(nets, args.arch + 'Model')(args)

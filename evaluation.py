@@ -16,7 +16,8 @@ from tensorpack.utils.utils import get_tqdm
 
 from adv_model import LAST_STEP, NO_TARGET, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import keep_older, read_json, write_text
-from third_party.utils import gather_rows
+from third_party.gpus import tensor_float_32
+from third_party.utils import gather_rows, source_version
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -171,7 +172,8 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
                'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
-               'args': args, 'versions': versions, 'seed': args['seed'], 'seconds': seconds}
+               'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
+               'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
     if attacker:
         results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
         attackers = getattr(attacker, 'attackers', [attacker])
@@ -271,7 +273,8 @@ class EvaluateRobustness(Callback):
 
     Args:
         model, attacker, ranks: see ``EvaluationTower``.
-        make_batches: () -> ValidationBatches of this rank. num_images (int): of the whole set.
+        make_batches: () -> ValidationBatches of this rank; if training computes in TF32, of another size than any batch
+            that it computes on (see ``tensor_float_32``). num_images (int): of the whole set.
         attackers_after: (epoch) -> list of PGDAttacker to judge with after that epoch; empty for none.
         averages (AverageWeights): set up before this callback, or None.
     """
@@ -296,7 +299,8 @@ class EvaluateRobustness(Callback):
 
     def _judge(self, attackers, averaged):
         begin = time.time()
-        verdicts = self.tower.run(self.trainer.sess, self.make_batches(), attackers, self.ranks.is_chief)
+        with tensor_float_32(False):
+            verdicts = self.tower.run(self.trainer.sess, self.make_batches(), attackers, self.ranks.is_chief)
         if not self.ranks.is_chief:
             return
         judged = len(verdicts[CLEAN].index)

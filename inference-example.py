@@ -16,9 +16,10 @@ import tensorflow.compat.v1 as tf
 import checkpoints
 import nets
 from efficientnet.preprocessing import for_tensorflow, released_view
-from main import LOAD_HELP, add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
 from third_party.imagenet_utils import read_image, resize_plain, synset_words
 from third_party.utils import OneLineParser
+from weights.flags import parse_with_checkpoint
 from zoo.fetch import bring
 
 
@@ -31,7 +32,7 @@ def main():
     parser.add_argument('--input', required=True, help='an image file')
     add_averages_flag(parser, default=0.0)
     add_architecture_flags(parser, depth=DEPTH, arch='ResNetDenoise')
-    args = parser.parse_args(published_flags(parser.parse_args().load, parser) + sys.argv[1:])
+    args = parse_with_checkpoint(parser, sys.argv[1:], parser.parse_args().load)
     if args.depth is None and 'depth' in nets.architecture_defaults(args.arch):
         args.depth = DEPTH
     resolve_architecture(args, parser)
@@ -49,7 +50,7 @@ def main():
     logits = model.classify(pixels[tf.newaxis])
     try:
         bring(args.load, None)
-        pairs = checkpoints.match(tf.global_variables(), checkpoints.read(args.load), args.load,
+        pairs = checkpoints.match(tf.global_variables(), checkpoints.stored(args.load), args.load,
                                   averages=args.moving_average_decay > 0)
         names = checkpoints.read_classes(args.load) or synset_words()
     except (ValueError, OSError) as error:

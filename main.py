@@ -15,12 +15,14 @@ try:
     import smooth_activations
     from adv_model import OPTIMIZERS, PRECISIONS
     from attacks import ATTACKS, TARGETS, default_step_size
+    from checkpoints import find
     from efficientnet.scaling import SIZES
-    from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults, fast_precision
+    from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
     from norms import BALLS
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
     from third_party.utils import OneLineParser
+    from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
@@ -97,7 +99,7 @@ def _seed(text):
 
 
 LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
-             'it is not there, and whose flags are then the defaults')
+             'it is not there; flags that the file or its published name tells of the network are the defaults')
 
 
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
@@ -151,6 +153,7 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
     group.add_argument('--recipe', choices=list(recipes.RECIPES),
                        help='which paper the defaults follow (default: sat; feature-denoising for the architectures '
                             'that only it has; sat-efficientnet for EfficientNet)')
+    add_ignore_flag(group)
     return group
 
 
@@ -260,7 +263,8 @@ def get_parser():
                              "a random point (default: the recipe's, 0 or 0.2)")
     attack.add_argument('--attack-precision', choices=PRECISIONS,
                         help='what the network computes in under attack; all else stays float32 (default: float32; '
-                             'bfloat16 in training ResNets on a CPU that has units for it)')
+                             'bfloat16 in training where all ranks are on CPUs that have units for it; with --resume '
+                             "the run's own)")
     attack.add_argument('--xla', action='store_true', default=None,
                         help="let XLA compile the attack's steps: for GPUs")
     attack.add_argument('--use-fp16xla', action='store_true', default=None,
@@ -289,6 +293,9 @@ def get_parser():
     update.add_argument('--gradient-compression', choices=('none', 'fp16'), default='none',
                         help='of the gradients that several ranks exchange: fp16 sends half the bytes, rounded to '
                              'float16 (default: %(default)s)')
+    update.add_argument('--tf32', action='store_true',
+                        help='let GPUs since Ampere train in TF32, which keeps 10 of the 23 bits of what float32 '
+                             'convolutions and products read; evaluations never do (default: float32 is float32)')
     update.add_argument('--weight-decay', type=_at_least(0.0, float), metavar='W',
                         help="factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)")
     update.add_argument('--base-lr', type=_at_least(0.0, float), metavar='RATE',
@@ -341,26 +348,19 @@ def _take_recipe(args, names):
             setattr(args, name, getattr(recipes.RECIPES[args.recipe], name))
 
 
-def published_flags(load, parser, training=False):
-    """Flags that ``--load zoo:NAME`` stands for, to be parsed before those typed; [] for another checkpoint."""
-    try:
-        return published.flags_of(load, training) if published.is_named(load) else []
-    except ValueError as error:
-        parser.error("--load '{}': {}".format(load, error))
-
-
 def parse_args(argv=None):
     """Parse, fill in the recipe and check; a mistake ends the program with one line and exit code 2.
 
     Args:
         argv (list of str): default sys.argv[1:].
     Returns:
-        argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses.
+        argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses. In training
+        ``attack_precision`` is None if it was not typed: the machines decide it (``training.decide_precision``).
     """
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
-    args = parser.parse_args(published_flags(args.load, parser, not (args.eval or args.eval_directory)) + argv)
+    args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
     typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
     _check_attack(args, parser)
     resolve_architecture(args, parser)
@@ -385,8 +385,8 @@ def parse_args(argv=None):
                         'eval_attack_step_size'))
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
-    # An evaluation has the same verdicts on every machine.
-    _default(args, 'attack_precision', 'float32' if args.eval else fast_precision())
+    if args.eval:  # which has the same verdicts on every machine
+        _default(args, 'attack_precision', 'float32')
     # A run without an attack is still judged by one: the recipe's.
     _default(args, 'eval_attack_epsilon',
              (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
@@ -460,6 +460,8 @@ def _check(args, parser, typed_iter, typed_epsilon):
         parser.error('--resume{} is for training'.format('-if-any' if args.resume_if_any else ''))
     if (args.eval or args.eval_directory) and args.more_eval_attack_iter:
         parser.error('--more-eval-attack-iter is for training')
+    if (args.eval or args.eval_directory) and args.tf32:
+        parser.error('--tf32 is for training; verdicts are computed in float32')
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:
@@ -474,7 +476,6 @@ def _check(args, parser, typed_iter, typed_epsilon):
     if args.batch % args.accumulate:
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
     if args.load and not published.is_named(args.load):
-        from checkpoints import find
         try:
             find(args.load)
         except ValueError as error:

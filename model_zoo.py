@@ -56,7 +56,9 @@ def download(argv):
 def verify(argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
     import checkpoints
-    from main import add_architecture_flags, add_averages_flag, published_flags, resolve_architecture
+    from main import add_architecture_flags, add_averages_flag, resolve_architecture
+    from weights.flags import parse_with_checkpoint
+    from zoo.fetch import check_unchanged
     parser = mode_parser('model_zoo.py verify', verify)
     parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
                                                                 'defaults, or whatever --load of main.py takes')
@@ -65,12 +67,16 @@ def verify(argv):
     load = parser.parse_args(argv).checkpoint
     try:
         load = published.PREFIX + published.find(load).name
+        if published.find(load).is_in(published.folder()):
+            check_unchanged(published.find(load), published.folder())
+    except OSError as error:
+        parser.error(error)
     except ValueError as unknown:
         try:
             checkpoints.find(load)
         except ValueError:
             parser.error("'{}': no such checkpoint; {}".format(load, unknown))
-    args = parser.parse_args(published_flags(load, parser) + argv)
+    args = parse_with_checkpoint(parser, argv, load)
     resolve_architecture(args, parser)
     try:
         return report(load, args)
@@ -151,28 +157,37 @@ def report(load, args):
     Raises:
         ValueError: not a readable checkpoint.
     """
-    import numpy as np
     import tensorflow.compat.v1 as tf
 
     import checkpoints
     import nets
-    values = checkpoints.read(load)
+    from weights.identity import describe, network_of_flags
+    from weights.stored import fault_of
+    values = checkpoints.stored(load)
     with tf.Graph().as_default():
         model = getattr(nets, args.arch + 'Model')(args)
         model.classify(tf.placeholder(tf.uint8, model.inputs()[0].shape))
         found = checkpoints.compare(tf.global_variables(), values, args.moving_average_decay > 0)
     different = ['{}: {} in the network, {} in the checkpoint'.format(*each) for each in found.different]
-    not_finite = [v.op.name for v, value in found.pairs if not np.isfinite(value).all()]
+    faults = {}
+    for v, name in found.pairs:
+        faults.setdefault(fault_of(values[name]), []).append(v.op.name)
+    faults.pop(None, None)
     print('{}: {} of {} variables of {} fit'.format(
         load, len(found.pairs), len(found.pairs) + len(found.missing) + len(different), nets.network_name(args)))
     problems = {'missing in the checkpoint': found.missing, 'of another shape': different,
-                'unknown to the network': found.extra, 'not finite': not_finite}
+                'unknown to the network': found.extra, **faults}
     for problem, names in problems.items():
         if names:
             print('{} {}:'.format(len(names), problem))
             print('\n'.join('  ' + name for name in names[:SHOWN]))
             if len(names) > SHOWN:
                 print('  and {} more'.format(len(names) - SHOWN))
+    asked, held = network_of_flags(vars(args)), describe(values.shapes)
+    if held and not held.is_same(asked):
+        print('It is {}: {}'.format(held, ' '.join(held.flags(asked))))
+    elif not held:
+        print('These are variables of no network of this project')
     return int(any(problems.values()))
 
 

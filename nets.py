@@ -7,7 +7,7 @@ import resnet_model
 from adv_model import AdvImageNetModel
 from efficientnet import network as efficientnet
 from efficientnet.scaling import PREFIX, SIZES
-from third_party.utils import sum_over_ranks
+from third_party.utils import gather_texts, sum_over_ranks
 
 
 def resolve_data_format(data_format):
@@ -30,6 +30,12 @@ def fast_precision():
     except OSError:  # another system than Linux
         has_units = False
     return 'bfloat16' if has_units else 'float32'
+
+
+def agreed_precision(ranks):
+    """``fast_precision`` of a job: 'float32' unless all of its ranks' machines have the same; all ranks must ask."""
+    fast = set(gather_texts(ranks, fast_precision()))
+    return fast.pop() if len(fast) == 1 else 'float32'
 
 
 class _ConfiguredModel(AdvImageNetModel):

@@ -19,15 +19,17 @@ from tensorpack.utils import logger
 
 import checkpoints
 import recipes
-from adv_model import TRAINING_STEP
+from adv_model import PRECISIONS, TRAINING_STEP
 from averaging import AverageWeights
 from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
 from stopping import StopTogether
+from third_party.gpus import tensor_float_32
 from third_party.imagedata.handshake import USER
 from third_party.imagenet_utils import Lease, iterate
-from third_party.utils import library_versions, session_config, together
+from third_party.utils import library_versions, session_config, source_version, together
 from third_party.zmq_ops import ZMQPullSocket, load_arrays
+from weights import card
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -43,7 +45,8 @@ _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient
           'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
           'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
           'attack_precision', 'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay',
-          'base_lr', 'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression')
+          'base_lr', 'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression',
+          'tf32')
 
 
 class DataServerSilent(OSError):
@@ -314,6 +317,8 @@ def last_run(base):
 def check_same_run(folder, run):
     """Refuse to resume a run with other flags than it was started with; ``run`` maps flags to values.
 
+    Returns:
+        dict: the flags that it was started with. Of a precision of None any is right: machines decide it.
     Raises:
         ValueError: names the flag and both values, or that the directory holds no run.
     """
@@ -322,9 +327,36 @@ def check_same_run(folder, run):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
     before = checkpoints.read_json(path)
     for name in _FIXED:
+        if (name, run[name]) == ('attack_precision', None):
+            continue
         if before.get(name) != json.loads(json.dumps(run[name])):
             raise ValueError("--resume: '{}' was started with {} {}, now it is {}".format(
                 folder, name, before.get(name), run[name]))
+    return before
+
+
+def decide_precision(typed, recorded, fast):
+    """What the network computes in under the training attack.
+
+    A run that goes on elsewhere keeps its own, so that it may be queued again on machines of another kind.
+
+    Args:
+        typed: of --attack-precision, or None. recorded (dict): flags of the run that goes on, or None.
+        fast (str): of ``nets.agreed_precision``.
+    Returns:
+        precision and why, in words.
+    Raises:
+        ValueError: the run that goes on has recorded none that there is.
+    """
+    if typed:
+        return typed, 'as typed'
+    if recorded is None:
+        return fast, 'the fastest that all ranks have'
+    precision = recorded.get('attack_precision')
+    if precision not in PRECISIONS:
+        raise ValueError('--resume: the run has the attack_precision {}, which is none of {}'.format(
+            precision, ', '.join(PRECISIONS)))
+    return precision, 'as the run began; the fastest that all ranks have is {}'.format(fast)
 
 
 def check_same_classes(folder, classes):
@@ -375,7 +407,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
     if ranks.is_chief:
         statistics = Statistics()
         saver = checkpoints.CheckpointSaver(folder, args.keep_checkpoints, monitored_name(
-            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics)
+            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics, card.make(args, classes))
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: recipes.learning_rate(
@@ -394,15 +426,17 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         checkpoints.write_classes(folder, classes)
         checkpoints.write_text(os.path.join(folder, RUN_FILE),
                                json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,
-                                               versions=library_versions()), indent=2) + '\n')
+                                               versions=library_versions(), source=source_version()),
+                                          indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(args.seed)
     trainer = make_trainer(ranks, args.gradient_compression)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
     try:
-        trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
-                      AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
+        with tensor_float_32(args.tf32):
+            trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
+                          AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
     except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline
         raise source.served.silence() from None
     if isinstance(source, QueueInput) and source.ds.failure:
@@ -438,7 +472,7 @@ class Start(NamedTuple):
         """
         if not self.load:
             return JustCurrentSession()
-        return checkpoints.LoadWeights(self.load, checkpoints.read(self.load), self.everything,
+        return checkpoints.LoadWeights(self.load, checkpoints.stored(self.load), self.everything,
                                        global_step=self.step if self.step and not self.everything else None)
 
 

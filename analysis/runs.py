@@ -16,8 +16,9 @@ from analysis import activations, figures, flags, landscape, masking, page, repo
 from analysis.subject import Subject, open_images
 from commands import bring_weights
 from nets import network_name
+from third_party.gpus import check_override
 from third_party.imagenet_utils import open_dataset
-from third_party.utils import Ranks, end_by, fail, launched_rank, library_versions, together
+from third_party.utils import Ranks, end_by, fail, launched_rank, library_versions, source_version, together
 from training import open_log_directory
 
 
@@ -25,6 +26,7 @@ def run(own, networks):
     """Do what the flags ask for, in one process; a full disk and the like end it with one line."""
     if launched_rank() is not None:
         fail('runs in one process; start it without mpirun or srun', launched_rank())
+    _asked(lambda: check_override(False))
     try:
         for network in networks:
             _asked(lambda network=network: bring_weights(network.args.load, Ranks()))
@@ -90,7 +92,8 @@ def _versions():
 
 def _write_json(folder, name, networks, content):
     """Figures with how they came about."""
-    origin = {'command': _command(), 'date': time.strftime('%Y-%m-%d %H:%M:%S'), 'versions': _versions()}
+    origin = {'command': _command(), 'date': time.strftime('%Y-%m-%d %H:%M:%S'), 'versions': _versions(),
+              'source': source_version(), 'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
     if networks:
         origin.update(seed=networks[0].args.seed, networks={n.name: vars(n.args) for n in networks})
     checkpoints.write_text(os.path.join(folder, name), json.dumps(dict(origin, **content), indent=1) + '\n')

@@ -121,7 +121,7 @@ class Subject:
         Raises:
             ValueError: the checkpoint does not fit the network.
         """
-        values = checkpoints.read(args.load)
+        values = checkpoints.stored(args.load)
         return cls(name, commands.make_model(args), args.batch, lambda: commands.open_session(Ranks(), args, values),
                    args.attack_gradient)
 

@@ -71,7 +71,7 @@ def open_case(args, count):
         ValueError: no such data or none of the images can be read; the checkpoint does not fit the network.
     """
     commands.bring_weights(args.load, Ranks())
-    values = checkpoints.read(args.load)
+    values = checkpoints.stored(args.load)
     images = open_images(args, count)
     model = commands.make_model(args)
     pixels = tf.placeholder(tf.float32, [None, *images.pixels.shape[1:]])

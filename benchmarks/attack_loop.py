@@ -21,6 +21,7 @@ from tensorpack.tfutils.tower import TowerContext  # noqa: E402
 
 import commands  # noqa: E402
 import main  # noqa: E402
+import nets  # noqa: E402
 from adv_model import image_preprocess  # noqa: E402
 from smooth_activations import tensorflow_ops_only  # noqa: E402
 from third_party.utils import Ranks, session_config  # noqa: E402
@@ -45,6 +46,7 @@ def run(argv):
     parser.add_argument('--as-published', action='store_true', help='the graph of the release')
     own, flags = parser.parse_known_args(argv)
     args = main.parse_args(['--fake'] + flags)
+    args.attack_precision = args.attack_precision or nets.fast_precision()
     done = build(args, own.as_published).op
     with tf.Session(config=session_config(Ranks())) as session:
         session.run(tf.global_variables_initializer())

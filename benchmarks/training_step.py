@@ -93,6 +93,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
 
     import commands
     import main
+    import nets
     import training
     from third_party.imagenet_utils import FakeStream
 
@@ -134,6 +135,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
 
     args = main.parse_args(flags)
     ranks = start_ranks()
+    args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
     logger.setLevel('ERROR')
     model = commands.make_training_model(args, ranks.rank)
     tf.set_random_seed(args.seed)

@@ -24,6 +24,7 @@ from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
 from third_party.imagenet_utils import open_dataset
 from third_party.utils import OneLineParser, start_ranks
+from weights.flags import checkpoint_words
 
 MODES = ('train_and_eval', 'train', 'eval')
 _DATA_FORMATS = {'channels_first': 'NCHW', 'channels_last': 'NHWC'}
@@ -147,10 +148,14 @@ def parse(argv=None):
     Args:
         argv (list of str): default sys.argv[1:].
     Returns:
-        argparse.Namespace of the release's flags, list of the main program's.
+        argparse.Namespace of the release's flags, and ``typed``, the names of those of ``EVALUATION`` that were typed;
+        list of the main program's.
     """
     parser = get_parser()
-    flags, others = parser.parse_known_args([_spelt_out(word) for word in (sys.argv[1:] if argv is None else argv)])
+    words = [_spelt_out(word) for word in (sys.argv[1:] if argv is None else argv)]
+    flags, others = parser.parse_known_args(words)
+    typed, _ = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(EVALUATION)))
+    flags.typed = {name for name in EVALUATION if getattr(typed, name) is not None}
     for name, (_, harmless, what) in ABSENT.items():
         value = getattr(flags, name)
         if value is not None and value not in harmless:
@@ -165,15 +170,16 @@ def parse(argv=None):
     return flags, others
 
 
-def _network_arguments(flags):
-    """The main program's flags that both modes share."""
+def _network_arguments(flags, names=EVALUATION):
+    """The main program's flags that both modes share, for the release's ``names``."""
     # The main program crops small images in another way if it is not told.
-    words = ['--arch', 'EfficientNet', '--augmentation', 'efficientnet',
-             '--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
+    words = ['--arch', 'EfficientNet', '--augmentation', 'efficientnet']
+    if 'sat_preprocessing' in names:
+        words += ['--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
     if flags.data_format:
         words += ['--data-format', _DATA_FORMATS[flags.data_format]]
     for name, flag in EVALUATION.items():
-        if flag.same and getattr(flags, name) is not None:
+        if flag.same and name in names and getattr(flags, name) is not None:
             words += [flag.same, str(getattr(flags, name))]
     return words
 
@@ -201,13 +207,16 @@ def evaluation_arguments(flags, others, num_ranks):
     Returns:
         list of str.
     Raises:
-        ValueError: the batch cannot be shared.
+        ValueError: the batch cannot be shared, or the checkpoint cannot be read.
     """
     if flags.eval_batch_size % num_ranks:
         raise ValueError('--eval_batch_size {}: no multiple of the {} ranks that share it'.format(
             flags.eval_batch_size, num_ranks))
-    words = ['--eval', '--load', flags.ckpt_path or flags.model_dir, '--data', flags.data_dir,
-             '--batch', str(flags.eval_batch_size // num_ranks)] + _network_arguments(flags)
+    load = flags.ckpt_path or flags.model_dir
+    # A checkpoint that says what it is knows better than the release's defaults.
+    names = flags.typed if checkpoint_words(load) else EVALUATION
+    words = ['--eval', '--load', load, '--data', flags.data_dir,
+             '--batch', str(flags.eval_batch_size // num_ranks)] + _network_arguments(flags, names)
     if flags.model_dir or flags.eval_name:
         words += ['--results-dir', os.path.join(flags.model_dir or 'results',
                                                 'eval_' + flags.eval_name if flags.eval_name else 'eval')]

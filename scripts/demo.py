@@ -1,7 +1,8 @@
 """The whole system in one command (`make demo`): data server, mpirun, adversarial training, evaluation, a table.
 
-Trains CifarResNet-8 with ReLU and with SiLU on scikit-learn's handwritten digits by two ranks, judges both clean and
-under PGD, and writes a table, training curves and pictures to train_log/demo/. An earlier demo is kept, renamed.
+Trains CifarResNet-8 with ReLU and with SiLU on scikit-learn's handwritten digits by two ranks (one where there is only
+one GPU), judges both clean and under PGD, and writes a table, training curves and pictures to train_log/demo/. An
+earlier demo is kept, renamed.
 """
 import contextlib
 import json
@@ -20,7 +21,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 OUT = os.path.join('train_log', 'demo')
 ACTIVATIONS = ('relu', 'silu')
 EVALUATION_STEPS = (10, 50)
-RANKS = 2
 PYTHON = os.path.join('.venv', 'bin', 'python')
 EPSILON = 32
 NETWORK = ['--arch', 'CifarResNet', '-d', '8']
@@ -73,8 +73,14 @@ def follow(command, log, server, interesting):
         sys.exit('demo: this command failed with exit code {}; see {}'.format(process.returncode, log))
 
 
+def num_ranks():
+    """Two, on CPUs or on a GPU each; one where there is only one GPU."""
+    import tensorflow.compat.v1 as tf
+    return min(2, len(tf.config.list_physical_devices('GPU'))) or 2
+
+
 def mpirun(*arguments):
-    return ['mpirun', '-np', str(RANKS), PYTHON, 'main.py', *NETWORK, *arguments]
+    return ['mpirun', '-np', str(num_ranks()), PYTHON, 'main.py', *NETWORK, *arguments]
 
 
 def run(name):

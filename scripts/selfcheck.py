@@ -1,19 +1,32 @@
-"""Last step of `make setup`: Horovod has MPI, the compiled parts load, and two ranks can add two numbers."""
+"""Last step of `make setup`: Horovod has MPI, the compiled parts load, and two ranks can add two numbers.
+
+They add on CPUs, over MPI; where this machine has two GPUs, two ranks add on these too, over NCCL, which knows no two
+ranks on one.
+"""
 import os
 import subprocess
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-import horovod.tensorflow as hvd
-import tensorflow.compat.v1 as tf
+import horovod.tensorflow as hvd  # noqa: E402
+import tensorflow.compat.v1 as tf  # noqa: E402
+
+from third_party.utils import session_config, start_ranks  # noqa: E402
 
 
-def allreduce():
-    hvd.init()
-    with tf.Graph().as_default(), tf.Session() as sess:
-        total = sess.run(hvd.allreduce(tf.constant(float(hvd.rank() + 1)), op=hvd.Sum))
-    assert hvd.size() == 2 and total == 3.0, (hvd.size(), total)
+def allreduce(device):
+    ranks = start_ranks()
+    with tf.Graph().as_default(), tf.device(device), tf.Session(config=session_config(ranks)) as sess:
+        total = sess.run(hvd.allreduce(tf.constant(float(ranks.rank + 1)), op=hvd.Sum))
+    assert ranks.size == 2 and total == 3.0, (ranks.size, total)
+
+
+def start_two_ranks(device, **environment):
+    command = ['mpirun', '--oversubscribe', '-np', '2', sys.executable, __file__, device]
+    subprocess.run(command, check=True, env=dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1',
+                                                 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', **environment))
 
 
 def main():
@@ -24,10 +37,10 @@ def main():
     smooth_ops.load_op_library()
     import jpeg_part
     jpeg_part.load_library()
-    env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')
-    command = ['mpirun', '--oversubscribe', '-np', '2', sys.executable, __file__, 'allreduce']
-    subprocess.run(command, env=env, check=True)
+    start_two_ranks('/cpu:0', CUDA_VISIBLE_DEVICES='')
+    if len(tf.config.list_physical_devices('GPU')) > 1:
+        start_two_ranks('/gpu:0')
 
 
 if __name__ == '__main__':
-    allreduce() if sys.argv[1:] == ['allreduce'] else main()
+    allreduce(sys.argv[1]) if sys.argv[1:] else main()

@@ -5,10 +5,36 @@
 cd "${SAT_ROOT:-$SLURM_SUBMIT_DIR}"   # the checkout; on a file system that all nodes share
 [ -f main.py ] || { echo "$PWD holds no main.py: submit from the checkout, or set SAT_ROOT to it" >&2; exit 2; }
 
+# The least number of GPUs that a node of the job has, by Slurm's own account; nothing where no node has any.
+gpus_of_nodes() {
+  scontrol show node "$SLURM_JOB_NODELIST" 2>/dev/null |
+    sed -nE 's/^ *Gres=(.*,)?gpu(:[^:,(]+)?:([1-9][0-9]*).*/\3/p' | sort -n | head -n 1 || true
+}
+
+# A job that was given none of its nodes' GPUs would run for days with one rank a node, on CPUs.
+refuse_to_leave_gpus_idle() {
+  local count line words
+  words=$(printf ' %q' "slurm/$SCRIPT" "$@")
+  line="${DATA+DATA=$(printf %q "$DATA") }sbatch --nodes=$SLURM_JOB_NUM_NODES"
+  count=$(gpus_of_nodes)
+  if [ -n "$count" ]; then
+    line+=" --gres=gpu:$count$words"
+  else
+    count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)   # of this node, where Slurm knows of none
+    [ "$count" != 0 ] || return 0
+    line="RANKS_PER_NODE=$count $line$words"
+  fi
+  echo "$SCRIPT: the nodes have $count GPUs each and the job has none of them; type: $line" \
+    "(with RANKS_PER_NODE=1 before it to compute on CPUs)" >&2
+  exit 2
+}
+granted="${SLURM_JOB_GPUS:-}"
+GPUS="${SLURM_GPUS_ON_NODE:-$(wc -w <<<"${granted//,/ }")}"   # of this job, on this node
+[ "$GPUS" != 0 ] || [ -n "${RANKS_PER_NODE:-}" ] || refuse_to_leave_gpus_idle "$@"
+
 PYTHON="${PYTHON:-.venv/bin/python}"
 DATA="${DATA-$HOME/data/imagenet}"    # empty: the handwritten digits, for a trial
 BATCH="${BATCH:-32}"                  # images in a step, for each rank
-GPUS="${SLURM_GPUS_ON_NODE:-0}"
 RANKS_PER_NODE="${RANKS_PER_NODE:-$((GPUS > 0 ? GPUS : 1))}"
 LAUNCHER="${LAUNCHER:-mpirun}"        # or srun
 SRUN_MPI="${SRUN_MPI:-pmix}"          # of srun --mpi; see srun --mpi=list

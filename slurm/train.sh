@@ -11,6 +11,7 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --open-mode=append
 set -euo pipefail
+readonly SCRIPT=train.sh
 source "${SAT_ROOT:-${SLURM_SUBMIT_DIR:-.}}/slurm/launch.sh"
 
 LOGDIR="${LOGDIR:-train_log/job-$SLURM_JOB_ID}"

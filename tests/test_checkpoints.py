@@ -124,7 +124,7 @@ def test_a_shape_that_would_broadcast_is_refused_too(graph):
 
 def test_what_only_training_has_is_neither_wanted_nor_loaded(graph):
     variables = make_variables({'linear/W': 0.0, 'linear/W/Momentum': 0.0, 'learning_rate': 0.0, 'global_step': 0.0})
-    values = {'linear/W': np.float32(3), 'learning_rate': np.float32(3), 'unused': np.zeros(9)}
+    values = {'linear/W': np.float32(3), 'learning_rate': np.float32(3), 'unused/Momentum': np.zeros(9)}
     assert [v.op.name for v, _ in checkpoints.match(variables, values, 'X.npz')] == ['linear/W']
 
 

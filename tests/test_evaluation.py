@@ -16,6 +16,7 @@ import main
 import nets
 from adv_model import NO_TARGET, PGDAttacker
 from networks import make_network
+from third_party.utils import source_version
 
 SIDE, CLASSES = 16, 10
 NUM_IMAGES = 13
@@ -154,6 +155,7 @@ def test_results_and_table_have_the_agreed_fields(evaluate, network, data):
     assert results['num_images'] == NUM_IMAGES and results['num_unreadable'] == 0
     assert results['seed'] == results['args']['seed'] == 5 and results['args']['load'] == network.path
     assert results['versions']['tensorflow'] == tf.__version__ and results['seconds'] > 0
+    assert results['source'] == source_version() and results['tf32'] is False
     with open(folder / 'per_example.csv') as f:
         assert f.readline().strip() == 'file,label,clean_pred,adv_pred,target'
     assert sorted(os.listdir(folder)) == ['per_example.csv', 'results.json']

@@ -2,6 +2,7 @@
 
 The addresses are the local server's: nothing here has downloaded a published file.
 """
+import hashlib
 import importlib.util
 import os
 import sys
@@ -16,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from gdown.exceptions import FileURLRetrievalError
 
 import checkpoints
+import convert
 import main
 import model_zoo
 from file_server import FileServer
@@ -93,7 +95,7 @@ def arrived(model, folder, content):
         assert f.read() == content
     assert path == os.path.join(folder, 'Tiny-silu', 'net.npz')
     assert [name for name in os.listdir(folder) if not name.startswith('.')] == ['Tiny-silu']
-    assert os.listdir(os.path.dirname(path)) == ['net.npz']
+    assert sorted(os.listdir(os.path.dirname(path))) == ['SHA256SUMS', 'net.npz']
     return True
 
 
@@ -313,6 +315,48 @@ def test_a_model_without_files_has_a_page(capsys, folder):
     assert 'index.php/s/HpNbkLTNTBiaeo8' in first and 'ViT-S' in second
 
 
+# Their SHA-256
+
+
+def test_the_sha256_of_what_came_stands_beside_it_and_another_file_is_refused(capsys, server, model, folder, content):
+    path = fetch(model, folder, None)
+    with open(os.path.join(folder, 'Tiny-silu', 'SHA256SUMS')) as f:
+        assert f.read() == '{}  net.npz\n'.format(hashlib.sha256(content).hexdigest())
+    assert fetch(model, folder, None) == path
+    with open(path, 'ab') as f:
+        f.write(b'x')
+    with pytest.raises(OSError, match="net.npz' is not the file that was downloaded: its SHA-256 is .*, and was .*mov"):
+        fetch(model, folder, None)
+    for run, argv in ((model_zoo.main, ['verify', 'tiny-silu']),
+                      (convert.main, ['weights', '--load', 'zoo:tiny-silu', folder + '/Y.npz'])):
+        assert 'is not the file that was downloaded' in refusal(capsys, run, argv)
+
+
+def test_a_published_sha256_decides(server, folder, content, monkeypatch):
+    model = add_model(monkeypatch, server.address + '/net.npz')
+    right, wrong = (model._replace(files=(model.files[0]._replace(sha256=hashlib.sha256(c).hexdigest()),))
+                    for c in (content, b'another'))
+    assert 'is published; it was removed' in failure(wrong, folder)
+    assert os.listdir(os.path.join(folder, 'Tiny-silu.part')) == []
+    assert arrived(right, folder, content)
+    with pytest.raises(OSError, match='is not the file that was downloaded'):
+        fetch(wrong, folder, None)
+
+
+def test_damaged_sums_are_named(server, model, folder):
+    fetch(model, folder, None)
+    with open(os.path.join(folder, 'Tiny-silu', 'SHA256SUMS'), 'w') as f:
+        f.write('abc')
+    with pytest.raises(OSError, match="SHA256SUMS' is damaged"):
+        fetch(model, folder, None)
+
+
+def test_a_conversion_of_a_published_model_says_what_it_is(server, model, folder, tmp_path):
+    convert.main(['weights', '--load', 'zoo:tiny-silu', str(tmp_path / 'renamed.npz')])
+    args = main.parse_args(['--eval', '--load', str(tmp_path / 'renamed.npz')])
+    assert (args.arch, args.depth, args.input_size, args.activation_name) == ('CifarResNet', 8, 8, 'mish')
+
+
 # Google Drive
 
 
@@ -381,7 +425,8 @@ def test_gdown_itself_confirms_a_large_file_and_goes_on_after_a_cut(drive, on_dr
     values = checkpoints.read(fetch(on_drive, folder, None))
     assert all(np.array_equal(values[name], weights[name]) for name in weights)
     assert [part for _, part in drive.asked if part] == ['bytes=1000-']
-    assert sorted(os.listdir(os.path.join(folder, 'Tiny-silu'))) == sorted(file.name for file in on_drive.files)
+    assert sorted(os.listdir(os.path.join(folder, 'Tiny-silu'))) == sorted(
+        [file.name for file in on_drive.files] + ['SHA256SUMS'])
 
 
 def test_what_drive_does_not_give_out_is_said_in_one_line(drive, on_drive, folder):
@@ -411,7 +456,9 @@ def test_a_file_is_laid_beside_the_network_of_the_flags(capsys, tmp_path, weight
     np.savez(tmp_path / 'X.npz', **values)
     found, report = verify(capsys, tmp_path / 'X.npz', *FLAGS)
     assert found == code and said in report
-    assert report.count('\n') == (1 if code == 0 else 3)
+    assert report.count('\n') == (1 if code == 0 else 4 if 'linear/W' in change and code else 3)
+    assert ('It is CifarResNet of 8 layers, 7 classes: --arch CifarResNet -d 8 --num-classes 7\n' in report) == (
+        'of another shape' in said)
 
 
 def test_averages_and_batch_norm_of_rank_5_fit_as_they_load(capsys, tmp_path, few_blocks, weights_rule):

@@ -206,7 +206,7 @@ own = ['', 'grün'][ranks.rank]
 assert utils.gather_texts(ranks, own) == ['', 'grün'], ranks
 assert utils.gather_texts(ranks, 'x' * (1 + 1000 * ranks.rank)) == ['x', 'x' * 1001], ranks
 assert utils.together(ranks, lambda: ranks.rank * 10) == ranks.rank * 10
-open('agreed-{}'.format(ranks.rank), 'w').write(str(tuple(ranks)))
+open('agreed-{}'.format(ranks.rank), 'w').write(str(ranks[:4]))
 def only_rank_1_fails():
     if ranks.rank == 1:
         raise OSError('its disk is full')

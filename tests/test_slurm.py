@@ -28,7 +28,8 @@ class Job:
     def __init__(self, cluster, folder, script, *flags, sbatch=(), **settings):
         self._cluster = cluster
         settings = dict(dict(DATA='', BATCH=str(BATCH), SERVE_FLAGS='--input-size 32 --workers 1', LOGS=str(folder),
-                             LOGDIR=str(folder / 'run'), RESULTS_DIR=str(folder / 'results')), **settings)
+                             LOGDIR=str(folder / 'run'), RESULTS_DIR=str(folder / 'results'), RANKS_PER_NODE='1'),
+                        **settings)
         self.number = cluster.run(
             'sbatch', '--parsable', '--nodes={}'.format(NODES), '--output={}/%j.log'.format(folder), *sbatch,
             os.path.join('slurm', script), *flags, cwd=ROOT, **settings).stdout.strip()

@@ -16,6 +16,7 @@ import checkpoints
 import main
 import training
 from small_runs import BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, variables
+from third_party.utils import source_version
 
 
 @pytest.fixture(scope='module')
@@ -46,6 +47,7 @@ def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finish
     assert read_json(finished / 'classes.json') == ['a', 'b']
     run = read_json(finished / 'run.json')
     assert (run['steps_per_epoch'], run['ranks'], run['batch'], run['attack_iter'], run['seed']) == (STEPS, 1, BATCH, 2, 0)
+    assert run['source'] == source_version()
 
 
 def test_statistics_have_each_epoch_once_with_losses_and_errors(finished):
@@ -188,7 +190,8 @@ def refused(capsys, run):
     (['--attack-epsilon', '8'], ['attack_epsilon', '4.0', '8.0']), (['--seed', '9'], ['seed', '0', '9']),
     (['--activation-name', 'relu'], ['activation_name', 'silu', 'relu']), (['--batch', '2'], ['batch', '4', '2']),
     (['--lr-drop-epochs', '1'], ['lr_drop_epochs', '30', '1']), (['--targeted'], ['targeted']),
-    (['--steps-per-epoch', '7'], ['steps_per_epoch', '3', '7']), (['--fake'], [])])
+    (['--steps-per-epoch', '7'], ['steps_per_epoch', '3', '7']), (['--tf32'], ['tf32', 'False', 'True']),
+    (['--fake'], [])])
 def test_resuming_with_other_flags_is_refused_and_changes_nothing(capsys, train, finished, flags, named):
     before = content(finished)
     line = refused(capsys, lambda: train(finished, '--resume', *flags))

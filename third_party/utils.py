@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import fractions
 import functools
+import json
 import os
 import platform
 import sys
@@ -11,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
+from third_party import gpus
+
 # What the launchers tell the processes they start: Open MPI, MPICH and Intel MPI, and PMIx (srun --mpi=pmix).
 _RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
 
@@ -18,11 +21,12 @@ _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks th
 
 
 class Ranks(NamedTuple):
-    """This process's number among all and among those of its machine."""
+    """This process's number among all and among those of its machine, and which of the GPUs that it sees it takes."""
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    gpu: int = 0
 
     @property
     def is_chief(self):
@@ -40,9 +44,13 @@ def launched_rank():
 def start_ranks():
     """Start Horovod if a launcher started this process. OMPI_MCA_mpi_yield_when_idle in the environment goes before.
 
+    Ranks that cannot have a GPU each, though they see some, end with exit code 2.
+
     Returns:
         Ranks: (0, 1, 0, 1) without a launcher.
     """
+    if not launched_rank():
+        source_version()  # of the files as they are now, for the figures of hours later
     if launched_rank() is None:
         return Ranks()
     import horovod.tensorflow as hvd
@@ -50,7 +58,14 @@ def start_ranks():
     # the rank's own step needs this took a third of the time (docs/performance.md).
     os.environ.setdefault('OMPI_MCA_mpi_yield_when_idle', '1')
     hvd.init()
-    return Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    ranks = Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+    if ranks.size == 1:
+        return ranks
+    seen = [json.loads(text) for text in gather_texts(ranks, json.dumps(gpus.visible()))]
+    try:
+        return ranks._replace(gpu=gpus.share_out(seen)[ranks.rank])
+    except ValueError as error:
+        fail(error, ranks.rank)
 
 
 def reason(error):
@@ -208,7 +223,7 @@ def session_config(ranks):
     # A second pass over the graph finds nothing that makes steps faster, and costs a second or two before the first one.
     config.graph_options.rewrite_options.meta_optimizer_iterations = config.graph_options.rewrite_options.ONE
     config.gpu_options.allow_growth = True
-    config.gpu_options.visible_device_list = str(ranks.local_rank)
+    config.gpu_options.visible_device_list = str(ranks.gpu)
     return config
 
 
@@ -294,3 +309,63 @@ def together(ranks, action):
         rank, error = errors[0]
         fail(error if rank == 0 else 'rank {}: {}'.format(rank, error), ranks.rank)
     return result
+
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@functools.lru_cache(None)  # of the files that this process has read, not of those of an hour later
+def source_version(root=_ROOT):
+    """Which source this program is, JSON-ready.
+
+    Returns:
+        dict: ``commit`` (str): hexadecimal name of the checkout's commit; None in an installed copy.
+        ``changed`` (bool): whether files that git knows differ from that commit; None where git cannot tell.
+    """
+    try:
+        commit = _commit_of(root)
+    except OSError:  # no checkout, or one that another user may not read
+        commit = None
+    return {'commit': commit, 'changed': None if commit is None else _differs_from_commit(root)}
+
+
+def _commit_of(root):
+    """The commit that is checked out in ``root``, read without git, which containers often lack; None before the first.
+
+    Raises:
+        OSError: no checkout of git's.
+    """
+    folder = os.path.join(root, '.git')
+    if os.path.isfile(folder):  # one of several checkouts of a repository
+        folder = os.path.join(root, _first_line(folder).split('gitdir: ')[-1])
+    head = _first_line(os.path.join(folder, 'HEAD'))
+    if not head.startswith('ref: '):
+        return head
+    branch = head[len('ref: '):]
+    common = os.path.join(folder, 'commondir')
+    shared = os.path.join(folder, _first_line(common)) if os.path.exists(common) else folder
+    with contextlib.suppress(FileNotFoundError):
+        return _first_line(os.path.join(shared, branch))
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(shared, 'packed-refs')) as f:
+        for line in f:
+            if line.split()[1:] == [branch]:
+                return line.split()[0]
+    return None
+
+
+def _first_line(path):
+    with open(path) as f:
+        return f.readline().strip()
+
+
+def _differs_from_commit(root):
+    """Whether git's own files in ``root`` differ from the commit; None where git is missing or cannot tell."""
+    command = ['git', '-C', root, '--git-dir=.git', '--work-tree=.', 'diff', '--quiet', '--no-ext-diff', 'HEAD']
+    environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}
+    nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
+    try:
+        # Not by ``subprocess``, which may fork: that is not safe in a process of MPI's, and this is.
+        process = os.posix_spawnp('git', command, dict(environment, GIT_OPTIONAL_LOCKS='0'), file_actions=nowhere)
+    except OSError:
+        return None
+    return {0: False, 1: True}.get(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))

@@ -1,6 +1,7 @@
 """Bringing a published model's files to this machine, whole or not at all, from where a broken attempt stopped."""
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from third_party.utils import reason
 from zoo import published
 
 PART = '.part'
+SUMS = 'SHA256SUMS'  # in a model's folder, as `sha256sum -c` reads it
 _SECONDS = (10, 60)  # to connect, and between two pieces of an answer
 _PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
 
@@ -32,8 +34,8 @@ def fetch(model, folder, say):
     """Download the files of ``model`` that are not in ``folder`` yet.
 
     They come into a folder ``<name>.part`` and stay there until all are whole and can be read as a checkpoint; then it
-    gets the model's name. So what has its name is good, and is never touched again. Several processes may ask for the
-    same model at the same time: one downloads, the others wait for it.
+    gets the model's name. So what has its name is good, and is never touched again; that it still is what came is seen
+    by its SHA-256. Several processes may ask for the same model at the same time: one downloads, the others wait.
 
     Args:
         model (published.Model). folder (str): made if not there. say: (str) -> None, told what is going on; None to be
@@ -44,6 +46,7 @@ def fetch(model, folder, say):
         OSError: with a message that names the model and says why; what came so far stays for the next attempt.
     """
     if model.is_in(folder):
+        check_unchanged(model, folder)
         return model.path(folder)
     if not model.files:
         raise OSError("cannot download '{}': it has no file of its own; {}".format(
@@ -81,9 +84,53 @@ def _fetch_all(model, folder, say):
         if not os.path.exists(target):
             (_fetch_from_drive if urlsplit(file.address).hostname == 'drive.google.com' else _fetch_from_web)(
                 file.address, target, say is not None)
+    _note_digests(model, unfinished)
     if model.flags is not None:
         _check_readable(model, unfinished)
     os.rename(unfinished, final)
+
+
+def _digest(path):
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _note_digests(model, unfinished):
+    """Write the files' SHA-256 beside them, to see later that they are still the same; published ones must agree."""
+    digests = {file.name: _digest(os.path.join(unfinished, file.name)) for file in model.files}
+    for file in model.files:
+        if file.sha256 and digests[file.name] != file.sha256:
+            os.remove(os.path.join(unfinished, file.name))
+            raise OSError('{} came with the SHA-256 {}, and {} is published; it was removed'.format(
+                file.name, digests[file.name], file.sha256))
+    checkpoints.write_text(os.path.join(unfinished, SUMS), ''.join(
+        '{}  {}\n'.format(digest, name) for name, digest in digests.items()))
+
+
+def check_unchanged(model, folder):
+    """Compare the files of a downloaded model with their SHA-256, as published or else as they came.
+
+    Raises:
+        OSError: a file is another, or what was noted is damaged.
+    """
+    place = os.path.join(folder, model.name)
+    noted = _noted(os.path.join(place, SUMS))
+    for file in model.files:
+        wanted = file.sha256 or noted.get(file.name)
+        found = wanted and _digest(os.path.join(place, file.name))
+        if found != wanted:
+            raise OSError("'{}' is not the file that was downloaded: its SHA-256 is {}, and was {}; move '{}' away and "
+                          'download it again'.format(os.path.join(place, file.name), found, wanted, place))
+
+
+def _noted(path):
+    if not os.path.isfile(path):  # of a folder that the user has made
+        return {}
+    with open(path) as f:
+        lines = [re.fullmatch(r'([0-9a-f]{64})  (.+)\n', line) for line in f]
+    if not all(lines):
+        raise OSError("'{}' is damaged; remove it if you trust the files beside it".format(path))
+    return {line.group(2): line.group(1) for line in lines}
 
 
 def _check_readable(model, unfinished):

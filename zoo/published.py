@@ -10,9 +10,10 @@ DRIVE = 'https://drive.google.com/uc?id='
 
 
 class File(NamedTuple):
-    """A file's name and its address, on Google Drive or any web server."""
+    """A file's name and its address, on Google Drive or any web server; its SHA-256 where that is published."""
     name: str
     address: str
+    sha256: str = ''
 
 
 class Figures(NamedTuple):
@@ -222,6 +223,11 @@ def find(name):
     near = [_BY_NAME[key].name for key in difflib.get_close_matches(name.lower(), _BY_NAME, n=3)]
     raise ValueError("no published model is called '{}'; {}`python model_zoo.py list` shows all".format(
         name, 'did you mean {}? '.format(' or '.join(near)) if near else ''))
+
+
+def of_file(name):
+    """The published model whose checkpoint's file or prefix is called ``name`` and whose architecture is here; None."""
+    return next((model for model in _BY_NAME.values() if model.prefix == name and model.flags is not None), None)
 
 
 def is_named(load):

@@ -1,0 +1,114 @@
+"""The flags that a checkpoint brings: those of its card, or of the published model that it is, as defaults."""
+import os
+import sys
+from typing import List, NamedTuple, Optional
+
+import checkpoints
+from third_party.utils import launched_rank
+from weights import card as cards, identity
+from weights.identity import AVERAGE, describe, network_of_flags, network_of_words, network_part
+from zoo import published
+
+
+def add_ignore_flag(group):
+    """Add the flag without which typed flags may not contradict a checkpoint's card."""
+    group.add_argument('--ignore-checkpoint-flags', action='store_true',
+                       help='typed flags win over what the checkpoint says of its network, and the data need not have '
+                            'its classes; without it a contradiction is refused')
+
+
+class _Defaults(NamedTuple):
+    """What a checkpoint says of its network. words (list of str): flags. card (dict): which says them, or None.
+    model (published.Model): which brings them, by its file's name, or None. path (str): of the checkpoint."""
+    words: List[str]
+    card: Optional[dict] = None
+    model: Optional[published.Model] = None
+    path: Optional[str] = None
+
+
+def parse_with_checkpoint(parser, argv, load, training=False):
+    """Parse a command line whose defaults are those of the checkpoint ``load``; a mistake ends the program in one line.
+
+    Args:
+        parser: with the flags of ``main.add_architecture_flags`` and ``--moving-average-decay``. argv (list of str).
+        load (str): what ``--load`` means, or None. training (bool): take the flags that say what the network is, not
+            those of judging it.
+    Returns:
+        argparse.Namespace, not resolved.
+    """
+    if load is None:
+        return parser.parse_args(argv)
+    try:
+        found = _defaults(load, training)
+    except (ValueError, OSError) as error:
+        parser.error(error)
+    args = parser.parse_args(found.words + argv)
+    if found.card and not args.ignore_checkpoint_flags:
+        told = parser.parse_args(argv + found.words)
+        for name in cards.binding(found.card, training):
+            if getattr(args, name) != getattr(told, name):
+                parser.error("--{0} {1}: '{2}' is a network of --{0} {3}; leave the flag out, or add "
+                             "--ignore-checkpoint-flags".format(name.replace('_', '-'), getattr(args, name), found.path,
+                                                                getattr(told, name)))
+    if found.model and not launched_rank():
+        print("'{}' is the published {}; its flags, where no others are typed: {}".format(
+            load, found.model.name, ' '.join(found.words)), file=sys.stderr)
+    return args
+
+
+def checkpoint_words(load):
+    """The flags that a checkpoint brings to its evaluation; [] for one that says nothing.
+
+    Raises:
+        ValueError: it cannot be read; its card is damaged, or of another checkpoint; no such published model.
+    """
+    return _defaults(load, training=False).words
+
+
+def _defaults(load, training):
+    if published.is_named(load):
+        return _Defaults(published.flags_of(load, training))
+    try:
+        path = checkpoints.find(load)
+    except ValueError:  # to be said by who opens it, behind what else is wrong with the flags
+        return _Defaults([])
+    stored = checkpoints.Stored(path)
+    card, model = cards.read(stored), published_as(stored)
+    if card:
+        _check_own(card, stored)
+        return _Defaults(cards.words(card, training), card, path=path)
+    if model:
+        return _Defaults(published.flags_of(model.name, training), model=model, path=path)
+    return _Defaults([])
+
+
+def _check_own(card, stored):
+    found, said = describe(stored.shapes), network_of_flags(card['flags'])
+    if found and not found.is_same(said):
+        raise ValueError("'{}' is {}, but what is written with it says {}: is that of another checkpoint?".format(
+            stored.path, found, said))
+
+
+def published_as(stored):
+    """The published model that a checkpoint is by its file's name, if its variables fit; else None.
+
+    Args:
+        stored (Stored).
+    """
+    model = published.of_file(os.path.basename(stored.path))
+    found = model and describe(stored.shapes)
+    if not found or not found.is_same(network_of_words(model.flags)):
+        return None
+    averages = float(dict(zip(model.judged_flags[::2], model.judged_flags[1::2])).get('--moving-average-decay', 0)) > 0
+    wanted = [name + AVERAGE * averages for name in network_part(stored.shapes)]
+    return model if all(name in stored.shapes for name in wanted) else None
+
+
+def refuse_another_network(args):
+    """Refuse a checkpoint that is another network than that of resolved flags, before anything costly is done.
+
+    Raises:
+        ValueError: what it is, and the flags to type.
+    """
+    identity.refuse_another_network(network_of_flags(vars(args)), describe(checkpoints.stored(args.load).shapes),
+                                    args.load)

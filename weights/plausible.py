@@ -1,0 +1,32 @@
+"""What a figure says of the flags it was made with: mistakes that names and shapes of variables cannot tell."""
+from weights.card import channel_order
+
+LEAST_IMAGES = 200
+LEAST_RIGHT = 0.1  # of clean images; every published network of ImageNet's classes has more than half right
+BACKGROUND = 'background'  # of 1001 classes, the first
+
+
+def doubts(judged, right, classes, imagenet, args):
+    """Why the figure of an evaluation without an attack is not to be believed.
+
+    Args:
+        judged, right (int): clean images, and those of them that the network was right about.
+        classes (list of str): of the data. imagenet (list of str): ImageNet's.
+        args: resolved flags: ``arch``, ``num_classes`` and those that are named.
+    Returns:
+        list of str: a sentence, or none.
+    """
+    of_imagenet = args.num_classes in (len(imagenet), len(imagenet) + 1) and set(classes) <= {BACKGROUND, *imagenet}
+    if not of_imagenet or judged < LEAST_IMAGES or right >= LEAST_RIGHT * judged:
+        return []
+    causes = ['--activation-name {}'.format(args.activation_name), '--batch-norm-epsilon {:g}'.format(
+        args.batch_norm_epsilon), '--input-size {}'.format(args.input_size)]
+    if args.padding is not None:
+        causes.append('--padding {} (or --recipe {})'.format(args.padding, args.recipe))
+    if args.input_scaling is not None:
+        causes.append('--input-scaling {}'.format(args.input_scaling))
+    causes += ['the channel order ({} here)'.format(channel_order(args.arch)),
+               'the weights ({})'.format('their moving averages; --moving-average-decay 0 takes the plain ones'
+                                         if args.moving_average_decay else 'the plain ones, not their averages')]
+    return ['only {:.1f}% of {} clean images are right: something does not belong to these weights; likely causes: '
+            '{}'.format(100 * right / judged, judged, ', '.join(causes))]
