@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -22,19 +23,20 @@ import journal
 import judging
 import nets
 import recipes
+import sources
 import training
 from adv_model import NoOpAttacker, PGDAttacker
 from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
 from smooth_activations import can_compile
-from stopping import EVALUATION_SIGNALS, SIGNALS, StopSignal, exit_code
+from stopping import StopSignal, exit_code, signals_of
 from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
                                         check_servers, default_data_address, describe_policy, list_images,
-                                        make_policy, new_job, open_dataset, synsets)
-from third_party.utils import (end_by, fail, gather_texts, library_versions, session_config, start_ranks, threads_for,
-                               together)
+                                        make_policy, new_job, synsets)
+from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
+                               threads_for, together)
 from weights.flags import refuse_another_network
 from weights.plausible import doubts
 from zoo import published
@@ -97,18 +99,34 @@ def _print_recipe(args):
     logger.info('Under attack the network computes in {}, {}, with {}'.format(
         args.attack_precision or 'float32', nets.resolve_data_format(args.data_format),
         'compiled activations' if can_compile() and not args.xla else "activations of TensorFlow's ops"))
+    for note in args.notes:
+        logger.info(note)
+
+
+def _say_idle_gpus(ranks, beside=''):
+    """Log how to use all GPUs of the machine, where this is the only process and uses one of several (SAT's release
+    judges with all of them in one process). ``beside``: what several ranks need."""
+    gpus = len(tf.config.list_physical_devices('GPU'))
+    if ranks.size == 1 and gpus > 1:
+        logger.info('1 of {0} GPUs is used; for all of them type:  mpirun -np {0} -bind-to none {1}{2}'.format(
+            gpus, shlex.join(['python'] + sys.argv), beside))
 
 
 def run(args):
     """Do what the flags ask for; what is not this program's fault, such as a full disk, ends it with one line."""
+    if args.eval:
+        try:
+            sources.check(args)  # before a checkpoint is brought here
+        except ValueError as error:
+            fail(error, launched_rank() or 0)
     try:
         with _quiet_threads():
             if args.eval_directory:
                 with _started(args) as ranks:
                     classify_directory(args, ranks)
             else:
-                names = EVALUATION_SIGNALS if args.eval else SIGNALS
-                with StopSignal(names) as signals, _started(args) as ranks:
+                numbers = signals_of(args.eval, launched_rank() is not None)
+                with StopSignal(numbers) as signals, _started(args) as ranks:
                     (evaluate if args.eval else train)(args, ranks, signals)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
@@ -200,9 +218,10 @@ def evaluate(args, ranks, signals):
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
-    dataset = together(ranks, lambda: open_dataset(args.data, 'val', args.num_classes, classes))
+    dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
+    _say_idle_gpus(ranks)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
     if attacker:
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
@@ -294,11 +313,12 @@ def train(args, ranks, signals):
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
-        ranks, lambda: open_dataset(args.data, 'val', args.num_classes, data.classes))
+        ranks, lambda: sources.open_images(args, 'val', data.classes))
     fast = nets.agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
+    _say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     training.train(
@@ -333,7 +353,7 @@ def _open_training_data(args, ranks):
                              lambda step: training.local_input(stream, step))
     classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
-        dataset = open_dataset(args.data, 'train', args.num_classes, classes)
+        dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, args.seed,
                              lambda step: training.local_input(stream, step), lambda: stream.unreadable)
@@ -344,27 +364,33 @@ def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
+def _expected_of_server(args):
+    """The fields of a data server's description that this command decides."""
+    return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
+            **({} if args.fake else {'seed': args.seed}),
+            **sources.expected_of_server(args, describe_policy(_policy(args)))}
+
+
 def _served_data(args, ranks, classes):
-    """Claim this machine's data server for this job, and check that it serves what this run needs.
+    """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what
+    the command has left open.
 
     ``classes`` (list of str): of the checkpoint that training starts from; None for any.
     """
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
-    expected = {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8'}
-    if args.fake:
-        expected['dataset'] = 'fake'
-    else:
-        expected['dataset'] = os.path.realpath(args.data) if args.data else 'digits'
-        expected.update(augmentation=args.augmentation, seed=args.seed, **describe_policy(_policy(args)))
     # Its warnings as errors, which ranks beside the first one say too.
-    lease = together(ranks, lambda: Lease(address, expected, job, args.serve_timeout, warn=logger.error))
+    lease = together(ranks, lambda: Lease(address, _expected_of_server(args), job, args.serve_timeout,
+                                          warn=logger.error))
     atexit.register(lease.close)
     served = lease.description
     try:
-        here = {field: served[field] for field in ('server', 'shard', 'shared', 'num_images', 'fake')}
+        here = {field: served.get(field) for field in (
+            'server', 'shard', 'shared', 'num_images', 'fake', *sources.TAKEN)}
         here['host'] = socket.gethostname()
-        check_servers([json.loads(text) for text in gather_texts(ranks, json.dumps(here))])
+        of_all = [json.loads(text) for text in gather_texts(ranks, json.dumps(here))]
+        sources.take_served(args, served, address, of_all)
+        check_servers(of_all)
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))

@@ -11,8 +11,11 @@ import sys
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 try:
+    import lengths
+    import modes
     import recipes
     import smooth_activations
+    import sources
     from adv_model import OPTIMIZERS, PRECISIONS
     from attacks import ATTACKS, TARGETS, default_step_size
     from checkpoints import find
@@ -20,8 +23,8 @@ try:
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
     from norms import BALLS
     from resnet_model import PADDINGS
-    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_augmentation, make_policy
-    from third_party.utils import OneLineParser
+    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_data, make_policy
+    from third_party.utils import OneLineParser, launched_rank
     from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published
 except ModuleNotFoundError as missing:
@@ -134,7 +137,9 @@ def add_architecture_flags(parser, depth=None, arch='ResNet'):
                             "recipe's)".format(', '.join(smooth_activations.NAMES)))
     group.add_argument('--input-size', type=_at_least(8), metavar='PIXELS',
                        help="side of the square input (default: 224; CifarResNet 32; EfficientNet the size's)")
-    group.add_argument('--num-classes', type=_at_least(2), metavar='N', help='(default: 1000; CifarResNet 10)')
+    group.add_argument('--num-classes', type=_at_least(2), metavar='N',
+                       help='(default: 1000, CifarResNet 10; with a data set as many as it has class folders, 1000 '
+                            'for those of ImageNet)')
     group.add_argument('--padding', choices=PADDINGS,
                        help="of strided convolutions: 'explicit' as the SAT release, 'same' as the Feature Denoising "
                             "release (default: the recipe's)")
@@ -204,13 +209,15 @@ def get_parser():
     data = parser.add_argument_group('data')
     data.add_argument('--data', metavar='DIR',
                       help='ImageNet in its standard structure or as TFRecord shards, or a folder with one sub-folder '
-                           "for each class; without it, scikit-learn's handwritten digits")
+                           'for each class (default: SAT_DATA of the environment; else what the data server reads, in '
+                           "training from one; else scikit-learn's handwritten digits, for networks of ten outputs)")
     data.add_argument('--fake', action='store_true', help='constant fake data, 50 steps an epoch, no evaluation')
     data.add_argument('--batch', type=_at_least(1), default=32, metavar='N',
                       help='images in a step, for each rank (default: %(default)s)')
     data.add_argument('--augmentation', choices=AUGMENTATIONS,
                       help="training augmentation, which also says how images are cropped for evaluation (default: "
-                           'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the digits)')
+                           'imagenet, EfficientNet efficientnet; cifar for inputs below 64 pixels; none for the '
+                           "digits; the data server's where the data set is)")
     data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
                       help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
     data.add_argument('--randaug-num-layers', type=_at_least(1), metavar='N',
@@ -229,7 +236,7 @@ def get_parser():
                       help="receive the data server's messages in Python instead of by the op")
 
     attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in '
-                                                   'pixel levels, 0-255')
+                                                   'pixel levels, 0-255: 4 or 4/255; below 0.5 in Linf as 0.3px')
     attack.add_argument('--attack', choices=ATTACKS,
                         help='of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; '
                              'autoattack: several attacks, each on the images that still stand (default: pgd)')
@@ -238,13 +245,14 @@ def get_parser():
                              'channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: '
                              'Linf)')
     attack.add_argument('--autoattack-version', metavar='VERSION',
-                        help='standard, plus, rand, or a list of attacks such as apgd-ce,square (default: standard)')
+                        help='standard, apgd (the first two attacks of standard), plus, rand, or a list of attacks '
+                             'such as apgd-ce,square, with restarts of their own (default: standard)')
     attack.add_argument('--attack-iter', type=_at_least(0), metavar='STEPS',
                         help="steps of pgd or momentum, 0 for no attack (default: the recipe's, 1 or 30; with --eval "
-                             '10)')
-    attack.add_argument('--attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
+                             '10 or 30)')
+    attack.add_argument('--attack-epsilon', type=lengths.parse, metavar='PIXELS',
                         help="radius (default: the recipe's, 4 or 16; none in L2 and L1)")
-    attack.add_argument('--attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
+    attack.add_argument('--attack-step-size', type=lengths.parse, metavar='PIXELS',
                         help="length of a step, raised to epsilon / steps where that is more (default: the recipe's, "
                              '4 or 1; 1 with --eval or another number of steps than its; 2.5 epsilon / steps in L2 and '
                              'L1; epsilon / steps for momentum)')
@@ -260,7 +268,7 @@ def get_parser():
                              "not that of the last step")
     attack.add_argument('--prob-start-from-clean', type=_probability, metavar='P',
                         help='probability that the training attack of an image starts from the image itself instead of '
-                             "a random point (default: the recipe's, 0 or 0.2)")
+                             "a random point (default: the recipe's, 0.2)")
     attack.add_argument('--attack-precision', choices=PRECISIONS,
                         help='what the network computes in under attack; all else stays float32 (default: float32; '
                              'bfloat16 in training where all ranks are on CPUs that have units for it; with --resume '
@@ -274,12 +282,13 @@ def get_parser():
 
     evaluation = parser.add_argument_group('evaluation attacker')
     evaluation.add_argument('--eval-attack-iter', type=_at_least(1), metavar='STEPS',
-                            help='steps of the evaluations during training and of --eval (default: 10)')
+                            help='steps of the evaluations during training and of --eval (default: 10; of --eval with '
+                                 'feature-denoising 30)')
     evaluation.add_argument('--more-eval-attack-iter', type=_step_list, default=(), metavar='STEPS,STEPS,...',
                             help='also judge with these numbers of steps during training; one graph serves them all')
-    evaluation.add_argument('--eval-attack-epsilon', type=_at_least(0.0, float), metavar='PIXELS',
+    evaluation.add_argument('--eval-attack-epsilon', type=lengths.parse, metavar='PIXELS',
                             help="radius during training (default: the training attack's)")
-    evaluation.add_argument('--eval-attack-step-size', type=_at_least(0.0, float), metavar='PIXELS',
+    evaluation.add_argument('--eval-attack-step-size', type=lengths.parse, metavar='PIXELS',
                             help='length of a step during training (default: 1)')
 
     update = parser.add_argument_group('update')
@@ -356,22 +365,25 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses. In training
         ``attack_precision`` is None if it was not typed: the machines decide it (``training.decide_precision``).
+        ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str): lines that the program is to say.
     """
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
+    mode = _check_mode(args, parser, argv)
     args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
-    typed_iter, typed_epsilon = args.attack_iter, args.attack_epsilon
+    _take_lengths(args, parser)
+    typed_epsilon, typed_step_size = args.attack_epsilon, args.attack_step_size
     _check_attack(args, parser)
+    _choose_data(args, parser, modes.SERVED in mode)
     resolve_architecture(args, parser)
     recipe = recipes.RECIPES[args.recipe]
-    if args.augmentation is None:
-        args.augmentation = default_augmentation(args.data, args.input_size, ARCHITECTURES[args.arch].augmentation)
+    sources.settle_augmentation(args)
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        _default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipe.eval_attack_iter)
+        _default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipes.judged_steps(args.recipe))
         if args.attack_iter:
             _default(args, 'attack_step_size', default_step_size(
                 args.attack, args.norm, args.attack_iter,
@@ -387,13 +399,58 @@ def parse_args(argv=None):
         args.attack_target = 'random' if args.targeted else 'none'
     if args.eval:  # which has the same verdicts on every machine
         _default(args, 'attack_precision', 'float32')
-    # A run without an attack is still judged by one: the recipe's.
-    _default(args, 'eval_attack_epsilon',
-             (args.attack_iter and args.attack_epsilon) or recipe.attack_epsilon)
-    _check(args, parser, typed_iter, typed_epsilon)
+    if modes.EVAL not in mode and args.attack_iter == 0:
+        _note_unused(args, typed_epsilon, typed_step_size)
+    # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
+    _default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
+    _check(args, parser)
     if args.attack == 'autoattack':  # which has lengths of its own
         args.attack_iter = args.attack_step_size = None
     return args
+
+
+def _check_mode(args, parser, argv):
+    """The modes of a command (see ``modes_of``); refuses typed flags that mean nothing in them."""
+    if args.eval and args.eval_directory:
+        parser.error('--eval and --eval-directory: choose one')
+    mode = modes.modes_of(args, launched_rank() is not None)
+    refusal = modes.refusal(modes.typed(parser, argv), mode)
+    if refusal:
+        parser.error(refusal)
+    return mode
+
+
+def _take_lengths(args, parser):
+    """Turn typed lengths into pixel levels; refuses those of images in [0, 1] in L-infinity."""
+    for name in ('attack_epsilon', 'attack_step_size', 'eval_attack_epsilon', 'eval_attack_step_size'):
+        length = getattr(args, name)
+        if length is None:
+            continue
+        slip = lengths.slip(length) if args.norm in (None, 'Linf') else None
+        if slip:
+            parser.error('{} {}'.format(modes.spelling(name, length), slip))
+        setattr(args, name, length.levels)
+
+
+def _choose_data(args, parser, served):
+    """Find the data set and with it the number of classes, and what is left to the data server."""
+    args.notes = ()
+    try:
+        if args.data is None and not (args.fake or args.eval_directory):
+            args.data = default_data()
+        args.left_to_server = sources.left_to_server(args, served)
+        sources.settle_classes(args)
+    except ValueError as error:
+        parser.error(error)
+
+
+def _note_unused(args, epsilon, step_size):
+    """Note the typed lengths of an attack of no steps in training (FD's standard training has an epsilon)."""
+    judged = '' if args.fake or args.eval_attack_epsilon is not None else '; its evaluations attack with it'
+    for name, value, use in (('attack_epsilon', epsilon, judged), ('attack_step_size', step_size, '')):
+        if value:
+            args.notes += '{} {:g} is not used: --attack-iter 0 trains on clean images{}'.format(
+                modes.spelling(name, value), value, use),
 
 
 def _default(args, name, value):
@@ -401,8 +458,7 @@ def _default(args, name, value):
         setattr(args, name, value)
 
 
-# What belongs to --eval alone, and what the attacks of --eval have of their own: flags as they are typed.
-_EVAL_ONLY = ('attack', 'norm', 'attack_target', 'autoattack_version', 'resume_eval', 'early_stop')
+# What the attacks of --eval have of their own: flags as they are typed.
 _STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
 _NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
             'fgsm': _STEPS + ('autoattack_version',),
@@ -411,14 +467,10 @@ _NOT_FOR = {'pgd': ('autoattack_version',), 'momentum': ('autoattack_version',),
 
 def _check_attack(args, parser):
     """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe."""
-    for name in () if args.eval else _EVAL_ONLY:
-        if getattr(args, name):
-            parser.error('--{} is for --eval'.format(name.replace('_', '-')))
     _default(args, 'attack', 'pgd')
     for name in _NOT_FOR[args.attack]:
         if getattr(args, name) is not None:
-            parser.error('--attack {} has no --{}'.format(
-                args.attack, 'untargeted' if (name, args.targeted) == ('targeted', False) else name.replace('_', '-')))
+            parser.error('--attack {} has no {}'.format(args.attack, modes.spelling(name, getattr(args, name))))
     if args.use_fp16xla:
         if args.attack_precision not in (None, 'float16'):
             parser.error('--use-fp16xla and --attack-precision {}: choose one'.format(args.attack_precision))
@@ -451,17 +503,9 @@ def _check_attack(args, parser):
         args.targeted = False
 
 
-def _check(args, parser, typed_iter, typed_epsilon):
-    if args.eval and args.eval_directory:
-        parser.error('--eval and --eval-directory: choose one')
+def _check(args, parser):
     if (args.eval or args.eval_directory) and not args.load:
         parser.error('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
-    if (args.eval or args.eval_directory) and (args.resume or args.resume_if_any):
-        parser.error('--resume{} is for training'.format('-if-any' if args.resume_if_any else ''))
-    if (args.eval or args.eval_directory) and args.more_eval_attack_iter:
-        parser.error('--more-eval-attack-iter is for training')
-    if (args.eval or args.eval_directory) and args.tf32:
-        parser.error('--tf32 is for training; verdicts are computed in float32')
     if args.resume and (args.load or args.starting_epoch > 1):
         parser.error("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:
@@ -487,9 +531,6 @@ def _check(args, parser, typed_iter, typed_epsilon):
     target = os.path.dirname(os.path.abspath(args.prediction_file))
     if args.eval_directory and not (os.path.isdir(target) and os.access(target, os.W_OK)):
         parser.error("--prediction-file '{}': its folder is not there, or not writable".format(args.prediction_file))
-    if not args.eval and args.attack_iter == 0 and typed_iter == 0 and typed_epsilon:
-        parser.error('--attack-epsilon {:g} without steps: give --attack-iter of 1 or more, or leave the epsilon '
-                     'out'.format(typed_epsilon))
     for prefix in ('',) if args.eval else ('', 'eval-'):
         field = prefix.replace('-', '_') + 'attack_'
         if getattr(args, field + 'iter') == 0:

@@ -30,8 +30,10 @@ class Recipe(NamedTuple):
 _SAT = Recipe(
     activation_name='silu', padding='explicit',  # SAT release
     targeted=False, attack_epsilon=4.0,  # SAT release
-    # SAT Sec 3.1: PGD-1, one step from a random start. The step of 4 is quoted second-hand.
-    attack_iter=1, attack_step_size=4.0, prob_start_from_clean=0.0,
+    # SAT Sec 3.1: PGD-1, one step. The step of 4 and the clean start are those of the same group's later training
+    # script, at the same epsilon (github.com/ytongbai/ViTs-vs-CNNs, advres); SAT's release (ResNet/main.py) also has
+    # the 0.2. One draw decides for each image here; in the releases one for each batch.
+    attack_iter=1, attack_step_size=4.0, prob_start_from_clean=0.2,
     label_smoothing=0.1,  # SAT release; not known whether the paper's runs had it
     # SAT release, as 1H Sec 2 and 5.1: rate 0.1 for a batch of 256, 5 epochs of warm-up; no moving averages of weights.
     optimizer='momentum', weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5,
@@ -82,22 +84,32 @@ def learning_rate(step, steps_per_epoch, total_batch, recipe):
     return rate * DECAY_FACTOR ** math.floor(step / (recipe.lr_decay_epochs * steps_per_epoch))
 
 
+def judged_steps(recipe_name):
+    """Number of PGD steps of ``--eval`` where none is given.
+
+    The FD release has one flag for the steps of training and of ``--eval``, and so one default; SAT's ``--eval`` has
+    its own.
+    """
+    recipe = RECIPES[recipe_name]
+    return recipe.attack_iter if recipe_name == 'feature-denoising' else recipe.eval_attack_iter
+
+
 # FD release: the attacks beside clean and PGD-10 that judge the network during training, and when.
 _FD_LAST = (20, 30, 40, 50, 60, 70, 80, 90, 100)
-LAST_EPOCHS = 2
+LAST_EPOCHS, LATE_EPOCHS = 2, 5
 
 
 def evaluation_steps(recipe_name, first, epoch, max_epoch):
     """Numbers of PGD steps to judge the network with after ``epoch``.
 
     ``first`` (10 in both releases) is used every time; FD adds 50 steps every 20 epochs, 100 every 10 epochs and
-    after epoch 105, and the whole range in the last two epochs (FD release).
+    in the last five, and the whole range in the last two epochs (FD release).
     """
     steps = {first}
     if recipe_name == 'feature-denoising':
         if epoch % 20 == 0:
             steps.add(50)
-        if epoch % 10 == 0 or epoch > 105:
+        if epoch % 10 == 0 or epoch > max_epoch - LATE_EPOCHS:
             steps.add(100)
         if epoch > max_epoch - LAST_EPOCHS:
             steps.update(_FD_LAST)

@@ -1,6 +1,8 @@
 """Stopping a run before its end, on all ranks after the same step: by a signal, or because of its loss."""
+import os
 import signal
 import sys
+import threading
 
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
@@ -12,7 +14,18 @@ from third_party.utils import fail, largest_over_ranks, together
 # What batch systems and launchers send before a time limit or a preemption.
 SIGNALS = signal.SIGTERM, signal.SIGUSR1
 EXIT_CODE = 128 + signal.SIGTERM  # for both: a requeueing script asks only whether the run can be continued
-EVALUATION_SIGNALS = SIGNALS + (signal.SIGINT,)  # an evaluation also has something to write for who interrupts it
+
+
+def signals_of(evaluation, launched):
+    """The signals that end a run in order; the others end it at once.
+
+    Who interrupts a program of one process, or an evaluation, is left what it has so far. Ranks in training do not see
+    a Ctrl-C: it goes to their launcher.
+
+    Args:
+        evaluation (bool): not a training. launched (bool): whether mpirun or srun started this process.
+    """
+    return SIGNALS + (signal.SIGINT,) * (evaluation or not launched)
 
 
 def exit_code(number):
@@ -22,6 +35,8 @@ def exit_code(number):
 
 class StopSignal:
     """As a context, in the main thread: remembers a signal of ``numbers``, or ends a program that is still starting.
+
+    A second SIGINT, if that is one of them, ends the process at once.
 
     Attributes:
         number (int): of the last signal, 0 before there was one.
@@ -34,11 +49,32 @@ class StopSignal:
 
     def __enter__(self):
         self._before = [(number, signal.signal(number, self._receive)) for number in self._numbers]
+        ends, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._woken_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        threading.Thread(target=self._count_interrupts, args=[ends], name='interrupts', daemon=True).start()
         return self
 
     def __exit__(self, *_):
+        signal.set_wakeup_fd(self._woken_before)
+        os.close(self._wake)  # which ends the thread
         for number, handler in self._before:
             signal.signal(number, handler)
+
+    def _count_interrupts(self, numbers):
+        """Read the signals that arrive. The handler waits for the main thread, which may be in a step of a minute."""
+        found = 0
+        with open(numbers, 'rb', buffering=0) as arriving:
+            while found < 2:
+                number = arriving.read(1)
+                if not number:
+                    return
+                found += number[0] == signal.SIGINT and signal.SIGINT in self._numbers
+                if found == 1 and number[0] == signal.SIGINT and self.deferred:
+                    logger.warning('Ctrl-C: the run ends in order after its running step or batch; a second one ends '
+                                   'it at once')
+        os.write(2, b'ended by a second Ctrl-C\n')  # whatever locks the main thread may hold
+        os._exit(exit_code(signal.SIGINT))
 
     def _receive(self, number, _):
         self.number = number
@@ -51,8 +87,8 @@ class StopTogether(Callback):
     """Ends the run on all ranks after the same step, when a signal reached any of them or a loss is not finite.
 
     The signals travel with each step, so a run of several ranks ends with the step after the running one at the latest.
-    Then the first rank saves a checkpoint and the exit code is 143. A loss that is not finite ends the run with one line
-    and exit code 2; nothing is saved, because the step has spoilt the weights.
+    Then the first rank saves a checkpoint and the exit code is 143, or 130 after SIGINT. A loss that is not finite ends
+    the run with one line and exit code 2; nothing is saved, because the step has spoilt the weights.
 
     Must come after the callbacks that belong to a step.
 
@@ -98,8 +134,8 @@ class StopTogether(Callback):
 
     def _stop_by(self, number):
         if number:
-            self._stopped_by = number
-            sys.exit(EXIT_CODE)
+            self._stopped_by = int(number)  # sys.exit would print one of NumPy
+            sys.exit(exit_code(self._stopped_by))
 
     def _after_train(self):
         if self._stopped_by:

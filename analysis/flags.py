@@ -1,10 +1,10 @@
 """The command line: what each command adds to the flags of ``main.py --eval``, which say what network and data."""
 import argparse
-import math
 import re
 import shlex
 from typing import List, NamedTuple
 
+import lengths
 import main
 from analysis import landscape, sweep
 from nets import network_name
@@ -21,34 +21,38 @@ class Network(NamedTuple):
     args: argparse.Namespace
 
 
-def _number(text, kind, low, high=math.inf):
-    try:
-        value = kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("'{}' is no {}".format(text, 'whole number' if kind is int else 'number'))
-    if not low <= value <= high or math.isinf(value):
-        raise argparse.ArgumentTypeError('{} is not {}'.format(text, 'at least {}'.format(low) if high == math.inf else
-                                                               'in {} to {}'.format(low, high)))
+def _at_least(low):
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("'{}' is no whole number".format(text))
+        if value < low:
+            raise argparse.ArgumentTypeError('{} is not at least {}'.format(text, low))
+        return value
+    return parse
+
+
+def _list_of(parse):
+    return lambda text: tuple(sorted({parse(part) for part in text.split(',')}))
+
+
+def _radius(text):
+    value = lengths.parse_linf(text)
+    if value > lengths.LEVELS:
+        raise argparse.ArgumentTypeError('{} is not in 0 to {}'.format(text, lengths.LEVELS))
     return value
 
 
-def _at_least(low):
-    return lambda text: _number(text, int, low)
-
-
-def _list_of(kind, low, high=math.inf):
-    return lambda text: tuple(sorted({_number(part, kind, low, high) for part in text.split(',')}))
-
-
 def _odd(text):
-    value = _number(text, int, 3)
+    value = _at_least(3)(text)
     if value % 2 == 0:
         raise argparse.ArgumentTypeError('{} is even; the image itself is the middle point'.format(text))
     return value
 
 
 def _span(text):
-    value = _number(text, float, 0)
+    value = lengths.parse_linf(text)
     if value == 0:
         raise argparse.ArgumentTypeError('0 is no span')
     return value
@@ -79,11 +83,11 @@ def _add_images(parser, default, what=''):
 
 def _add_sweep(parser):
     group = parser.add_argument_group('sweep')
-    group.add_argument('--steps', type=_list_of(int, 1), default=sweep.STEPS, metavar='K,K,...',
+    group.add_argument('--steps', type=_list_of(_at_least(1)), default=sweep.STEPS, metavar='K,K,...',
                        help="attack steps, at --attack-epsilon (default: {})".format(_text(sweep.STEPS)))
-    group.add_argument('--epsilons', type=_list_of(float, 0, 255), default=sweep.EPSILONS, metavar='E,E,...',
-                       help='radii in pixel levels, with --attack-iter steps that grow with the radius from '
-                            '--attack-step-size at --attack-epsilon (default: {})'.format(_text(sweep.EPSILONS)))
+    group.add_argument('--epsilons', type=_list_of(_radius), default=sweep.EPSILONS, metavar='E,E,...',
+                       help='radii in pixel levels (8 or 8/255), with --attack-iter steps that grow with the radius '
+                            'from --attack-step-size at --attack-epsilon (default: {})'.format(_text(sweep.EPSILONS)))
     group.add_argument('--queries', type=_at_least(1), default=sweep.Plan._field_defaults['queries'], metavar='N',
                        help='of the attack without gradients, for each image (default: %(default)s)')
 

@@ -12,12 +12,12 @@ from tensorpack.utils import logger
 
 import checkpoints
 import evaluation
+import sources
 from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from commands import bring_weights
 from nets import network_name
 from third_party.gpus import check_override
-from third_party.imagenet_utils import open_dataset
 from third_party.utils import Ranks, end_by, fail, launched_rank, library_versions, source_version, together
 from training import open_log_directory
 
@@ -29,7 +29,10 @@ def run(own, networks):
     _asked(lambda: check_override(False))
     try:
         for network in networks:
+            _asked(lambda network=network: sources.check(network.args))
             _asked(lambda network=network: bring_weights(network.args.load, Ranks()))
+            for note in network.args.notes:
+                logger.info(note)
         folder = _COMMANDS[own.command](own, networks)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
@@ -57,8 +60,7 @@ def _images(own, networks):
     """
     images = open_images(networks[0].args, own.images)
     for network in networks[1:]:
-        classes = open_dataset(network.args.data, 'val', network.args.num_classes,
-                               checkpoints.read_classes(network.args.load)).classes
+        classes = sources.open_images(network.args, 'val', checkpoints.read_classes(network.args.load)).classes
         if list(classes) != images.classes:
             raise ValueError("--model {} and --model {} were trained with different classes or another order".format(
                 networks[0].name, network.name))

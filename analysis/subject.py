@@ -9,12 +9,12 @@ from tensorpack.tfutils.tower import TowerContext
 
 import checkpoints
 import commands
+import sources
 from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess,
                        image_seeds)
 from analysis.noise import RandomNoise
 from autoattack.losses import margin
 from smooth_activations import backward_slope
-from third_party.imagenet_utils import open_dataset
 from third_party.utils import Ranks
 
 # Attackers of which one graph serves all lengths, because these numbers of theirs can be fed.
@@ -70,7 +70,7 @@ def open_images(args, count):
     Raises:
         ValueError: no data set, or none of the images can be read.
     """
-    dataset = open_dataset(args.data, 'val', args.num_classes, checkpoints.read_classes(args.load))
+    dataset = sources.open_images(args, 'val', checkpoints.read_classes(args.load))
     total = len(dataset.files)
     positions = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
     batches = list(commands.validation_batches(args, dataset, Ranks(), args.augmentation, positions))

@@ -9,12 +9,14 @@ from autoattack.apgd import APGDAttacker
 from autoattack.fab import FABAttacker
 from autoattack.square import SquareAttacker
 
-VERSIONS = ('standard', 'plus', 'rand')
+VERSIONS = ('standard', 'apgd', 'plus', 'rand')
 ATTACKS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab', 'fab-t', 'square')
 TARGETS = 9  # AA Sec 5
 EOT_PASSES = 20  # of 'rand', for networks that draw random numbers
 
 _OF_VERSION = {'standard': ('apgd-ce', 'apgd-t', 'fab-t', 'square'),
+               # The first two of 'standard', with its settings: the short form of "Revisiting Adversarial Training".
+               'apgd': ('apgd-ce', 'apgd-t'),
                'plus': ('apgd-ce', 'apgd-dlr', 'fab', 'square', 'apgd-t', 'fab-t'),
                'rand': ('apgd-ce', 'apgd-dlr')}
 
@@ -23,8 +25,9 @@ def make_attackers(version, norm, epsilon, num_classes, seed=0, streams=None):
     """The attackers of a version, in order.
 
     Args:
-        version (str): 'standard', 'plus', 'rand', or names of ``ATTACKS`` with commas between them. 'plus' and a list
-            of names run APGD and FAB 5 times, once for each target; 'rand' runs APGD once, with averaged gradients.
+        version (str): 'standard', 'apgd', 'plus', 'rand', or names of ``ATTACKS`` with commas between them. 'plus' and
+            a list of names run APGD and FAB 5 times, once for each target; 'rand' runs APGD once, with averaged
+            gradients.
         norm (str): 'Linf', 'L2' or 'L1'. epsilon (float): radius in pixel levels, 0-255, in any norm.
         num_classes (int): of the network; targets are at most the wrong ones.
         seed (int), streams (ImageStreams): see ``Attacker``.
@@ -34,7 +37,7 @@ def make_attackers(version, norm, epsilon, num_classes, seed=0, streams=None):
         ValueError: no such version or attack, one named twice, too few classes for one of them, or as ``Attacker``.
     """
     names = _OF_VERSION.get(version) or _parse(version)
-    standard = version == 'standard'
+    standard = version in ('standard', 'apgd')
     restarts = 1 if version == 'rand' or (standard and norm != 'L1') else 5
     options = dict(norm=norm, epsilon=epsilon, num_classes=num_classes, seed=seed, streams=streams)
     larger_epsilon = standard and norm == 'L1'  # MB Sec 5.2

@@ -26,6 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import measure
+from third_party.imagedata.folders import DATA_VARIABLE
 from third_party.imagenet_utils import Lease, available_cores, new_job, open_dataset
 
 WARM_UP = 3.0  # seconds
@@ -95,7 +96,9 @@ def rates(batches, args):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-    parser.add_argument('--data', required=True, metavar='FOLDER', help='root of a data set of photographs')
+    data = os.environ.get(DATA_VARIABLE)
+    parser.add_argument('--data', required=not data, default=data, metavar='FOLDER',
+                        help='root of a data set of photographs (default: SAT_DATA of the environment)')
     parser.add_argument('--batch', type=int, default=32, metavar='IMAGES', help='(default: %(default)s)')
     parser.add_argument('--input-size', type=int, default=224, metavar='PIXELS', help='(default: %(default)s)')
     parser.add_argument('--workers', type=int, default=available_cores(), metavar='PROCESSES',

@@ -133,7 +133,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
             if ranks.is_chief:
                 measure.say(result)
 
-    args = main.parse_args(flags)
+    args = main.parse_args(['--fake'] + flags)
     ranks = start_ranks()
     args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
     logger.setLevel('ERROR')

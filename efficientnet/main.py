@@ -22,7 +22,7 @@ if __name__ == '__main__':
 import main as program
 from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
-from third_party.imagenet_utils import open_dataset
+from third_party.imagenet_utils import default_data, open_dataset
 from third_party.utils import OneLineParser, start_ranks
 from weights.flags import checkpoint_words
 
@@ -55,7 +55,8 @@ EVALUATION = {
     'ckpt_path': Flag(str, None, "checkpoint to judge (default: model_dir's newest)"),
     'model_dir': Flag(str, None, 'folder of checkpoints; the results go to its sub-folder eval or eval_<eval_name>'),
     'eval_name': Flag(str, None, 'part of the name of the folder of results, model_dir or else results/'),
-    'data_dir': Flag(str, None, "as the main program's --data; the release's default is a bucket of made-up images"),
+    'data_dir': Flag(str, None, "as the main program's --data, with its default; the release's is a bucket of made-up "
+                                'images'),
     'eval_batch_size': Flag(int, 64, 'images in a step, over all ranks'),
     'num_eval_images': Flag(int, None, 'how many images there must be; all are judged (default: any number)'),
     'input_image_size': Flag(int, None, "pixels per side (default: the size's)", '--input-size'),
@@ -64,26 +65,25 @@ EVALUATION = {
     # The release's default, channels_first, is for its accelerators; the main program chooses by the device.
     'data_format': Flag(str, None, "channels_first or channels_last (default: the device's)",
                         choices=tuple(_DATA_FORMATS)),
-    'batch_norm_momentum': Flag(float, 0.99, 'SAT evaluates with 0.9', '--batch-norm-momentum'),
     'batch_norm_epsilon': Flag(float, 1e-3, 'SAT evaluates with 1e-5', '--batch-norm-epsilon'),
     'moving_average_decay': Flag(float, 0.9999, "judge the weights' moving averages, with 0 the weights themselves",
                                  '--moving-average-decay'),
-    'dropout_rate': Flag(float, None, "of training (default: the size's)", '--dropout-rate'),
-    'survival_prob': Flag(float, None, 'of training (default: 0.8)', '--survival-prob'),
     'width_coefficient': Flag(float, None, "of the channels (default: the size's)", '--width-coefficient'),
     'depth_coefficient': Flag(float, None, "of the repeats of a block (default: the size's)", '--depth-coefficient'),
 }
 
 # The release's flags of training: their kind, and the main program's flag of the same meaning.
 TRAINING = {
-    'train_batch_size': (int, '--batch'), 'base_learning_rate': (float, '--base-lr'),
+    'train_batch_size': (int, '--batch'), 'batch_norm_momentum': (float, '--batch-norm-momentum'),
+    'dropout_rate': (float, '--dropout-rate'), 'survival_prob': (float, '--survival-prob'),
+    'base_learning_rate': (float, '--base-lr'),
     'lr_decay_epoch': (float, '--lr-decay-epochs'), 'weight_decay': (float, '--weight-decay'),
     'label_smoothing': (float, '--label-smoothing'), 'augment_name': (str, '--augment-name'),
     'randaug_num_layers': (int, '--randaug-num-layers'), 'randaug_magnitude': (int, '--randaug-magnitude'),
     'mixup_alpha': (float, None), 'train_steps': (int, None), 'steps_per_eval': (int, None),
     'num_train_images': (int, None), 'iterations_per_loop': (int, None), 'log_step_count_steps': (int, None),
     'archive_ckpt': (boolean, None)}
-TRAIN_BATCH = 2048  # SAT release, over all ranks
+TRAIN_DEFAULTS = {'train_batch_size': 2048, 'batch_norm_momentum': 0.99}  # SAT release; the batch is that of all ranks
 
 # The release's other flags: their kind, values that ask for nothing, and what the rest asks for that is not here.
 ABSENT = {
@@ -163,8 +163,12 @@ def parse(argv=None):
     if flags.mode != 'eval':
         parser.error('--mode={}: the main program trains, adversarially if --attack-iter 0 is left out:  {}'.format(
             flags.mode, _training_command(flags)))
+    try:
+        flags.data_dir = flags.data_dir or default_data()
+    except ValueError as error:
+        parser.error(error)
     if not flags.data_dir:
-        parser.error('--mode=eval needs --data_dir DIR')
+        parser.error('--mode=eval needs --data_dir DIR, or SAT_DATA')
     if not (flags.ckpt_path or flags.model_dir):
         parser.error('--mode=eval needs --ckpt_path CHECKPOINT, or --model_dir DIR')
     return flags, others
@@ -187,7 +191,7 @@ def _network_arguments(flags, names=EVALUATION):
 def _training_command(flags):
     words = _network_arguments(flags) + ['--data', flags.data_dir or 'DIR', '--attack-iter', '0']
     typed = {name: getattr(flags, name) for name in TRAINING if getattr(flags, name) not in (None, '')}
-    for name, value in dict({'train_batch_size': TRAIN_BATCH}, **typed).items():
+    for name, value in dict(TRAIN_DEFAULTS, **typed).items():
         if TRAINING[name][1]:
             words += [TRAINING[name][1], str(value)]
     lost = ['--' + name for name, value in typed.items() if value and not TRAINING[name][1]]

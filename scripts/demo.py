@@ -26,8 +26,8 @@ EPSILON = 32
 NETWORK = ['--arch', 'CifarResNet', '-d', '8']
 # A short schedule for a small data set: this is a demonstration, not a recipe of the papers.
 TRAINING = ['--batch', '32', '--attack-iter', '3', '--attack-epsilon', str(EPSILON), '--attack-step-size', '16',
-            '--epochs', '10', '--base-lr', '0.4', '--warmup-epochs', '0', '--lr-drop-epochs', '8',
-            '--eval-every', '2', '--serve-timeout', '120']
+            '--prob-start-from-clean', '0', '--epochs', '10', '--base-lr', '0.4', '--warmup-epochs', '0',
+            '--lr-drop-epochs', '8', '--eval-every', '2', '--serve-timeout', '120']
 
 
 def say(text):
@@ -118,6 +118,7 @@ def make_table(results):
 def main():
     begin = time.time()
     os.chdir(ROOT)
+    os.environ.pop('SAT_DATA', None)  # the digits it is, on every machine
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     keep_earlier()
     results = {}

@@ -33,7 +33,8 @@ GPUS="${SLURM_GPUS_ON_NODE:-$(wc -w <<<"${granted//,/ }")}"   # of this job, on 
 [ "$GPUS" != 0 ] || [ -n "${RANKS_PER_NODE:-}" ] || refuse_to_leave_gpus_idle "$@"
 
 PYTHON="${PYTHON:-.venv/bin/python}"
-DATA="${DATA-$HOME/data/imagenet}"    # empty: the handwritten digits, for a trial
+DATA="${DATA-${SAT_DATA-$HOME/data/imagenet}}"  # empty: the handwritten digits, for a trial
+export SAT_DATA="$DATA"               # which an empty DATA must not fall back to
 BATCH="${BATCH:-32}"                  # images in a step, for each rank
 RANKS_PER_NODE="${RANKS_PER_NODE:-$((GPUS > 0 ? GPUS : 1))}"
 LAUNCHER="${LAUNCHER:-mpirun}"        # or srun

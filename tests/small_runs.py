@@ -10,9 +10,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN = os.path.join(ROOT, 'main.py')
 
 NUM_IMAGES, BATCH, STEPS = 11, 4, 3  # 11 / 4 images are rounded to 3 steps an epoch
-SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '2', '--batch', str(BATCH),
-         '--attack-iter', '2', '--attack-step-size', '2', '--eval-attack-iter', '2']
-# The quickest run there is, for what depends on neither data nor attack.
+ATTACKED = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '2', '--batch', str(BATCH),
+            '--attack-iter', '2', '--attack-step-size', '2']
+SMALL = ATTACKED + ['--eval-attack-iter', '2']
+# The quickest run there is, for what depends on neither data nor attack; beside ATTACKED, as it judges nothing.
 LEAN = ['--fake', '--steps-per-epoch', str(STEPS), '--attack-iter', '0']
 
 SECONDS = 180  # until a run of several ranks counts as hanging
@@ -24,7 +25,8 @@ def start_training(data, logdir, *flags):
 
     import main
     with tf.Graph().as_default():
-        main.main(SMALL + ['--data', data, '--logdir', str(logdir), '--epochs', '2'] + list(flags))
+        images = ATTACKED if '--fake' in flags else SMALL + ['--data', data]
+        main.main(images + ['--logdir', str(logdir), '--epochs', '2'] + list(flags))
 
 
 def variables(folder, step):

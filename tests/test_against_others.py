@@ -118,7 +118,7 @@ def test_the_program_on_a_checkpoint_and_images(sess, load_rule_weights, tmp_pat
     np.savez(tmp_path / 'net.npz', **{v.op.name: sess.run(v) for v in tf.global_variables()})
     with tf.Graph().as_default():
         attack_agreement.run(DIGITS + ['--load', str(tmp_path / 'net.npz'), '--images', '40', '--attack-iter', '5',
-                                       '--attack-epsilon', '1', '--attack-step-size', '0.25'])
+                                       '--attack-epsilon', '1', '--attack-step-size', '0.25px'])
     first, *_, art, foolbox = capsys.readouterr().out.splitlines()
     assert first.startswith('40 images, PGD-5, epsilon 1, step 0.25, ')
     assert [line.split(' | ')[0] for line in (art, foolbox)] == ['| ART', '| Foolbox']

@@ -426,6 +426,10 @@ def test_as_an_evaluations_attacker(sess, data_format):
     ('standard', 'Linf', [('apgd-ce', 1, 0), ('apgd-t', 1, 9), ('fab-t', 1, 9), ('square', 5000)]),
     ('standard', 'L2', [('apgd-ce', 1, 0), ('apgd-t', 1, 9), ('fab-t', 1, 9), ('square', 5000)]),
     ('standard', 'L1', [('apgd-ce', 5, 0), ('apgd-t', 1, 5), ('fab-t', 1, 9), ('square', 5000)]),
+    ('apgd', 'Linf', [('apgd-ce', 1, 0), ('apgd-t', 1, 9)]), ('apgd', 'L2', [('apgd-ce', 1, 0), ('apgd-t', 1, 9)]),
+    ('apgd', 'L1', [('apgd-ce', 5, 0), ('apgd-t', 1, 5)]),
+    ('apgd-ce,apgd-t', 'Linf', [('apgd-ce', 5, 0), ('apgd-t', 1, 9)]),
+    ('apgd-ce,apgd-t', 'L1', [('apgd-ce', 5, 0), ('apgd-t', 1, 9)]),
     ('plus', 'Linf', [('apgd-ce', 5, 0), ('apgd-dlr', 5, 0), ('fab', 5, 0), ('square', 5000), ('apgd-t', 1, 9),
                       ('fab-t', 1, 9)]),
     ('rand', 'L2', [('apgd-ce', 1, 0), ('apgd-dlr', 1, 0)]),
@@ -440,7 +444,14 @@ def test_versions(version, norm, expected):
         if one['name'].startswith('apgd'):
             assert one['num_iter'] == 100
             assert one['eot_iter'] == (20 if version == 'rand' else 1)
-            assert one['larger_epsilon'] == (version == 'standard' and norm == 'L1')
+            assert one['larger_epsilon'] == (version in ('standard', 'apgd') and norm == 'L1')
+
+
+@pytest.mark.parametrize('norm', ['Linf', 'L2', 'L1'])
+def test_the_short_version_is_the_first_two_attacks_of_the_standard_one(norm):
+    short, standard = ([attacker.describe() for attacker in make_attackers(version, norm, 4.0, 1000)]
+                       for version in ('apgd', 'standard'))
+    assert short == standard[:2]
 
 
 def test_targets_are_at_most_the_wrong_labels_and_one_line_says_so(monkeypatch):

@@ -204,12 +204,13 @@ def test_no_damaged_message_becomes_a_wrong_batch(address, count):
     assert kinds == {'refused', 'read'}
 
 
-def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(capsys):
+def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(address, capsys):
     import main
-    assert main.parse_args(SMALL).data_timeout == 300
-    assert main.parse_args(SMALL + ['--data-timeout', '0']).data_timeout == 0
+    flags = SMALL + ['--serve-address', address]
+    assert main.parse_args(flags).data_timeout == 300
+    assert main.parse_args(flags + ['--data-timeout', '0']).data_timeout == 0
     with pytest.raises(SystemExit):
-        main.parse_args(SMALL + ['--data-timeout', '-1'])
+        main.parse_args(flags + ['--data-timeout', '-1'])
     assert '--data-timeout' in capsys.readouterr().err
 
 

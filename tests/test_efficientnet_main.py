@@ -2,9 +2,11 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -63,32 +65,37 @@ def test_sat_s_command_means_what_it_did(resolve, checkpoint, data):
     assert fields(args, ['eval', 'load', 'data', 'arch', 'model_name', 'batch', 'input_size', 'num_classes',
                          'width_coefficient', 'depth_coefficient', 'activation_name', 'recipe']) == dict(
         eval=True, load=checkpoint, data=data, arch='EfficientNet', model_name='efficientnet-b3', batch=64,
-        input_size=300, num_classes=1000, width_coefficient=1.2, depth_coefficient=1.4, activation_name='silu',
+        input_size=300, num_classes=CLASSES, width_coefficient=1.2, depth_coefficient=1.4, activation_name='silu',
         recipe='sat-efficientnet')
-    assert fields(args, ['batch_norm_momentum', 'batch_norm_epsilon', 'input_scaling', 'moving_average_decay',
-                         'attack_iter', 'augmentation', 'data_format']) == dict(
-        batch_norm_momentum=0.9, batch_norm_epsilon=1e-5, input_scaling='sat', moving_average_decay=0,
-        attack_iter=0, augmentation='efficientnet', data_format=None)
+    assert fields(args, ['batch_norm_epsilon', 'input_scaling', 'moving_average_decay', 'attack_iter',
+                         'augmentation', 'data_format']) == dict(
+        batch_norm_epsilon=1e-5, input_scaling='sat', moving_average_decay=0, attack_iter=0,
+        augmentation='efficientnet', data_format=None)
 
 
 def test_defaults_are_those_of_the_release_and_not_of_main(resolve):
-    assert fields(resolve(), ['model_name', 'batch', 'input_size', 'batch_norm_momentum', 'batch_norm_epsilon',
-                              'input_scaling', 'moving_average_decay', 'attack_iter']) == dict(
-        model_name='efficientnet-b0', batch=64, input_size=224, batch_norm_momentum=0.99, batch_norm_epsilon=1e-3,
-        input_scaling='mean-std', moving_average_decay=0.9999, attack_iter=0)
+    assert fields(resolve(), ['model_name', 'batch', 'input_size', 'batch_norm_epsilon', 'input_scaling',
+                              'moving_average_decay', 'attack_iter']) == dict(
+        model_name='efficientnet-b0', batch=64, input_size=224, batch_norm_epsilon=1e-3, input_scaling='mean-std',
+        moving_average_decay=0.9999, attack_iter=0)
 
 
 @pytest.mark.parametrize('flag, field, value', [
     ('--input_image_size=96', 'input_size', 96), ('--num_label_classes=1001', 'num_classes', 1001),
-    ('--dropout_rate=0.45', 'dropout_rate', 0.45), ('--survival_prob=0.7', 'survival_prob', 0.7),
     ('--width_coefficient=1.3', 'width_coefficient', 1.3), ('--depth_coefficient=2.3', 'depth_coefficient', 2.3),
-    ('--batch_norm_momentum=0.5', 'batch_norm_momentum', 0.5),
     ('--batch_norm_epsilon=2e-7', 'batch_norm_epsilon', 2e-7),
     ('--moving_average_decay=0.99', 'moving_average_decay', 0.99), ('--eval_batch_size=5', 'batch', 5),
     ('--data_format=channels_first', 'data_format', 'NCHW'), ('--data_format=channels_last', 'data_format', 'NHWC')])
 def test_a_typed_flag_sets_its_field_and_nothing_else(resolve, flag, field, value):
     plain, typed = vars(resolve()), vars(resolve(flag))
+    plain['notes'] = typed['notes'] = ()
     assert {name for name in plain if plain[name] != typed[name]} <= {field} and typed[field] == value
+
+
+@pytest.mark.parametrize('flag', ['--dropout_rate=0.45', '--survival_prob=0.7', '--batch_norm_momentum=0.5',
+                                  '--train_batch_size=8', '--mixup_alpha=0.2'])
+def test_flags_of_training_mean_nothing_in_an_evaluation_as_in_the_release(resolve, flag):
+    assert vars(resolve(flag)) == vars(resolve())
 
 
 @pytest.mark.parametrize('typed, scaling', [
@@ -165,7 +172,7 @@ def test_flags_that_ask_for_nothing_or_are_of_training_change_nothing(resolve, t
     ('--mode=predict', '--mode'), ('--model_name=efficientnet-l1', 'efficientnet-bL1'),
     ('--data_format=NCHW', 'channels_first'), ('--sat_preprocessing=maybe', 'maybe'),
     ('--eval_batch_size=many', 'many'), ('--num_label_classes', '--num_label_classes'),
-    ('--eval_batch_sise=8', '--eval_batch_sise=8'), ('--batch_norm_momentum=1', '--batch-norm-momentum'),
+    ('--eval_batch_sise=8', '--eval_batch_sise=8'), ('--batch_norm_epsilon=0', '--batch-norm-epsilon'),
     ('--eval_batch_size=0', '--batch'), ('--nomodel_name', '--nomodel_name'), ('--use_tpu=maybe', 'maybe'),
     ('--attack-iter=x', '--attack-iter')])
 def test_what_is_not_here_is_refused_in_one_line(capsys, resolve, typed, named):
@@ -261,3 +268,27 @@ def test_two_ranks_share_the_batch_and_judge_as_one(tmp_path, checkpoint, data):
     assert per_example(tmp_path / 'one') == per_example(tmp_path / 'two')
     assert_tells_apart(per_example(tmp_path / 'one'))
     assert done.stdout.count('python main.py') == 1 and '--batch 3 ' in done.stdout
+
+
+def test_a_directory_is_seen_as_in_the_release_s_evaluation(tmp_path, checkpoint, data, monkeypatch):
+    network = ['--load', checkpoint, '--arch', 'EfficientNet', '--width-coefficient', '0.25',
+               '--depth-coefficient', '0.4', '--input-size', '64', '--num-classes', '10', '--moving-average-decay', '0']
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'all').mkdir()
+    files = sorted(path for path in (tmp_path / data / 'val').rglob('*.png'))
+    random = np.random.default_rng(1)
+    for path in files:  # wide pictures, of which the release shows the middle
+        assert cv2.imwrite(str(tmp_path / 'all' / path.name), random.integers(0, 256, [70, 150, 3], dtype=np.uint8))
+        os.makedirs(tmp_path / 'set' / 'val' / path.parent.name, exist_ok=True)
+        shutil.copy(tmp_path / 'all' / path.name, tmp_path / 'set' / 'val' / path.parent.name)
+    with tf.Graph().as_default():
+        main.main(['--eval-directory', str(tmp_path / 'all'), *network])
+    with tf.Graph().as_default():
+        main.main(['--eval', '--data', str(tmp_path / 'set'), '--attack-iter', '0', '--results-dir', 'judged',
+                   *network])
+    predicted = dict(line.split(',') for line in (tmp_path / 'predictions.txt').read_text().splitlines())
+    table = [line.split(',') for line in (tmp_path / 'judged' / 'per_example.csv').read_text().splitlines()[1:]]
+    assert {os.path.basename(path): label for path, label in predicted.items()} == {
+        os.path.basename(row[0]): row[2] for row in table}
+    assert len(predicted) == NUM_IMAGES and len(set(predicted.values())) > 1
+    assert main.parse_args(['--eval-directory', str(tmp_path / 'all'), '--load', checkpoint]).augmentation == 'imagenet'

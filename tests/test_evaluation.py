@@ -198,7 +198,7 @@ def test_a_targeted_attack_aims_at_wrong_labels_and_its_success_is_of_all_images
 
 
 def test_an_attack_of_a_vanishing_radius_changes_no_prediction(evaluate):
-    results, rows, _ = evaluate('--attack-iter', '2', '--attack-epsilon', '1e-4', '--attack-step-size', '1e-4')
+    results, rows, _ = evaluate('--attack-iter', '2', '--attack-epsilon', '1e-4px', '--attack-step-size', '1e-4px')
     assert [row['adv_pred'] for row in rows] == [row['clean_pred'] for row in rows]
     assert results['attack_success_rate'] == 0 and results['adversarial'] == results['clean']
 

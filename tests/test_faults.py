@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -19,8 +20,9 @@ from tensorpack.dataflow import DataFlowTerminated
 
 import checkpoints
 import evaluation
+import stopping
 import training
-from small_runs import (LEAN, MAIN, SMALL, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
+from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
 from third_party.heartbeats import Silence, Times
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
@@ -62,6 +64,7 @@ def no_signal_gets_through():
 def exit_code(run, *args):
     with pytest.raises(SystemExit) as end:
         run(*args)
+    assert type(end.value.code) is int, 'Python would print it and exit with 1'
     return end.value.code
 
 
@@ -102,6 +105,58 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
     assert read_json(folder / 'best.json') == read_json(finished / 'best.json')
 
 
+def test_an_interrupt_of_a_single_process_ends_it_like_a_signal_and_resuming_continues_it_exactly(
+        train, finished, tmp_path, monkeypatch, said):
+    folder = tmp_path / 'run'
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, STEPS + 2, signal.SIGINT)
+        assert exit_code(train, folder, *AVERAGED) == 130
+    assert said[-1] == 'stopped by SIGINT after step {}; checkpoint saved; continue with --resume'.format(STEPS + 2)
+    assert len([line for line in said if 'Ctrl-C' in line and 'a second one ends it at once' in line]) == 1
+    train(folder, '--resume', *AVERAGED)
+    assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
+
+
+def test_an_interrupt_before_the_first_step_ends_the_program_at_once(train, tmp_path, monkeypatch, said):
+    monkeypatch.setattr(training, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert exit_code(train, tmp_path / 'run', *LEAN) == 130
+    assert said[-1] == 'stopped by SIGINT before the first step'
+
+
+@pytest.mark.parametrize('evaluation, launched, stops', [(False, False, True), (True, False, True), (True, True, True),
+                                                         (False, True, False)])
+def test_ranks_in_training_leave_an_interrupt_to_their_launcher(evaluation, launched, stops):
+    assert (signal.SIGINT in stopping.signals_of(evaluation, launched)) is stops
+
+
+# In a step that sees no signal for half a minute or more.
+BUSY = """
+import hashlib, stopping
+with stopping.StopSignal(stopping.signals_of(False, False)) as signals:
+    signals.deferred = True
+    print('busy', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 8)
+"""
+
+
+def test_a_second_interrupt_ends_the_process_at_once_also_within_a_step():
+    process = subprocess.Popen([sys.executable, '-c', BUSY], cwd=os.path.dirname(MAIN), stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        while process.stdout.readline() != 'busy\n':
+            assert process.poll() is None
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert 'a second one ends it at once' in process.stdout.readline()  # while the step goes on
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+        assert 'ended by a second Ctrl-C' in process.stdout.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_statistics(train, tmp_path, monkeypatch):
     folder = tmp_path / 'run'
     with monkeypatch.context() as patch:
@@ -112,9 +167,11 @@ def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_
     assert [entry['global_step'] for entry in read_json(folder / 'stats.json')] == [STEPS, 2 * STEPS]
 
 
-@pytest.mark.parametrize('judged', [pytest.param('weights', marks=pytest.mark.slow), 'averages'])
+@pytest.mark.parametrize('judged, number, code', [
+    pytest.param('weights', signal.SIGTERM, 143, marks=pytest.mark.slow), ('averages', signal.SIGTERM, 143),
+    ('averages', signal.SIGINT, 130)])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
-        train, finished, tmp_path, monkeypatch, said, judged):
+        train, finished, tmp_path, monkeypatch, said, judged, number, code):
     folder, run, runs, batches = tmp_path / 'run', evaluation.EvaluationTower.run, [], []
 
     def send(self, session, watched, attackers, show_progress):
@@ -127,14 +184,14 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_aft
                 for batch in watched:
                     batches.append(len(runs))
                     if len(runs) == {'weights': 3, 'averages': 4}[judged]:
-                        os.kill(os.getpid(), signal.SIGTERM)
+                        os.kill(os.getpid(), number)
                     yield batch
         return run(self, session, Counted(), attackers, show_progress)
     with monkeypatch.context() as patch:
         patch.setattr(evaluation.EvaluationTower, 'run', send)
-        assert exit_code(train, folder, *AVERAGED) == 143
+        assert exit_code(train, folder, *AVERAGED) == code
     assert batches.count(len(runs)) == 1  # of two
-    assert 'stopped by SIGTERM after step {}; '.format(2 * STEPS) in said[-1]
+    assert 'stopped by {} after step {}; '.format(number.name, 2 * STEPS) in said[-1]
     assert epochs_in(folder) == [1]
     assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
     train(folder, '--resume', *AVERAGED)
@@ -414,7 +471,7 @@ class Job:
     Its epochs are long, so that it is in the middle of the second one for a while.
     """
     steps = 20
-    flags = SMALL + ['--fake', '--attack-iter', '1', '--epochs', '1000', '--steps-per-epoch', str(steps), '--logdir',
+    flags = ATTACKED + ['--fake', '--attack-iter', '1', '--epochs', '1000', '--steps-per-epoch', str(steps), '--logdir',
                      'runs/two']
 
     def __init__(self, cwd, **environment):

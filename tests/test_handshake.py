@@ -156,11 +156,17 @@ def test_the_command_keeps_the_servers_part_of_the_images(address):
     ((None,), [], ['augment_name', 'randaug_num_layers', 'randaug_magnitude'])])
 def test_a_trainer_of_another_policy_is_told_all_differences_and_the_command(server, address, policy, flags, differ):
     with pytest.raises(ValueError) as error:
-        Lease(address, dict(batch=32, **describe_policy(make_policy(*policy))), FIRST, 10)
+        Lease(address, dict(batch=32, dataset='/data/imagenet', **describe_policy(make_policy(*policy))), FIRST, 10)
     text = one_line(error)
     assert [part.split(':')[0] for part in text.split('does not fit this run: ')[1].split('; ')][:-1] == differ
     words = shlex.split(text.split('serve-data.py ')[1])
-    assert words == ['--batch', '32'] + flags + ['--address', address]
+    assert words == ['--data', '/data/imagenet', '--batch', '32'] + flags + ['--address', address]
+
+
+def test_a_trainer_that_names_no_data_set_is_not_told_to_serve_the_digits(server, address):
+    with pytest.raises(ValueError) as error:
+        Lease(address, {'batch': 64}, FIRST, 10)
+    assert one_line(error).endswith('third_party/serve-data.py --data DIR --batch 64 --address ' + address)
 
 
 def test_a_trainer_of_the_same_policy_is_served(server, address):

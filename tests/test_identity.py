@@ -193,12 +193,13 @@ def tiny(tmp_path_factory, weights_rule):
     return path
 
 
-@pytest.mark.parametrize('mode', [['--eval'], ['--eval-directory', '.'], ['--logdir', 'runs/one']])
+@pytest.mark.parametrize('mode', [['--eval', '--data', 'empty'], ['--eval-directory', '.'],
+                                  ['--logdir', 'runs/one', '--data', 'empty']])
 def test_a_checkpoint_of_another_network_stops_every_mode_before_the_data_are_opened(capsys, tmp_path, monkeypatch,
                                                                                     tiny, mode):
     monkeypatch.chdir(tmp_path)
     os.mkdir('empty')
-    line = refusal(capsys, main.main, [*mode, '--load', tiny, '--arch', 'CifarResNet', '-d', '20', '--data', 'empty',
+    line = refusal(capsys, main.main, [*mode, '--load', tiny, '--arch', 'CifarResNet', '-d', '20',
                                        '--num-classes', '5'])
     assert 'CifarResNet of 8 layers, 10 classes' in line
     assert line.rstrip().endswith('give --arch CifarResNet -d 8 --num-classes 10')

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # SAT Sec 3 and its release, FD Sec 5 and 6 and its release.
 SAT = dict(activation_name='silu', padding='explicit', targeted=False, attack_epsilon=4.0, attack_iter=1,
-           attack_step_size=4.0, prob_start_from_clean=0.0, label_smoothing=0.1, optimizer='momentum',
+           attack_step_size=4.0, prob_start_from_clean=0.2, label_smoothing=0.1, optimizer='momentum',
            weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5, moving_average_decay=0.0,
            epochs=100, base_lr=0.1, warmup_epochs=5, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,
            eval_attack_iter=10, eval_attack_step_size=1.0)
@@ -38,7 +38,7 @@ FLAGS = {'activation_name': ('mish', 'mish'), 'attack_epsilon': ('7.5', 7.5), 'a
          'moving_average_decay': ('0.5', 0.5), 'epochs': ('17', 17), 'base_lr': ('0.7', 0.7),
          'warmup_epochs': ('2.5', 2.5),
          'lr_drop_epochs': ('9,3', (3, 9)), 'lr_decay_epochs': ('1.5', 1.5), 'eval_attack_iter': ('6', 6),
-         'eval_attack_step_size': ('0.25', 0.25)}
+         'eval_attack_step_size': ('0.25px', 0.25)}
 
 
 @pytest.fixture
@@ -175,11 +175,13 @@ def test_efficientnets_sizes_can_be_changed_one_by_one():
 
 
 @pytest.mark.parametrize('typed, iterations', [
-    ([], 10), (['--attack-iter', '3'], 3), (['--eval-attack-iter', '7'], 7),
+    ([], None), (['--attack-iter', '3'], 3), (['--eval-attack-iter', '7'], 7),
     (['--attack-iter', '3', '--eval-attack-iter', '7'], 7), (['--attack-iter', '0'], 0)])
-@pytest.mark.parametrize('arch', ['ResNet', 'ResNetDenoise'])
-def test_eval_takes_its_steps_from_either_release_s_flag_and_else_ten(npz, arch, typed, iterations):
-    assert main.parse_args(['--eval', '--load', npz, '--arch', arch] + typed).attack_iter == iterations
+@pytest.mark.parametrize('arch, default', [('ResNet', 10), ('ResNetDenoise', 30)])
+def test_eval_takes_its_steps_from_either_release_s_flag_and_else_its_release_s_default(npz, arch, default, typed,
+                                                                                       iterations):
+    args = main.parse_args(['--eval', '--load', npz, '--arch', arch] + typed)
+    assert args.attack_iter == (default if iterations is None else iterations)
 
 
 @pytest.mark.parametrize('arch, epsilon', [('ResNet', 4.0), ('ResNetDenoise', 16.0)])
@@ -197,6 +199,24 @@ def test_evaluations_during_training_use_the_training_radius_unless_given():
 def test_clean_training_is_still_judged_by_the_recipe_s_attack(recipe, epsilon):
     args = main.parse_args(['--attack-iter', '0', '--recipe', recipe])
     assert (args.attack_iter, args.eval_attack_iter, args.eval_attack_epsilon) == (0, 10, epsilon)
+
+
+@pytest.mark.parametrize('typed, note, radius', [
+    (['--attack-epsilon', '16.0'], '--attack-epsilon 16 is not used: --attack-iter 0 trains on clean images; its '
+                                   'evaluations attack with it', 16),
+    (['--attack-epsilon', '16.0', '--eval-attack-epsilon', '8'],
+     '--attack-epsilon 16 is not used: --attack-iter 0 trains on clean images', 8),
+    (['--attack-step-size', '2'], '--attack-step-size 2 is not used: --attack-iter 0 trains on clean images', 4),
+    (['--attack-epsilon', '0'], None, 4), ([], None, 4)])
+def test_feature_denoising_s_standard_training_is_clean_and_says_what_of_it_is_not_used(typed, note, radius):
+    args = main.parse_args(['--attack-iter', '0'] + typed)
+    assert args.attack_iter == 0 and args.notes == (() if note is None else (note,))
+    assert args.eval_attack_epsilon == radius
+
+
+def test_what_an_attack_uses_is_not_noted(npz):
+    assert main.parse_args(['--attack-iter', '1', '--attack-epsilon', '16']).notes == ()
+    assert main.parse_args(['--eval', '--load', npz, '--attack-iter', '0', '--attack-epsilon', '16']).notes == ()
 
 
 @pytest.mark.parametrize('arch, expected', [
@@ -314,7 +334,6 @@ def refusal(capsys, run, argv):
     (['--padding', 'valid'], ['--padding', 'explicit', 'same']),
     (['--recipe', 'trades'], ['--recipe', 'sat', 'feature-denoising']),
     (['--group', '3', '--res2-bottleneck', '5'], ['--group 3', '--res2-bottleneck 5']),
-    (['--attack-epsilon', '8', '--attack-iter', '0'], ['--attack-epsilon 8', '--attack-iter']),
     (['--attack-iter', '10', '--attack-epsilon', '0'], ['--attack-epsilon 0']),
     (['--attack-epsilon', '256'], ['--attack-epsilon 256', '255']),
     (['--attack-epsilon', '-1'], ['--attack-epsilon', '-1']),
@@ -412,8 +431,8 @@ def test_flags_that_an_attack_does_not_have_are_refused(capsys, npz, argv, line)
     ([], ('pgd', 'Linf', 10, 4.0, 1.0, False, 'none')), (['--targeted'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'random')),
     (['--attack-target', 'random'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'random')),
     (['--attack-target', 'least-likely'], ('pgd', 'Linf', 10, 4.0, 1.0, True, 'least-likely')),
-    (['--recipe', 'feature-denoising'], ('pgd', 'Linf', 10, 16.0, 1.0, True, 'random')),
-    (['--recipe', 'feature-denoising', '--attack-target', 'none'], ('pgd', 'Linf', 10, 16.0, 1.0, False, 'none')),
+    (['--recipe', 'feature-denoising'], ('pgd', 'Linf', 30, 16.0, 1.0, True, 'random')),
+    (['--recipe', 'feature-denoising', '--attack-target', 'none'], ('pgd', 'Linf', 30, 16.0, 1.0, False, 'none')),
     (['--norm', 'L2', '--attack-epsilon', '500', '--attack-iter', '5'], ('pgd', 'L2', 5, 500.0, 250.0, False, 'none')),
     (['--norm', 'L1', '--attack-epsilon', '5000', '--attack-step-size', '9'],
      ('pgd', 'L1', 10, 5000.0, 9.0, False, 'none')),
@@ -436,12 +455,12 @@ def run(graph, tmp_path, monkeypatch):
     return main.main
 
 
-SMALL = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--num-classes', '2', '--steps-per-epoch', '1',
-         '--epochs', '1']
+NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--num-classes', '2']
+SMALL = NETWORK + ['--steps-per-epoch', '1', '--epochs', '1']
 
 
 def judged(path, data):
-    return SMALL + ['--eval', '--load', path, '--data', data]
+    return NETWORK + ['--eval', '--load', path, '--data', data]
 
 
 def trained(path, data):
@@ -502,7 +521,7 @@ def test_a_class_without_an_output_of_the_network_is_refused(capsys, run, tmp_pa
 
 
 def test_a_folder_without_images_is_refused_by_eval_directory(capsys, run, npz, folder):
-    assert folder in refusal(capsys, run, SMALL + ['--eval-directory', folder, '--load', npz])
+    assert folder in refusal(capsys, run, NETWORK + ['--eval-directory', folder, '--load', npz])
 
 
 def test_resume_without_an_earlier_run_is_refused(capsys, run, images):

@@ -131,7 +131,7 @@ def test_a_model_s_flags_ask_for_its_network_and_its_paper_s_attack(name):
     model = published.find(name)
     assert args.input_size == model.figures[0].size and args.num_classes == 1000
     attack = args.targeted, args.attack_epsilon, args.attack_iter, args.attack_step_size
-    assert attack == ((True, 16, 10, 1) if name in ('R152', 'R152-Denoise', 'X101-DenoiseAll') else (False, 4, 10, 1))
+    assert attack == ((True, 16, 30, 1) if name in ('R152', 'R152-Denoise', 'X101-DenoiseAll') else (False, 4, 10, 1))
     assert args.moving_average_decay == (0.9999 if name.endswith('-enhanced') else 0)
 
 

@@ -349,6 +349,19 @@ def test_two_ranks_train_from_the_data_server_and_the_first_keeps_the_books(trai
     assert (trained / 'model-{}.index'.format(2 * STEPS)).exists() and checkpoints.find(str(trained / 'best'))
 
 
+@pytest.mark.slow
+def test_two_ranks_without_data_take_it_from_their_server(data, served, tmp_path):
+    open_ended = [word for k, word in enumerate(TRAINING) if '--num-classes' not in TRAINING[max(k - 1, 0):k + 1]]
+    ended = mpirun(2, MAIN, *open_ended, '--serve-address', served, '--logdir', 'runs/two', cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    with open(tmp_path / 'runs' / 'two' / 'run.json') as f:
+        run = json.load(f)
+    assert (run['data'], run['num_classes'], run['augmentation']) == (os.path.realpath(data), 3, 'cifar')
+    with open(tmp_path / 'runs' / 'two' / 'stats.json') as f:
+        wrong = json.load(f)[-1]['eval-1step-top1-error'] * NUM_VALIDATION
+    assert wrong == pytest.approx(round(wrong))
+
+
 def test_an_absent_data_server_is_reported_once_by_all_ranks_together(data, tmp_path):
     address = new_address()
     ended = mpirun(2, MAIN, *TRAINING, '--data', data, '--serve-address', address, '--serve-timeout', '1', cwd=tmp_path)

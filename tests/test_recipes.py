@@ -95,5 +95,14 @@ def test_feature_denoising_judges_with_more_steps_on_round_epochs_and_at_the_end
     assert recipes.evaluation_steps('feature-denoising', 10, epoch, 110) == expected
 
 
-def test_a_short_feature_denoising_run_ends_with_the_whole_range():
-    assert [recipes.evaluation_steps('feature-denoising', 10, e, 3) for e in (1, 2, 3)] == [[10], ALL_STEPS, ALL_STEPS]
+@pytest.mark.parametrize('epochs, expected', [
+    (3, {1: [10, 100], 2: ALL_STEPS, 3: ALL_STEPS}),
+    (12, {1: [10], 7: [10], 8: [10, 100], 9: [10, 100], 10: [10, 100], 11: ALL_STEPS, 12: ALL_STEPS}),
+    (200, {104: [10], 106: [10], 195: [10], 196: [10, 100], 198: [10, 100], 199: ALL_STEPS, 200: ALL_STEPS})])
+def test_the_last_feature_denoising_evaluations_begin_with_the_last_epochs_however_many_there_are(epochs, expected):
+    assert {e: recipes.evaluation_steps('feature-denoising', 10, e, epochs) for e in expected} == expected
+
+
+@pytest.mark.parametrize('recipe, steps', [('sat', 10), ('feature-denoising', 30), ('sat-efficientnet', 10)])
+def test_an_evaluation_has_its_release_s_number_of_steps(recipe, steps):
+    assert recipes.judged_steps(recipe) == steps

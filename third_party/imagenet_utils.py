@@ -12,7 +12,7 @@ if _ROOT not in sys.path:
 
 from third_party.imagedata.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
                                            resize_shortest_edge, validation_transform)
-from third_party.imagedata.folders import ImageSet, list_images, open_dataset
+from third_party.imagedata.folders import ImageSet, count_classes, default_data, list_images, open_dataset
 from third_party.imagedata.handshake import Job, default_data_address, info_address, new_job
 from third_party.imagedata.images import Unreadable, decode_image, read_image
 from third_party.imagedata.lease import Lease, check_servers
@@ -23,6 +23,6 @@ from third_party.imagedata.synsets import synset_words, synsets
 
 __all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'Job', 'Lease', 'POLICIES', 'RecordSet', 'TrainingStream',
            'Unreadable', 'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers',
-           'decode_image', 'default_augmentation', 'default_data_address', 'describe_policy', 'info_address', 'iterate',
-           'list_images', 'make_policy', 'new_job', 'open_dataset', 'read_image', 'resize_plain', 'resize_shortest_edge',
-           'synset_words', 'synsets', 'validation_transform']
+           'count_classes', 'decode_image', 'default_augmentation', 'default_data', 'default_data_address',
+           'describe_policy', 'info_address', 'iterate', 'list_images', 'make_policy', 'new_job', 'open_dataset',
+           'read_image', 'resize_plain', 'resize_shortest_edge', 'synset_words', 'synsets', 'validation_transform']

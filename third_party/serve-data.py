@@ -18,7 +18,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 try:
     from third_party.imagedata import handshake, server
     from third_party.imagedata.augment import AUGMENTATIONS, default_augmentation
-    from third_party.imagedata.folders import open_dataset
+    from third_party.imagedata.folders import default_data, open_dataset
     from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
     from third_party.imagedata.stream import FakeStream, TrainingStream, available_cores
     from third_party.imagedata.synsets import synsets
@@ -51,7 +51,8 @@ def get_parser():
     data = parser.add_argument_group('data')
     source = data.add_mutually_exclusive_group()
     source.add_argument('--data', metavar='FOLDER', help='root of the data set, with train/<class>/ inside '
-                                                         '(default: the embedded 32x32 digits)')
+                                                         '(default: SAT_DATA of the environment, else the embedded '
+                                                         '32x32 digits)')
     source.add_argument('--fake', action='store_true', help='serve one constant batch for ever (default: off)')
     data.add_argument('--batch', type=positive, default=32, metavar='IMAGES',
                       help='images per batch; the same number as --batch of main.py (default: %(default)s)')
@@ -95,6 +96,8 @@ def make_stream(args):
     Raises:
         ValueError: a flag or the data does not fit.
     """
+    if not (args.data or args.fake):
+        args.data = default_data()
     augmentation = args.augmentation or default_augmentation(args.data, args.input_size)
     policy = make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
     if args.fake:

@@ -20,7 +20,7 @@ try:
     import cv2
     import numpy as np
 
-    from third_party.imagedata.folders import class_folders, open_dataset
+    from third_party.imagedata.folders import class_folders, default_data, open_dataset
     from third_party.imagedata.images import JPEG_START, Unreadable, decode_image
     from third_party.imagedata.records import (CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards,
                                                read_class_file)
@@ -48,7 +48,8 @@ def at_least(low):
 def get_parser():
     parser = OneLineParser(prog='make_tfrecords', allow_abbrev=False,
                            description='Write a data set as TFRecord shards, which --data of the other programs takes.')
-    parser.add_argument('--data', metavar='FOLDER', help='root of the data set (default: the embedded 32x32 digits)')
+    parser.add_argument('--data', metavar='FOLDER', help='root of the data set (default: SAT_DATA of the '
+                                                           'environment, else the embedded 32x32 digits)')
     parser.add_argument('--output', metavar='FOLDER', required=True, help='where the shards go; made if not there')
     parser.add_argument('--split', choices=('train', 'val', 'both'), default='both', help='(default: %(default)s)')
     for split, flag in (('train', '--shards-train'), ('val', '--shards-validation')):
@@ -175,7 +176,8 @@ def main():
     args = get_parser().parse_args()
     splits = ['train', 'val'] if args.split == 'both' else [args.split]
     try:
-        datasets = {split: open_dataset(args.data, split) for split in splits}
+        data = args.data or default_data()
+        datasets = {split: open_dataset(data, split) for split in splits}
         check_output(args.output, splits, datasets[splits[0]].classes)
         from tensorflow.errors import OpError
         try:

@@ -18,6 +18,7 @@ from zoo import published
 PART = '.part'
 SUMS = 'SHA256SUMS'  # in a model's folder, as `sha256sum -c` reads it
 _SECONDS = (10, 60)  # to connect, and between two pieces of an answer
+_READ = 1 << 20  # bytes of a file at a time
 _PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
 
 
@@ -91,8 +92,11 @@ def _fetch_all(model, folder, say):
 
 
 def _digest(path):
+    digest = hashlib.sha256()
     with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+        for piece in iter(lambda: f.read(_READ), b''):  # hashlib.file_digest is not in Python before 3.11
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _note_digests(model, unfinished):

@@ -9,6 +9,7 @@ from third_party.imagedata.images import IMAGE_SUFFIXES, read_content
 from third_party.imagedata.records import list_shards, open_records, with_background
 from third_party.imagedata.synsets import synsets
 
+DATA_VARIABLE = 'SAT_DATA'  # of the environment: the root of the data set where --data is not given
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
 
 
@@ -77,6 +78,31 @@ def open_dataset(data, split, num_classes=None, classes=None):
         raise ValueError("--num-classes {}: {} has label {}, the network's labels end at {}; give --num-classes {} or more"
                          .format(num_classes, files[worst], labels[worst], num_classes - 1, labels[worst] + 1))
     return ImageSet(files, labels, names, DIGITS if data is None else os.path.realpath(data))
+
+
+def default_data():
+    """The data set of a command without --data: SAT_DATA, or None where that is unset or empty.
+
+    Raises:
+        ValueError: it is no directory.
+    """
+    data = os.environ.get(DATA_VARIABLE) or None
+    if data is not None and not os.path.isdir(data):
+        raise ValueError("{} {!r}: no such directory; name the folder that contains train/ and val/, or give --data"
+                         .format(DATA_VARIABLE, data))
+    return data
+
+
+def count_classes(data):
+    """How many classes the class folders of a data set make, ImageNet's 1000 if all are its synsets; None without class
+    folders, as in TFRecord shards, whose labels are not told by folders.
+
+    Args:
+        data (str): root of the data set, as of ``open_dataset``.
+    """
+    splits = _existing(data, SPLIT_FOLDERS['train']) or _existing(data, SPLIT_FOLDERS['val']) or [data]
+    found = class_folders(splits[0])
+    return len(_class_names(data, found)) if found else None
 
 
 def list_images(folder):

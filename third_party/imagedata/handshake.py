@@ -59,9 +59,10 @@ def info_address(address):
 
 
 def server_command(expected, address, shard=(0, 1)):
-    """The command line that starts a server as a trainer expects it (see ``Lease``)."""
+    """The command line that starts a server as a trainer expects it (see ``Lease``); DIR stands for the data set of one
+    that would take the server's."""
     words = ['.venv/bin/python', 'third_party/serve-data.py']
-    dataset = expected.get('dataset', 'digits')
+    dataset = expected.get('dataset', 'DIR')
     if dataset == FAKE:
         words.append('--fake')
     elif dataset != 'digits':

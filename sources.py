@@ -1,0 +1,115 @@
+"""Where the images of a command come from: ``--data``, the embedded digits, or what its data server reads."""
+import os
+
+from nets import ARCHITECTURES, architecture_defaults, network_name
+from third_party.imagedata.digits import NAME as DIGITS
+from third_party.imagedata.handshake import FAKE
+from third_party.imagenet_utils import count_classes, default_augmentation, open_dataset
+
+DIGIT_CLASSES = 10
+# Fields that a training without a data set takes from its server's description.
+TAKEN = 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'
+
+
+def left_to_server(args, served):
+    """Names of the fields that a training's data server decides, in a command without a data set: those not given.
+    Until then their values are those for the digits.
+
+    Args:
+        args: ``data``, ``augmentation``, ``num_classes``, not resolved. served (bool): whether the training has a data
+            server.
+    """
+    if not served or args.fake or args.data is not None:
+        return ()
+    return tuple(name for name in ('augmentation', 'num_classes') if getattr(args, name) is None)
+
+
+def settle_classes(args):
+    """Set ``num_classes``, where it is not given, to the number of class folders if the data set has any."""
+    usual = architecture_defaults(args.arch, args.model_name)['num_classes']
+    if args.num_classes is None:
+        found = count_classes(args.data) if args.data and os.path.isdir(args.data) else None
+        # One folder is no set of classes; opening it will say what is wrong.
+        args.num_classes = found if found and found > 1 else usual
+        if args.num_classes != usual:
+            args.notes += "--num-classes {}: as many as '{}' has class folders".format(found, args.data),
+
+
+def settle_augmentation(args):
+    """Set ``augmentation``, where it is not given, to the network's or the images' own."""
+    if args.augmentation is None:
+        args.augmentation = default_augmentation(args.data or args.eval_directory, args.input_size,
+                                                 ARCHITECTURES[args.arch].augmentation)
+
+
+def check(args):
+    """Refuse the digits for a network that is not for them.
+
+    Raises:
+        ValueError: says what to type.
+    """
+    if args.data is None and args.num_classes != DIGIT_CLASSES:
+        raise ValueError('--data DIR is needed, or SAT_DATA: without them there are only the handwritten digits, of {} '
+                         'classes, and {} has {} outputs'.format(DIGIT_CLASSES, network_name(args), args.num_classes))
+
+
+def open_images(args, split, classes=None):
+    """The data set of resolved flags; see ``open_dataset``.
+
+    Raises:
+        ValueError: as ``check`` and ``open_dataset``.
+    """
+    check(args)
+    return open_dataset(args.data, split, args.num_classes, classes)
+
+
+def expected_of_server(args, policy):
+    """What the server's description must say of images and augmentation: all that the command says.
+
+    Args:
+        policy (dict): ``describe_policy``'s of the flags.
+    """
+    if args.fake:
+        return {'dataset': FAKE}
+    if args.data:
+        return dict(policy, dataset=os.path.realpath(args.data), augmentation=args.augmentation)
+    typed = {} if 'augmentation' in args.left_to_server else {'augmentation': args.augmentation}
+    return dict(policy, **typed) if args.augment_name else typed
+
+
+def take_served(args, served, address, of_all):
+    """Fill in what a command without a data set has left to its data server, which feeds the training.
+
+    Args:
+        served (dict): the server's description. address (str): its own. of_all (list of dict): of the descriptions of
+            all ranks' servers the fields ``TAKEN``.
+    Raises:
+        ValueError: the server has no images that the network can learn and be judged by, or the servers differ.
+    """
+    if args.fake or args.data is not None:
+        return
+    for field in TAKEN:
+        values = list(dict.fromkeys(found[field] for found in of_all))
+        if len(values) > 1:
+            raise ValueError("the data servers of this job differ in --{}: {}; start all with the same".format(
+                field.replace('_', '-'), ' and '.join(map(str, values))))
+    name = served['dataset']
+    if name == FAKE:
+        raise ValueError('the data server at {} serves constant data; give --fake, or start it with --data DIR'.format(
+            address))
+    if name != DIGITS:
+        if not os.path.isdir(name):
+            raise ValueError("the data server at {} reads '{}', where this machine has no folder; the validation "
+                             'images come from there: put them in that place'.format(address, name))
+        args.data = name
+    for field in TAKEN:
+        setattr(args, field, served.get(field))
+    args.notes += "--data '{}' and --augmentation {} are those of the data server at {}".format(
+        name, args.augmentation, address),
+    if 'num_classes' in args.left_to_server:
+        args.num_classes = None
+        settle_classes(args)
+    if name == DIGITS and args.num_classes != DIGIT_CLASSES:
+        raise ValueError('the data server at {} serves the handwritten digits, of {} classes, and {} has {} outputs; '
+                         'start it with --data DIR'.format(address, DIGIT_CLASSES, network_name(args),
+                                                           args.num_classes))
