@@ -18,6 +18,7 @@ from tensorpack.train import HorovodTrainer, SimpleTrainer
 from tensorpack.utils import logger
 
 import checkpoints
+import output_folders
 import recipes
 from adv_model import PRECISIONS, TRAINING_STEP
 from averaging import AverageWeights
@@ -27,6 +28,7 @@ from stopping import StopTogether
 from third_party.gpus import tensor_float_32
 from third_party.imagedata.handshake import USER
 from third_party.imagenet_utils import Lease, iterate
+from third_party.typed import anything, list_of, record, whole
 from third_party.utils import library_versions, session_config, source_version, together
 from third_party.zmq_ops import ZMQPullSocket, load_arrays
 from weights import card
@@ -38,6 +40,7 @@ ZMQ_PYTHON_HWM = 150
 QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 
 RUN_FILE = 'run.json'
+_STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
 # Flags that a resumed run must share with the run it continues.
 _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
@@ -140,7 +143,10 @@ class Statistics(JSONWriter):
         super()._trigger_epoch()
 
     def _write_stat(self):
-        checkpoints.write_text(self._fname, json.dumps(self._stats))
+        # JSON has no NaN and no infinity.
+        checkpoints.write_text(self._fname, json.dumps([
+            {name: None if isinstance(value, float) and not math.isfinite(value) else value
+             for name, value in entry.items()} for entry in self._stats]))
 
 
 class RestOfEpoch(Callback):
@@ -285,24 +291,15 @@ def log_directory(args, size):
     return name + ('-' + args.logdir if args.logdir else '')
 
 
-def _numbered(base):
-    """Existing directories of runs named ``base``, oldest first: base, base-2, base-3, ..."""
-    found, name = [], base
-    while os.path.exists(name):
-        found.append(name)
-        name = '{}-{}'.format(base, len(found) + 1)
-    return found, name
-
-
 def open_log_directory(base, resume):
-    """The directory to write to: a new name, or with ``resume`` that of the last run.
+    """The directory to write to: a new one, or with ``resume`` that of the last run.
 
     Raises:
-        ValueError: nothing to resume.
+        ValueError: nothing to resume. OSError: it cannot be made.
     """
-    found, new = _numbered(base)
     if not resume:
-        return new
+        return output_folders.make_new(base)
+    found, _ = output_folders.numbered(base)
     if not found:
         raise ValueError("--resume: there is no run '{}'; without --resume a new one starts".format(base))
     return found[-1]
@@ -310,7 +307,7 @@ def open_log_directory(base, resume):
 
 def last_run(base):
     """Directory of the last run named ``base`` that got as far as writing its flags; None if there is none."""
-    runs = [folder for folder in _numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
+    runs = [folder for folder in output_folders.numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
     return runs[-1] if runs else None
 
 
@@ -325,7 +322,7 @@ def check_same_run(folder, run):
     path = os.path.join(folder, RUN_FILE)
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
-    before = checkpoints.read_json(path)
+    before = checkpoints.read_json(path, record({}, others=anything))
     for name in _FIXED:
         if (name, run[name]) == ('attack_precision', None):
             continue
@@ -375,7 +372,7 @@ def _statistics(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
-    return checkpoints.read_json(path, '; move it away to go on without the statistics so far')
+    return checkpoints.read_json(path, _STATISTICS, '; move it away to go on without the statistics so far')
 
 
 def trim_statistics(folder, next_epoch):

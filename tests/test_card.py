@@ -354,7 +354,7 @@ def test_training_on_classes_that_a_checkpoint_lacks_is_refused_unless_told_othe
     assert "'c'" in line and 'known classes (a, b' in line and not (tmp_path / 'run').exists()
     with tf.Graph().as_default():
         main.main(flags + ['--ignore-checkpoint-flags'])
-    assert read_json(tmp_path / 'run' / 'classes.json') == ['c', 'd']
+    assert checkpoints.classes_in(str(tmp_path / 'run')) == ['c', 'd']
 
 
 def test_a_data_server_with_other_classes_than_the_checkpoint_is_refused(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""third_party/imagedata: handshake.py, info_server.py, lease.py: what trainers and data servers refuse, and what they survive."""
+"""handshake.py, info_server.py, lease.py of third_party/imagedata: what trainers and data servers refuse and survive."""
 import json
 import os
 import secrets

@@ -433,6 +433,16 @@ def test_other_formats_become_jpeg_and_unreadable_files_are_left_out(make, tmp_p
         assert np.abs(decode_image(content).astype(int) - image).mean() < 1
 
 
+def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, caplog):
+    whole = jpeg(np.random.default_rng(0).integers(0, 256, [30, 40, 3], np.uint8))
+    path, = write_shards(tmp_path, 'validation', [[record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]])
+    dataset = open_dataset(str(tmp_path), 'val')
+    batches = ValidationBatches(dataset, 3, 16, 'none')
+    assert [index.tolist() for _, _, index in batches] == [[0, -1, 2]]
+    assert caplog.records[-1].getMessage() == '{}: the JPEG is truncated; it is left out'.format(dataset.files[1])
+    assert dataset.shards == [path]
+
+
 @pytest.mark.parametrize('split, images, shards', [
     ('train', 1281167, 1024), ('train', 2000000, 1024), ('val', 50000, 128), ('train', 1249, 1), ('train', 2500, 2),
     ('val', 389, 1), ('val', 1170, 3)])

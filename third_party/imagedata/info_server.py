@@ -65,7 +65,8 @@ class InfoServer:
     def _answer(self, frames):
         envelope, *content = frames or [b'']
         try:
-            request = typed.parse(content[0] if envelope == b'' and len(content) == 1 else b'', handshake.REQUEST, 'a request')
+            request = typed.parse(content[0] if envelope == b'' and len(content) == 1 else b'', handshake.REQUEST,
+                                  'a request')
         except typed.Malformed as error:
             return _refusal('malformed request: {}'.format(error))
         if request['request'] == 'bye':

@@ -174,8 +174,8 @@ def check_servers(servers):
             'that of {} with --shard {}/{}'.format(found['host'], *shard)
             for found, shard in zip(of_server.values(), wanted))))
     if len({found['shared'] for found in of_server.values()}) > 1:
-        raise ValueError('the data servers of this job do not serve parts of one data set: {}; give all the same images '
-                         'and flags'.format(', '.join(
+        raise ValueError('the data servers of this job do not serve parts of one data set: {}; give all the same '
+                         'images and flags'.format(', '.join(
                              'that of {host} has {num_images} images'.format(**found) for found in of_server.values())))
     if len(set(ranks_of.values())) > 1:
         raise ValueError('the data servers of this job feed {} ranks, so their parts would not be used up together; '
