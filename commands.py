@@ -274,7 +274,7 @@ def evaluate(args, ranks, signals, held):
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
-    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can be read, '
+    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can be '
                                                          'read, --resume-eval judges them too')
 
 
