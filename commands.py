@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -32,9 +33,9 @@ from smooth_activations import can_compile
 from stopping import StopSignal, exit_code, signals_of
 from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
-from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
-                                        connect, default_data_address, describe_policy, goodbye, list_images,
-                                        make_policy, synsets)
+from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
+                                        check_servers, default_data_address, describe_policy, list_images,
+                                        make_policy, new_job, synsets)
 from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
                                threads_for, together)
 from weights.flags import refuse_another_network
@@ -343,6 +344,7 @@ def train(args, ranks, signals, held):
     """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
     together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
+    args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
@@ -370,11 +372,12 @@ def train(args, ranks, signals, held):
 class _TrainingData(NamedTuple):
     """Where the training batches come from.
 
-    num_images (int); classes (list of str); source: (first step) -> InputSource; unreadable: () -> files that could not
-    be read so far, as far as this process reads them.
+    num_images (int); classes (list of str); seed (int): of order and augmentation; source: (first step) -> InputSource;
+    unreadable: () -> files that could not be read so far, as far as this process reads them.
     """
     num_images: int
     classes: List[str]
+    seed: int
     source: Callable
     unreadable: Callable = tuple
 
@@ -382,14 +385,14 @@ class _TrainingData(NamedTuple):
 def _open_training_data(args, ranks):
     if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
-        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
+        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
                              lambda step: training.local_input(stream, step))
     classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
-        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
-                             lambda: stream.unreadable)
+        return _TrainingData(len(dataset.files), dataset.classes, args.seed,
+                             lambda step: training.local_input(stream, step), lambda: stream.unreadable)
     return _served_data(args, ranks, classes)
 
 
@@ -400,7 +403,7 @@ def _policy(args):
 def _expected_of_server(args):
     """The fields of a data server's description that this command decides."""
     return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-            'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops',
+            **({} if args.fake else {'seed': args.seed}),
             **sources.expected_of_server(args, describe_policy(_policy(args)))}
 
 
@@ -411,16 +414,19 @@ def _served_data(args, ranks, classes):
     ``classes`` (list of str): of the checkpoint that training starts from; None for any.
     """
     address = args.serve_address or default_data_address(args.batch)
-    job = gather_texts(ranks, training.new_job_name())[0]
-    served = connect(address, _expected_of_server(args), job, args.serve_timeout)
-    leave = functools.partial(goodbye, address, job)
-    atexit.register(leave)
+    job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
+    # Its warnings as errors, which ranks beside the first one say too.
+    lease = together(ranks, lambda: Lease(address, _expected_of_server(args), job, args.serve_timeout,
+                                          warn=logger.error))
+    atexit.register(lease.close)
+    served = lease.description
     try:
-        shared = gather_texts(ranks, json.dumps({field: served.get(field) for field in (
-            'server', 'shard', 'seed', 'fake', *sources.TAKEN)}))
-        shared = [json.loads(text) for text in shared]
-        warning = check_servers(shared)
-        sources.take_served(args, served, address, shared)
+        here = {field: served.get(field) for field in (
+            'server', 'shard', 'shared', 'num_images', 'fake', *sources.TAKEN)}
+        here['host'] = socket.gethostname()
+        of_all = [json.loads(text) for text in gather_texts(ranks, json.dumps(here))]
+        sources.take_served(args, served, address, of_all)
+        check_servers(of_all)
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
@@ -430,12 +436,11 @@ def _served_data(args, ranks, classes):
                 'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
                     args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
-        leave()  # now: the program that called may live on
+        lease.close()  # now: the program that called may live on
         raise
-    if warning:
-        logger.warning(warning)
-    return _TrainingData(served['num_images'], served['classes'],
-                         lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
+    batches = training.ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
+    return _TrainingData(served['num_images'], served['classes'], served['seed'],
+                         lambda step: training.served_input(batches, not args.no_zmq_ops))
 
 
 def _open_run(args, ranks, classes, fast, held):

@@ -236,7 +236,8 @@ def get_parser():
     data.add_argument('--data-timeout', type=_at_least(0.0, float), default=300.0, metavar='SECONDS',
                       help='training ends when the data server has sent nothing for so long, 0 to wait for ever '
                            '(default: %(default)s)')
-    data.add_argument('--no-zmq-ops', action='store_true', help='receive data in Python instead of by the op')
+    data.add_argument('--no-zmq-ops', action='store_true',
+                      help="receive the data server's messages in Python instead of by the op")
 
     attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in '
                                                    'pixel levels, 0-255: 4 or 4/255; below 0.5 in Linf as 0.3px')

@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from image_folders import write_image
-from third_party.imagenet_utils import (RecordSet, TrainingStream, Unreadable, ValidationBatches, decode_image,
-                                        open_dataset, read_image, synsets)
+from third_party.imagenet_utils import (Lease, RecordSet, TrainingStream, Unreadable, ValidationBatches, decode_image,
+                                        new_job, open_dataset, read_image, synsets)
 from third_party.zmq_ops import dump_arrays
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -527,8 +527,8 @@ def test_the_data_server_serves_shards_and_tells_of_a_bad_record_once(folder, tm
     try:
         assert '(10 images, 1000 classes), batch 4' in server.stdout.readline()
         stream = TrainingStream(open_dataset(str(tmp_path), 'train'), 4, 16, 'cifar', 0)
-        with zmq.Context() as context, context.socket(zmq.PULL) as socket:
-            socket.connect(address)
+        with Lease(address, {}, new_job(), 20) as lease, zmq.Context() as context, \
+                lease.receiver(context, 1) as socket:
             for number in range(12):
                 assert socket.poll(30000)
                 assert socket.recv() == bytes(dump_arrays(list(stream.batch(number))))
