@@ -1,6 +1,5 @@
 """Weights on disk: reading the released formats strictly, and writing a checkpoint whole or not at all."""
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -12,6 +11,8 @@ from tensorpack.callbacks import Callback
 from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
+from checksums import with_checksum, without_checksum
+from third_party.typed import Malformed, list_of, number, parse, record, text, whole
 from third_party.utils import reason
 from weights import card
 from weights.identity import AVERAGE, SLOT, describe, is_of_training, network_part, refuse_another_network, some
@@ -24,6 +25,9 @@ BEST_FILE = 'best.json'
 _UNFINISHED = '.writing'
 PARTS = ('.data-00000-of-00001', '.index')  # in this order: a prefix with an index is complete
 
+_CLASS_NAMES = list_of(text(1000), 10 ** 6, 1)
+_CLASSES = record({'classes': _CLASS_NAMES})
+_BEST = record({'global_step': whole(0, 2 ** 62), 'epoch': whole(0, 2 ** 62)}, others=number())
 _STEPS = re.compile(r'model-(\d+)\.index$')
 _ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, PARTS))))
 
@@ -358,21 +362,26 @@ def keep_older(path):
     return '{}.{}{}'.format(stem, number, extension)
 
 
-def read_json(path, advice=''):
-    """Content of a file that ``write_text`` wrote.
+def read_json(path, check, advice=''):
+    """Content of a JSON file, as ``check`` of ``third_party/typed.py`` lets it pass.
 
     Raises:
-        ValueError: it is damaged; ``advice`` is added to the message.
+        ValueError: it is damaged or something else; ``advice`` is added to the message.
     """
-    with open(path) as f:
-        try:
-            return json.load(f)
-        except ValueError as error:
-            raise ValueError("'{}' is damaged ({}){}".format(path, error, advice)) from error
+    return _read_text(path, lambda content: parse(content, check, 'in it'), advice)
+
+
+def _read_text(path, read, advice=''):
+    with open(path, 'rb') as f:
+        content = f.read()
+    try:
+        return read(content)
+    except Malformed as error:
+        raise ValueError("'{}' is damaged ({}){}".format(path, error, advice)) from error
 
 
 def write_classes(folder, classes):
-    write_text(os.path.join(folder, CLASSES_FILE), json.dumps(classes, indent=0))
+    write_text(os.path.join(folder, CLASSES_FILE), with_checksum({'classes': list(classes)}))
 
 
 def read_classes(checkpoint):
@@ -384,13 +393,24 @@ def read_classes(checkpoint):
 def classes_in(folder):
     """Class names, in label order, stored in ``folder``; None where there are none."""
     path = os.path.join(folder, CLASSES_FILE)
-    return read_json(path) if os.path.isfile(path) else None
+    return _read_text(path, _parse_classes) if os.path.isfile(path) else None
+
+
+def _parse_classes(content):
+    if content.startswith(b'['):  # a bare list: written by hand, or by runs before there was a checksum
+        return parse(content, _CLASS_NAMES, 'in it')
+    return parse(without_checksum(content.strip()), _CLASSES, 'in it')['classes']
 
 
 def _best_record(folder):
     """Content of best.json: ``global_step``, ``epoch`` and the value by which it is the best; {} before there is one."""
     path = os.path.join(folder, BEST_FILE)
-    return read_json(path, '; name the checkpoint itself instead') if os.path.isfile(path) else {}
+    return _read_text(path, _parse_best, '; name the checkpoint itself instead') if os.path.isfile(path) else {}
+
+
+def _parse_best(content):
+    checked = b'crc' in content  # those of earlier runs have none
+    return parse(without_checksum(content.strip()) if checked else content, _BEST, 'in it')
 
 
 def _best_prefix(folder, step=None):
@@ -488,6 +508,6 @@ class CheckpointSaver(Callback):
             shutil.copyfile(prefix_of(self.folder, step) + part, best + _UNFINISHED + part)
             os.replace(best + _UNFINISHED + part, best + part)
         write_text(os.path.join(self.folder, BEST_FILE),
-                   json.dumps({self.monitor: value, 'global_step': step, 'epoch': self.epoch_num}))
+                   with_checksum({self.monitor: value, 'global_step': step, 'epoch': self.epoch_num}))
         if before and before['global_step'] != step:
             _remove(_best_prefix(self.folder, before['global_step']))

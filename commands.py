@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ import evaluation
 import journal
 import judging
 import nets
+import output_folders
 import recipes
 import sources
 import training
@@ -31,9 +33,9 @@ from smooth_activations import can_compile
 from stopping import StopSignal, exit_code, signals_of
 from third_party.gpus import check_override
 from third_party.heartbeats import Heartbeats
-from third_party.imagenet_utils import (FakeStream, ImageSet, TrainingStream, ValidationBatches, check_servers,
-                                        connect, default_data_address, describe_policy, goodbye, list_images,
-                                        make_policy, synsets)
+from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
+                                        check_servers, default_data_address, describe_policy, list_images,
+                                        make_policy, new_job, synsets)
 from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
                                threads_for, together)
 from weights.flags import refuse_another_network
@@ -125,8 +127,8 @@ def run(args):
                     classify_directory(args, ranks)
             else:
                 numbers = signals_of(args.eval, launched_rank() is not None)
-                with StopSignal(numbers) as signals, _started(args) as ranks:
-                    (evaluate if args.eval else train)(args, ranks, signals)
+                with StopSignal(numbers) as signals, _started(args) as ranks, contextlib.ExitStack() as held:
+                    (evaluate if args.eval else train)(args, ranks, signals, held)
     except (OSError, tf.errors.OpError) as error:
         end_by(error)
 
@@ -204,7 +206,8 @@ def _settings(args, dataset, values, attackers):
 
     ``values`` (dict): the weights that are judged, name to array.
     """
-    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'data': journal.digest_of_data(dataset),
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values),
+                journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
                 'columns': evaluation.ROW}
     for number, attacker in enumerate(attackers, 1):
         for name, value in attacker.describe().items():
@@ -212,8 +215,28 @@ def _settings(args, dataset, values, attackers):
     return dict(settings, **{name: getattr(args, name) for name in _DECIDE})
 
 
-def evaluate(args, ranks, signals):
-    """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks."""
+def _results_folder(args, attacker):
+    """The folder of an evaluation's results: ``--results-dir``, or one of its own; with ``--resume-eval`` the last of these
+    that holds an unfinished evaluation.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    if args.results_dir:
+        evaluation.make_results_folder(args.results_dir)
+        return args.results_dir
+    base = os.path.join('results', evaluation.results_name(
+        nets.network_name(args), checkpoints.find(args.load), attacker, args.data or 'digits'))
+    unfinished = [folder for folder in output_folders.numbered(base)[0]
+                  if args.resume_eval and os.path.exists(os.path.join(folder, journal.FILE))]
+    return unfinished[-1] if unfinished else output_folders.make_new(base)
+
+
+def evaluate(args, ranks, signals, held):
+    """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks.
+
+    ``held`` (contextlib.ExitStack): keeps the folder of the results for this process alone.
+    """
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
@@ -230,36 +253,48 @@ def evaluate(args, ranks, signals):
     ensemble = isinstance(attacker, Ensemble)
     attackers = attacker.attackers if ensemble else [attacker] if attacker else []
     judge = judging.Judging(model, attackers, ranks, ensemble, args.attack_gradient, args.attack_precision)
-    folder = args.results_dir or os.path.join('results', '{}-{}-{}'.format(
-        nets.network_name(args), os.path.basename(checkpoints.find(args.load)), (attacker or NoOpAttacker()).name))
 
     def open_journal():
-        evaluation.make_results_folder(folder)
-        return journal.Journal(folder, _settings(args, dataset, weights, attackers), len(evaluation.ROW),
-                               args.resume_eval)
+        folder = _results_folder(args, attacker)
+        held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
+        return held.enter_context(contextlib.closing(journal.Journal(
+            folder, _settings(args, dataset, weights, attackers),
+            evaluation.row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
     weights = together(ranks, lambda: {v.op.name: value for v, value in matched(args, values)})
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, args, values)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
             args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
+    read = len(outcome.verdicts[evaluation.CLEAN].index)
+    if not read and not outcome.signal:
+        together(ranks, lambda: kept and kept.remove())
+        fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
     if ranks.is_chief:
-        _report(args, ranks, attacker, dataset, folder, kept, outcome, kept.seconds + time.time() - begin)
+        _report(args, ranks, attacker, dataset, kept, outcome, kept.seconds + time.time() - begin)
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
+    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can be '
+                                                         'read, --resume-eval judges them too')
 
 
-def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
+def _refuse_unreadable(args, ranks, read, total, what):
+    """End all ranks with an exit code of its own if too many images could not be read; what was found is written."""
+    if evaluation.too_many_unreadable(read, total) and not args.allow_unreadable:
+        together(ranks, lambda: None)
+        fail('{} of {} images could not be read, more than {:g}%: {}; --allow-unreadable accepts that'.format(
+            total - read, total, 100 * evaluation.MAX_UNREADABLE, what), ranks.rank, evaluation.UNREADABLE_EXIT_CODE)
+
+
+def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
     """Write and print what an evaluation has found, all of it or up to a signal."""
+    folder = os.path.dirname(kept.path)
     clean = outcome.verdicts[evaluation.CLEAN]
     stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
         signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
     if not len(clean.index):
-        if stopped:
-            logger.warning(stopped.format(''))
-            return
-        kept.close()
-        fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
+        logger.warning(stopped.format(''))
+        return
     results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
                                       library_versions(), seconds, not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
@@ -276,7 +311,8 @@ def _report(args, ranks, attacker, dataset, folder, kept, outcome, seconds):
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
         return
-    kept.close()
+    if args.allow_unreadable or not results['too_many_unreadable']:
+        kept.remove()
     evaluation.print_results(results)
     logger.info('Results are in {}'.format(folder))
 
@@ -301,19 +337,21 @@ def classify_directory(args, ranks):
         checkpoints.write_text(args.prediction_file, ''.join(lines))
         logger.info('{} predictions are in {}; {} files could not be read'.format(
             len(lines), args.prediction_file, len(files) - len(lines)))
+    _refuse_unreadable(args, ranks, len(lines), len(files), 'they have no prediction')
 
 
-def train(args, ranks, signals):
-    """Train: from fake data, from images read here, or from the machine's data server."""
+def train(args, ranks, signals, held):
+    """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
     together(ranks, lambda: check_override(args.tf32))
     data = together(ranks, lambda: _open_training_data(args, ranks))
+    args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
         args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
     fast = nets.agreed_precision(ranks)
-    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast))
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     _print_recipe(args)
     _say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
@@ -334,11 +372,12 @@ def train(args, ranks, signals):
 class _TrainingData(NamedTuple):
     """Where the training batches come from.
 
-    num_images (int); classes (list of str); source: (first step) -> InputSource; unreadable: () -> files that could not
-    be read so far, as far as this process reads them.
+    num_images (int); classes (list of str); seed (int): of order and augmentation; source: (first step) -> InputSource;
+    unreadable: () -> files that could not be read so far, as far as this process reads them.
     """
     num_images: int
     classes: List[str]
+    seed: int
     source: Callable
     unreadable: Callable = tuple
 
@@ -346,14 +385,14 @@ class _TrainingData(NamedTuple):
 def _open_training_data(args, ranks):
     if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
-        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)],
+        return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
                              lambda step: training.local_input(stream, step))
     classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
-        return _TrainingData(len(dataset.files), dataset.classes, lambda step: training.local_input(stream, step),
-                             lambda: stream.unreadable)
+        return _TrainingData(len(dataset.files), dataset.classes, args.seed,
+                             lambda step: training.local_input(stream, step), lambda: stream.unreadable)
     return _served_data(args, ranks, classes)
 
 
@@ -364,7 +403,7 @@ def _policy(args):
 def _expected_of_server(args):
     """The fields of a data server's description that this command decides."""
     return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-            'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops',
+            **({} if args.fake else {'seed': args.seed}),
             **sources.expected_of_server(args, describe_policy(_policy(args)))}
 
 
@@ -375,16 +414,19 @@ def _served_data(args, ranks, classes):
     ``classes`` (list of str): of the checkpoint that training starts from; None for any.
     """
     address = args.serve_address or default_data_address(args.batch)
-    job = gather_texts(ranks, training.new_job_name())[0]
-    served = connect(address, _expected_of_server(args), job, args.serve_timeout)
-    leave = functools.partial(goodbye, address, job)
-    atexit.register(leave)
+    job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
+    # Its warnings as errors, which ranks beside the first one say too.
+    lease = together(ranks, lambda: Lease(address, _expected_of_server(args), job, args.serve_timeout,
+                                          warn=logger.error))
+    atexit.register(lease.close)
+    served = lease.description
     try:
-        shared = gather_texts(ranks, json.dumps({field: served.get(field) for field in (
-            'server', 'shard', 'seed', 'fake', *sources.TAKEN)}))
-        shared = [json.loads(text) for text in shared]
-        warning = check_servers(shared)
-        sources.take_served(args, served, address, shared)
+        here = {field: served.get(field) for field in (
+            'server', 'shard', 'shared', 'num_images', 'fake', *sources.TAKEN)}
+        here['host'] = socket.gethostname()
+        of_all = [json.loads(text) for text in gather_texts(ranks, json.dumps(here))]
+        sources.take_served(args, served, address, of_all)
+        check_servers(of_all)
         if len(served['classes']) > args.num_classes:
             raise ValueError('--num-classes {}: the data server at {} serves {} classes'.format(
                 args.num_classes, address, len(served['classes'])))
@@ -394,16 +436,15 @@ def _served_data(args, ranks, classes):
                 'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
                     args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
-        leave()  # now: the program that called may live on
+        lease.close()  # now: the program that called may live on
         raise
-    if warning:
-        logger.warning(warning)
-    return _TrainingData(served['num_images'], served['classes'],
-                         lambda step: training.served_input(address, not args.no_zmq_ops, args.data_timeout))
+    batches = training.ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
+    return _TrainingData(served['num_images'], served['classes'], served['seed'],
+                         lambda step: training.served_input(batches, not args.no_zmq_ops))
 
 
-def _open_run(args, ranks, classes, fast):
-    """(log directory, start): found by the first rank, which owns the directory, and told to the others.
+def _open_run(args, ranks, classes, fast, held):
+    """(log directory, start): found by the first rank, which owns the directory, alone, and told to the others.
 
     Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
     """
@@ -414,6 +455,7 @@ def _open_run(args, ranks, classes, fast):
             base = training.log_directory(args, ranks.size)
             last = training.last_run(base) if args.resume_if_any else None
             folder = last or training.open_log_directory(base, args.resume)
+            held.enter_context(output_folders.locked(folder, 'give another --logdir'))
             resume = args.resume or last is not None
             before = None
             if resume:

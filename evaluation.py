@@ -17,11 +17,15 @@ from tensorpack.utils.utils import get_tqdm
 from adv_model import LAST_STEP, NO_TARGET, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
 from checkpoints import keep_older, read_json, write_text
 from third_party.gpus import tensor_float_32
+from third_party.typed import anything, record, truth
 from third_party.utils import gather_rows, source_version
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+_MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
 FOUND = (PREDICTION, WRONG_TOP5, TARGET, SUCCESS_AT_ANY_STEP)
+MAX_UNREADABLE = 0.01  # of all images; figures of fewer are not what was asked for
+UNREADABLE_EXIT_CODE = 3
 ROW = ('pass', 'index', 'label') + FOUND  # columns of a verdict on an image; pass 0 is the clean one
 
 
@@ -159,6 +163,31 @@ def attack_success(clean, attacked, any_step=False):
     return int((tried & (attacked.any_step if any_step else success)).sum()), int(tried.sum())
 
 
+def row_ranges(passes, images, classes):
+    """Lowest and highest value in each column of ``ROW``."""
+    label, flag = (-1, classes - 1), (0, 1)  # -1: no target, or logits that are not finite
+    return [(0, passes - 1), (0, images - 1), (0, classes - 1), label, flag, label, flag]
+
+
+def too_many_unreadable(read, total):
+    """Whether so many images could not be read that figures of the others alone would mislead."""
+    return total - read > MAX_UNREADABLE * total
+
+
+def results_name(network, checkpoint, attacker, data):
+    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, and data set.
+
+    Args:
+        network, checkpoint, data (str): names, or a path of the latter two. attacker: a single one, an ``Ensemble`` or
+        None.
+    """
+    parts = [network, os.path.basename(checkpoint), attacker.name if attacker else 'clean']
+    if attacker:
+        parts += [attacker.norm] if not attacker.name.endswith(attacker.norm) else []
+        parts += ['eps{:g}'.format(attacker.epsilon)]
+    return '-'.join(parts + [os.path.basename(os.path.normpath(data))])
+
+
 def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):
     """The content of results.json.
 
@@ -170,6 +199,7 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
     clean = verdicts[CLEAN]
     names = list(verdicts)
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
+               'too_many_unreadable': too_many_unreadable(len(clean.index), files_total),
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
                'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
                'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
@@ -241,7 +271,10 @@ def write_results(folder, results, clean, attacked, files, broken_by=None, conti
 
 
 def _is_incomplete(path):
-    return os.path.isfile(path) and read_json(path).get('complete') is False
+    try:
+        return os.path.isfile(path) and read_json(path, _MAYBE_INCOMPLETE).get('complete') is False
+    except ValueError:  # damaged, or something else: to be kept
+        return False
 
 
 def print_results(results):
@@ -316,6 +349,9 @@ class EvaluateRobustness(Callback):
             if key != CLEAN:
                 success, trials = attack_success(verdicts[CLEAN], verdict)
                 self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
+        if too_many_unreadable(judged, self.num_images):
+            logger.warning('{} of {} validation images could not be read: the figures are of the others alone'.format(
+                self.num_images - judged, self.num_images))
         logger.info('Epoch {}: accuracy {}{} ({} images, {} unreadable, {:.0f} s)'.format(
             self.epoch_num, 'of the averaged weights ' if averaged else '',
             ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),

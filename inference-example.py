@@ -17,7 +17,8 @@ import checkpoints
 import nets
 from efficientnet.preprocessing import for_tensorflow, released_view
 from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
-from third_party.imagenet_utils import read_image, resize_plain, synset_words
+from third_party.imagedata.images import Undecodable, Unreadable, decode_image, read_content
+from third_party.imagenet_utils import resize_plain, synset_words
 from third_party.utils import OneLineParser
 from weights.flags import parse_with_checkpoint
 from zoo.fetch import bring
@@ -37,13 +38,15 @@ def main():
         args.depth = DEPTH
     resolve_architecture(args, parser)
 
-    picture = read_image(args.input)
-    if picture is None:
-        parser.error("--input '{}': not a readable image".format(args.input))
+    try:
+        content = read_content(args.input)
+        picture = decode_image(content)
+    except (Undecodable, Unreadable) as error:
+        parser.error("--input '{}': not a readable image{}".format(
+            args.input, ', ' + str(error) if isinstance(error, Undecodable) and str(error) else ''))
     model = getattr(nets, args.arch + 'Model')(args)
     if args.arch == 'EfficientNet':
-        with open(args.input, 'rb') as f:
-            pixels = tf.reverse(released_view(tf.constant(for_tensorflow(f.read())), args.input_size), [2])
+        pixels = tf.reverse(released_view(tf.constant(for_tensorflow(content)), args.input_size), [2])
     else:
         # The FD release's example resizes bilinearly, ignoring the aspect ratio.
         pixels = tf.constant(resize_plain(picture, args.input_size, cv2.INTER_LINEAR))

@@ -180,10 +180,14 @@ def get_parser():
     run.add_argument('--prediction-file', default='predictions.txt', metavar='FILE',
                      help='output of --eval-directory (default: %(default)s)')
     run.add_argument('--results-dir', metavar='DIR',
-                     help='where --eval writes results.json and per_example.csv (default: results/<network>-<attack>)')
+                     help='where --eval writes results.json and per_example.csv (default: a new folder, results/'
+                          '<network>-<checkpoint>-<attack>-<norm>-eps<radius>-<data>)')
+    run.add_argument('--allow-unreadable', action='store_true',
+                     help='--eval and --eval-directory end with exit code 0 although more than 1%% of the images could '
+                          'not be read (else it is 3)')
     run.add_argument('--resume-eval', action='store_true',
-                     help='go on with the evaluation that was killed or stopped with the same --results-dir, or start '
-                          'one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the '
+                     help='go on with the evaluation that was killed or stopped with the same --results-dir (or, without '
+                          'it, flags), or start one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the '
                           'images judged so far')
     run.add_argument('--logdir', metavar='NAME',
                      help="suffix of the log directory's name; with a slash in it, the directory itself")
@@ -232,7 +236,8 @@ def get_parser():
     data.add_argument('--data-timeout', type=_at_least(0.0, float), default=300.0, metavar='SECONDS',
                       help='training ends when the data server has sent nothing for so long, 0 to wait for ever '
                            '(default: %(default)s)')
-    data.add_argument('--no-zmq-ops', action='store_true', help='receive data in Python instead of by the op')
+    data.add_argument('--no-zmq-ops', action='store_true',
+                      help="receive the data server's messages in Python instead of by the op")
 
     attack = parser.add_argument_group('attacker', 'of the training, or with --eval of the evaluation; lengths in '
                                                    'pixel levels, 0-255: 4 or 4/255; below 0.5 in Linf as 0.3px')

@@ -29,6 +29,7 @@ _FLAGS_OF = {
     (TRAINING, FAKE, EVAL): 'seed attack_iter attack_epsilon attack_step_size targeted attack_precision xla '
                             'use_fp16xla attack_gradient recompute',
     (EVAL,): 'results_dir resume_eval attack norm autoattack_version attack_target early_stop',
+    (EVAL, DIRECTORY): 'allow_unreadable',
     (DIRECTORY,): 'prediction_file',
 }
 MODES_OF = {name: modes for modes, names in _FLAGS_OF.items() for name in names.split()}

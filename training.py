@@ -2,11 +2,10 @@
 import json
 import math
 import os
-import secrets
-import socket
 import sys
 from typing import NamedTuple, Optional
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 import zmq
 from tensorpack.callbacks import (Callback, EstimatedTimeLeft, HyperParamSetter, JSONWriter, MergeAllSummaries,
@@ -17,9 +16,9 @@ from tensorpack.tfutils.sesscreate import NewSessionCreator
 from tensorpack.tfutils.sessinit import JustCurrentSession, SessionInit
 from tensorpack.train import HorovodTrainer, SimpleTrainer
 from tensorpack.utils import logger
-from tensorpack.utils.serialize import loads
 
 import checkpoints
+import output_folders
 import recipes
 from adv_model import PRECISIONS, TRAINING_STEP
 from averaging import AverageWeights
@@ -27,8 +26,11 @@ from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
 from stopping import StopTogether
 from third_party.gpus import tensor_float_32
-from third_party.imagenet_utils import iterate
+from third_party.imagedata.handshake import USER
+from third_party.imagenet_utils import Lease, iterate
+from third_party.typed import anything, list_of, record, whole
 from third_party.utils import library_versions, session_config, source_version, together
+from third_party.zmq_ops import ZMQPullSocket, load_arrays
 from weights import card
 
 FAKE_STEPS_PER_EPOCH = 50  # FD release
@@ -38,6 +40,7 @@ ZMQ_PYTHON_HWM = 150
 QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 
 RUN_FILE = 'run.json'
+_STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
 # Flags that a resumed run must share with the run it continues.
 _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
@@ -50,10 +53,11 @@ _FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient
 
 
 class DataServerSilent(OSError):
-    """The data server has sent nothing for --data-timeout seconds."""
+    """The data server has sent nothing for --data-timeout seconds; ``lost``: see ``Lease``."""
 
-    def __init__(self, address, seconds):
-        super().__init__("no batch from '{}' for {:g} s; is its data server running?".format(address, seconds))
+    def __init__(self, address, seconds, lost=None):
+        super().__init__("no batch from '{}' for {:g} s; {}".format(
+            address, seconds, 'the data server says: ' + lost if lost else 'is its data server running?'))
 
 
 class FixedHorovodTrainer(HorovodTrainer):
@@ -89,7 +93,7 @@ class AgreedSessionInit(SessionInit):
 
 class StreamDataFlow(DataFlow):
     """Batches of a training stream from batch ``start`` on, in order, read by threads of this process."""
-    silence = None  # it never ends, see ServedDataFlow
+    failure = None  # see ServedDataFlow
 
     def __init__(self, stream, start=0):
         self.stream, self.start = stream, start
@@ -139,7 +143,10 @@ class Statistics(JSONWriter):
         super()._trigger_epoch()
 
     def _write_stat(self):
-        checkpoints.write_text(self._fname, json.dumps(self._stats))
+        # JSON has no NaN and no infinity.
+        checkpoints.write_text(self._fname, json.dumps([
+            {name: None if isinstance(value, float) and not math.isfinite(value) else value
+             for name, value in entry.items()} for entry in self._stats]))
 
 
 class RestOfEpoch(Callback):
@@ -155,47 +162,104 @@ class RestOfEpoch(Callback):
         self.done = 0
 
 
-class ServedDataFlow(DataFlow):
-    """Batches of a data server in tensorpack's serialisation (``--no-zmq-ops``).
+class ServedBatches(NamedTuple):
+    """What the batches of a data server must be.
 
-    Not tensorpack's RemoteDataZMQ: that one's receiving thread hangs when the process ends.
+    lease (Lease): this process's claim on the server. timeout (float): seconds without a batch after which the run
+    ends, 0 for no limit. num_classes (int): labels are below.
+    """
+    lease: Lease
+    timeout: float
+    num_classes: int
+
+    @property
+    def shape(self):
+        """Shape of the images, as tuple of int."""
+        served = self.lease.description
+        return served['batch'], served['input_size'], served['input_size'], 3
+
+    @property
+    def wrong(self):
+        """What to say of a batch that is something else."""
+        return 'the data server at {} sent what is no batch of {} images of {} x {} x {} with labels below {}'.format(
+            self.lease.address, *self.shape, self.num_classes)
+
+    def silence(self):
+        """The error that ends the run after ``timeout`` seconds without a batch."""
+        return DataServerSilent(self.lease.address, self.timeout, self.lease.lost)
+
+
+class ServedDataFlow(DataFlow):
+    """Batches of a data server, received and read in Python (``--no-zmq-ops``).
+
+    Not tensorpack's RemoteDataZMQ: that one unpickles what it receives, and its thread hangs when the process ends.
 
     Args:
-        address (str): the data address.
-        timeout (float): seconds without a batch after which the flow ends; 0 for no limit.
+        served (ServedBatches).
     Attributes:
-        silence (DataServerSilent): why the flow has ended, or None. tensorpack would print a traceback for an exception
-            in its reading thread.
+        failure (OSError): why the flow has ended, or None. tensorpack would print a traceback for an exception in its
+            reading thread.
     """
-    silence = None
+    failure = None
 
-    def __init__(self, address, timeout):
-        self.address, self.timeout = address, timeout
+    def __init__(self, served):
+        self.served = served
 
     def __iter__(self):
-        receiver = zmq.Context.instance().socket(zmq.PULL)
-        receiver.linger = 0
-        receiver.rcvhwm = ZMQ_PYTHON_HWM
-        receiver.connect(self.address)
-        milliseconds = math.ceil(1000 * self.timeout) or None
-        while receiver.poll(milliseconds):
-            yield loads(receiver.recv(copy=False))
-        self.silence = DataServerSilent(self.address, self.timeout)
+        with zmq.Context() as context, self.served.lease.receiver(context, ZMQ_PYTHON_HWM) as receiver:
+            while not self.failure:
+                try:
+                    if receiver.poll(math.ceil(1000 * self.served.timeout) or None):
+                        yield self._read(receiver.recv_multipart(copy=False))
+                    else:
+                        self.failure = self.served.silence()
+                except ValueError as error:
+                    self.failure = OSError('{}: {}'.format(self.served.wrong, error))
         raise DataFlowTerminated
+
+    def _read(self, frames):
+        if len(frames) != 1:
+            raise ValueError('a message of {} frames'.format(len(frames)))
+        image, label = load_arrays(frames[0].buffer, [np.uint8, np.int32])
+        if image.shape != self.served.shape or label.shape != self.served.shape[:1]:
+            raise ValueError('images {} with labels {}'.format(list(image.shape), list(label.shape)))
+        if label.min() < 0 or label.max() >= self.served.num_classes:
+            raise ValueError('labels from {} to {}'.format(label.min(), label.max()))
+        return [image, label]
 
 
 class ServedInput(ZMQInput):
-    """Batches of a data server in zmq_ops' format, received by the op; arguments as of ``ServedDataFlow``."""
+    """Batches of a data server, received by the op.
 
-    def __init__(self, address, timeout):
-        super().__init__(address, ZMQ_OP_HWM, bind=False)
-        self.address, self.timeout = address, timeout
+    Args:
+        served (ServedBatches).
+    """
+
+    def __init__(self, served):
+        super().__init__(served.lease.address, ZMQ_OP_HWM, bind=False)
+        self.served = served
 
     def _setup(self, signature):
         super(ZMQInput, self)._setup(signature)
-        from zmq_ops import ZMQPullSocket  # by the name and at the moment that tensorpack's own ZMQInput does
-        self._zmq_pull_socket = ZMQPullSocket(self.address, [spec.dtype for spec in signature], hwm=ZMQ_OP_HWM,
-                                              bind=False, timeout=self.timeout)
+        lease = self.served.lease
+        self._zmq_pull_socket = ZMQPullSocket(lease.address, [spec.dtype for spec in signature], hwm=ZMQ_OP_HWM,
+                                              bind=False, timeout=self.served.timeout, login=(USER, lease.job.key))
+
+    def _get_input_tensors(self):
+        with tf.device('/cpu:0'):
+            image, label = self._zmq_pull_socket.pull()
+            fits = tf.logical_and(_has_shape(image, self.served.shape), _has_shape(label, self.served.shape[:1]))
+            fits = tf.logical_and(fits, tf.reduce_all((label >= 0) & (label < self.served.num_classes)))
+            with tf.control_dependencies([tf.Assert(fits, [self.served.wrong, tf.shape(image), tf.shape(label)])]):
+                batch = [tf.identity(image), tf.identity(label)]
+        for tensor, spec in zip(batch, self._spec):
+            tensor.set_shape(spec.shape)
+        return batch
+
+
+def _has_shape(tensor, shape):
+    same_rank = tf.equal(tf.rank(tensor), len(shape))
+    return tf.cond(same_rank, lambda: tf.reduce_all(tf.equal(tf.shape(tensor), shape)), lambda: tf.constant(False))
 
 
 def local_input(stream, start):
@@ -203,9 +267,9 @@ def local_input(stream, start):
     return QueueInput(StreamDataFlow(stream, start), tf.FIFOQueue(QUEUE_BATCHES, [tf.uint8, tf.int32]))
 
 
-def served_input(address, zmq_ops, timeout):
-    """Input from a data server at ``address``, by the TensorFlow op or in Python; see ``ServedDataFlow``."""
-    return ServedInput(address, timeout) if zmq_ops else QueueInput(ServedDataFlow(address, timeout))
+def served_input(served, zmq_ops):
+    """Input from a data server (ServedBatches), by the TensorFlow op or in Python."""
+    return ServedInput(served) if zmq_ops else QueueInput(ServedDataFlow(served))
 
 
 def make_trainer(ranks, compression):
@@ -227,24 +291,15 @@ def log_directory(args, size):
     return name + ('-' + args.logdir if args.logdir else '')
 
 
-def _numbered(base):
-    """Existing directories of runs named ``base``, oldest first: base, base-2, base-3, ..."""
-    found, name = [], base
-    while os.path.exists(name):
-        found.append(name)
-        name = '{}-{}'.format(base, len(found) + 1)
-    return found, name
-
-
 def open_log_directory(base, resume):
-    """The directory to write to: a new name, or with ``resume`` that of the last run.
+    """The directory to write to: a new one, or with ``resume`` that of the last run.
 
     Raises:
-        ValueError: nothing to resume.
+        ValueError: nothing to resume. OSError: it cannot be made.
     """
-    found, new = _numbered(base)
     if not resume:
-        return new
+        return output_folders.make_new(base)
+    found, _ = output_folders.numbered(base)
     if not found:
         raise ValueError("--resume: there is no run '{}'; without --resume a new one starts".format(base))
     return found[-1]
@@ -252,7 +307,7 @@ def open_log_directory(base, resume):
 
 def last_run(base):
     """Directory of the last run named ``base`` that got as far as writing its flags; None if there is none."""
-    runs = [folder for folder in _numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
+    runs = [folder for folder in output_folders.numbered(base)[0] if os.path.isfile(os.path.join(folder, RUN_FILE))]
     return runs[-1] if runs else None
 
 
@@ -267,7 +322,7 @@ def check_same_run(folder, run):
     path = os.path.join(folder, RUN_FILE)
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
-    before = checkpoints.read_json(path)
+    before = checkpoints.read_json(path, record({}, others=anything))
     for name in _FIXED:
         if (name, run[name]) == ('attack_precision', None):
             continue
@@ -317,7 +372,7 @@ def _statistics(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
-    return checkpoints.read_json(path, '; move it away to go on without the statistics so far')
+    return checkpoints.read_json(path, _STATISTICS, '; move it away to go on without the statistics so far')
 
 
 def trim_statistics(folder, next_epoch):
@@ -326,11 +381,6 @@ def trim_statistics(folder, next_epoch):
     if before:
         checkpoints.write_text(os.path.join(folder, JSONWriter.FILENAME), json.dumps(
             [entry for entry in before if entry.get('epoch_num', 0) < next_epoch]))
-
-
-def new_job_name():
-    """A name for this training job that no other job has."""
-    return '{}-{}-{}'.format(socket.gethostname(), os.getpid(), secrets.token_hex(4))
 
 
 def train(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init, signals):
@@ -347,7 +397,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
         signals (StopSignal): what may end the run before.
     Raises:
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
-        DataServerSilent: ``source`` has given up waiting.
+        OSError: ``source`` has given up waiting, or got what is no batch.
     """
     saver = None
     monitors = []
@@ -385,9 +435,9 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
             trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
                           AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
     except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline
-        raise DataServerSilent(source.address, source.timeout) from None
-    if isinstance(source, QueueInput) and source.ds.silence:
-        raise source.ds.silence
+        raise source.served.silence() from None
+    if isinstance(source, QueueInput) and source.ds.failure:
+        raise source.ds.failure
     if trainer.global_step < args.epochs * args.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
 

@@ -17,7 +17,12 @@ from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
 from evaluation import wilson
 from nets import network_name
 from third_party.imagenet_utils import synset_words, synsets
+from third_party.typed import anything, number, record, text, whole
 
+# What is taken from the results of an evaluation.
+_RESULTS = record({'attack': anything, 'adversarial': anything, 'num_images': whole(1, 2 ** 31),
+                   'args': record({'load': text(10 ** 4)}, others=anything)}, others=anything)
+_ATTACK = record({'name': text(200), 'norm': text(20), 'epsilon': number(0)}, others=anything)
 PASS, FLAG = 'Pass', 'Flag'
 SHOWN_CHARACTERS = 20  # of a name above a small picture
 
@@ -89,10 +94,13 @@ def read_results(paths, networks):
     rows = {}
     for path in paths:
         try:
-            results = checkpoints.read_json(path)
+            results = checkpoints.read_json(path, _RESULTS)
             attack, attacked = results['attack'], results['adversarial']
             load, total = results['args']['load'], results['num_images']
-        except (OSError, KeyError, TypeError) as error:
+            if attacked:
+                attack = _ATTACK(attack, 'attack')
+                attacked = _attacked(total)(attacked, 'adversarial')
+        except (OSError, ValueError) as error:
             raise ValueError("--results '{}': no results of main.py --eval ({})".format(path, error)) from error
         if not attacked:
             raise ValueError("--results '{}': of clean images alone; an attack is wanted".format(path))
@@ -104,6 +112,10 @@ def read_results(paths, networks):
         for owner in owners:
             rows.setdefault(name, {})[owner] = _share(attacked['top1_correct'], total)
     return rows
+
+
+def _attacked(total):
+    return record({'top1_correct': whole(0, total)}, others=anything)
 
 
 def _same_checkpoint(first, second):

@@ -27,7 +27,7 @@ sys.path.insert(0, ROOT)
 
 import measure
 from third_party.imagedata.folders import DATA_VARIABLE
-from third_party.imagenet_utils import available_cores, open_dataset
+from third_party.imagenet_utils import Lease, available_cores, new_job, open_dataset
 
 WARM_UP = 3.0  # seconds
 PLAIN, SERVER = 'AugmentImageComponent + BatchData + PrefetchDataZMQ', 'serve-data.py'
@@ -64,9 +64,7 @@ def served_batches(args):
     try:
         if 'ready' not in server.stdout.readline():
             raise RuntimeError('the data server did not start')
-        with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-            pull.rcvhwm = 1
-            pull.connect(address)
+        with Lease(address, {}, new_job()) as lease, zmq.Context() as context, lease.receiver(context, 1) as pull:
             while True:
                 yield pull.recv(copy=False)
     finally:

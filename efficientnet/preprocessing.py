@@ -6,13 +6,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from third_party.imagedata.augment import VALIDATION_MARGIN
-from third_party.imagedata.images import JPEG_START, decode_image
+from third_party.imagedata.images import JPEG_START, check_whole, decode_image
 from third_party.imagedata.stream import ValidationBatches
+from third_party.imagedata.transparency import blend
 from third_party.utils import cpu_session_config
 
 
 def released_view(content, size):
-    """Decode, crop the middle, resize (EN release).
+    """Decode, crop the middle, resize (EN release); what is transparent is laid on white, not dropped as there.
 
     Args:
         content (tf.Tensor): string scalar, a JPEG or PNG file. size (int): pixels per side of the result.
@@ -28,7 +29,8 @@ def released_view(content, size):
         return tf.image.decode_and_crop_jpeg(content, window(tf.image.extract_jpeg_shape(content)), channels=3)
 
     def from_other():
-        image = tf.image.decode_png(content, channels=3)
+        image = tf.cast(tf.image.decode_png(content, channels=4), tf.int32)
+        image = tf.cast(blend(image[..., :3], image[..., 3:]), tf.uint8)
         return tf.slice(image, *_corner_and_size(window(tf.shape(image))))
 
     image = tf.cond(tf.image.is_jpeg(content), from_jpeg, from_other)
@@ -43,11 +45,11 @@ def _corner_and_size(window):
 
 
 def for_tensorflow(content):
-    """``content`` as a JPEG, or as a PNG, the other format that keeps every pixel; None if it is no image."""
+    """``content`` as a JPEG, or as a PNG, the other format that keeps every pixel; raises ``Undecodable``."""
     if content.startswith(JPEG_START):
+        check_whole(content)
         return content
-    image = decode_image(content)
-    return None if image is None else cv2.imencode('.png', image)[1].tobytes()
+    return cv2.imencode('.png', decode_image(content))[1].tobytes()
 
 
 class ReleasedValidationBatches(ValidationBatches):

@@ -15,7 +15,7 @@ readonly SCRIPT=train.sh
 source "${SAT_ROOT:-${SLURM_SUBMIT_DIR:-.}}/slurm/launch.sh"
 
 LOGDIR="${LOGDIR:-train_log/job-$SLURM_JOB_ID}"
-SERVE_FLAGS="${SERVE_FLAGS:-}"        # more flags for the data servers, as --input-size 299
+SERVE_FLAGS="${SERVE_FLAGS:-}"        # more flags for the data servers, as --input-size 299 or the ranks' --seed
 LOGS="${LOGS:-logs}"                  # the data servers' logs
 STOP_SECONDS="${STOP_SECONDS:-90}"    # for the checkpoint, when a data server has ended
 

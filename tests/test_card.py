@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -353,15 +354,15 @@ def test_training_on_classes_that_a_checkpoint_lacks_is_refused_unless_told_othe
     assert "'c'" in line and 'known classes (a, b' in line and not (tmp_path / 'run').exists()
     with tf.Graph().as_default():
         main.main(flags + ['--ignore-checkpoint-flags'])
-    assert read_json(tmp_path / 'run' / 'classes.json') == ['c', 'd']
+    assert checkpoints.classes_in(str(tmp_path / 'run')) == ['c', 'd']
 
 
 def test_a_data_server_with_other_classes_than_the_checkpoint_is_refused(run, tmp_path, monkeypatch):
     left = []
-    monkeypatch.setattr(commands, 'connect', lambda *_: {
-        'classes': ['b', 'a'], 'num_images': 3, 'server': 's', 'shard': [0, 1], 'seed': 0, 'fake': False,
+    lease = SimpleNamespace(close=lambda: left.append(1), description={
+        'classes': ['b', 'a'], 'num_images': 3, 'server': 's', 'shard': [0, 1], 'shared': 'd', 'seed': 0, 'fake': False,
         'dataset': str(tmp_path), 'augmentation': 'none'})
-    monkeypatch.setattr(commands, 'goodbye', lambda *_: left.append(1))
+    monkeypatch.setattr(commands, 'Lease', lambda *_, **__: lease)
     flags = ['--load', str(run / 'best'), '--serve-address', 'ipc://@identity-test']
     with pytest.raises(ValueError, match=r"its 2 classes \(a, ...\) are not the 2 of the data server"):
         commands._open_training_data(main.parse_args(flags), Ranks())

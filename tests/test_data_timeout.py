@@ -8,15 +8,22 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import checkpoints
 import zmq_ops
-from third_party.imagedata.handshake import InfoServer
+from third_party.imagedata.doorkeeper import guard
+from third_party.imagedata.handshake import new_job
+from third_party.imagedata.info_server import InfoServer
+from third_party.imagedata.lease import Lease
 from third_party.utils import _RANK_VARIABLES as RANK_VARIABLES
+from third_party.utils import reason
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN, SERVER = os.path.join(ROOT, 'main.py'), os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -31,21 +38,26 @@ def address():
     return 'ipc://@test-data-timeout-' + secrets.token_hex(8)
 
 
+IMAGES, LABELS = np.zeros((BATCH, 8, 8, 3), np.uint8), np.arange(BATCH, dtype=np.int32) % 3
+GOOD = [zmq_ops.dump_arrays([IMAGES, LABELS])]
+
+
 @contextlib.contextmanager
-def served(address, batches, zmq_format=True):
-    """A data server in this process that sends so many batches and then nothing."""
-    arrays = [np.zeros((BATCH, 8, 8, 3), np.uint8), np.zeros(BATCH, np.int32)]
-    message = zmq_ops.dump_arrays(arrays) if zmq_format else pickle.dumps(arrays)
-    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'dataset': 'fake', 'fake': True, 'classes': [],
-                   'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'format': 'zmq_ops' if zmq_format else 'tensorpack'}
+def served(address, messages):
+    """A data server in this process that sends these messages, each a list of frames, and then nothing."""
+    description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake',
+                   'fake': True, 'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
 
     def push():
-        socket.poll(flags=zmq.POLLOUT)
-        for _ in range(batches):
-            socket.send(message)
-    with contextlib.closing(InfoServer(address, description)), zmq.Context() as context:
+        socket.poll(20000, zmq.POLLOUT)
+        for frames in messages:
+            socket.send_multipart(frames)
+    context = zmq.Context()
+    with contextlib.closing(InfoServer(address, description)) as info, contextlib.ExitStack() as stack:
+        stack.callback(context.term)  # not destroy(), which would close the socket of a thread
         with context.socket(zmq.PUSH) as socket:
             socket.linger = 0
+            guard(context, socket, info.claims.admits)
             socket.bind(address)
             thread = threading.Thread(target=push)
             thread.start()
@@ -53,19 +65,143 @@ def served(address, batches, zmq_format=True):
             thread.join()
 
 
-@pytest.mark.parametrize('flags', [[], ['--no-zmq-ops']], ids=['op', 'python'])
-def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, flags, graph, monkeypatch, tmp_path,
-                                                                       capfd):
+@pytest.fixture
+def last_line(address, graph, monkeypatch, tmp_path, capfd):
+    """function(messages, flags): train on these messages, in this process; the line in which that ends."""
     import main
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    with served(address, batches=2, zmq_format=not flags), pytest.raises(SystemExit) as end:
-        main.main(SMALL + ['--steps-per-epoch', '5', '--serve-address', address, '--data-timeout', '1.5'] + flags)
-    err = capfd.readouterr().err
-    assert end.value.code == 2 and 'Traceback' not in err
-    line, = [line for line in err.splitlines() if 'error: ' in line]
+
+    def run(messages, flags):
+        with served(address, messages), pytest.raises(SystemExit) as end:
+            main.main(SMALL + ['--steps-per-epoch', '5', '--serve-address', address, '--data-timeout', '1.5'] + flags)
+        err = capfd.readouterr().err
+        assert end.value.code == 2 and 'Traceback' not in err, err
+        line, = [line for line in err.splitlines() if 'error: ' in line]
+        return line
+    return run
+
+
+WAYS = pytest.mark.parametrize('flags', [[], ['--no-zmq-ops']], ids=['op', 'python'])
+
+
+@WAYS
+def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, last_line, flags):
+    line = last_line([GOOD] * 2, flags)
     assert line.endswith("error: no batch from '{}' for 1.5 s; is its data server running?".format(address))
+
+
+def message(image=IMAGES, label=LABELS):
+    return [zmq_ops.dump_arrays([image, label])]
+
+
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __reduce__(self):
+        return open, ('unpickled', 'w')
+
+
+WRONG = {
+    'fewer images than announced': message(IMAGES[:3], LABELS[:3]),
+    'more labels than images': message(label=LABELS[[0] * 5]), 'another size': message(IMAGES[:, :7]),
+    'another rank': message(IMAGES[..., 0]), 'labels of rank 2': message(label=LABELS[:, None]),
+    'a label too high': message(label=LABELS + 1), 'a label below 0': message(label=LABELS - 1),
+    'labels of another type': message(label=LABELS.astype(np.int64)), 'no label': [zmq_ops.dump_arrays([IMAGES])],
+    'a pickle': [pickle.dumps([IMAGES, LABELS, Touch()])], 'nothing': [b''], 'two frames': GOOD * 2,
+    'a cut message': [GOOD[0][:-1]]}
+
+
+@WAYS
+def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last_line, flags):
+    line = last_line([GOOD, WRONG['fewer images than announced']] + [GOOD] * 20, flags)
+    assert 'the data server at {} sent what is no batch of 4 images of 8 x 8 x 3 with labels below 3'.format(
+        address) in line
+
+
+def test_silence_names_what_the_server_has_said():
+    import training
+    lease = SimpleNamespace(address='ipc://@here', lost='it feeds another job')
+    assert str(training.ServedBatches(lease, 3.0, 2).silence()) == (
+        "no batch from 'ipc://@here' for 3 s; the data server says: it feeds another job")
+
+
+@pytest.fixture
+def batches(address):
+    """function(messages): a context in which they are served, as a ServedBatches."""
+    @contextlib.contextmanager
+    def run(messages):
+        import training
+        with served(address, messages), Lease(address, {}, new_job(), 20) as lease:
+            yield training.ServedBatches(lease, 20.0, 3)
+    return run
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
+    import tensorflow.compat.v1 as tf
+
+    import training
+    with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
+        source = training.ServedInput(served_batches)
+        source.setup([tf.TensorSpec([None, 8, 8, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label')])
+        tensors = source.get_input_tensors()
+        image, label = sess.run(tensors)
+        assert (image == IMAGES).all() and (label == LABELS).all()
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            sess.run(tensors)
+        line = reason(error.value)
+        assert '\n' not in line and (served_batches.wrong in line or line.startswith('zmq_ops: '))
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+def test_python_gives_no_batch_but_of_the_announced_shape(batches, tmp_path, monkeypatch, wrong):
+    from tensorpack.dataflow import DataFlowTerminated
+
+    import training
+    monkeypatch.chdir(tmp_path)
+    with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
+        flow = training.ServedDataFlow(served_batches)
+        arriving = iter(flow)
+        image, label = next(arriving)
+        assert (image == IMAGES).all() and (label == LABELS).all() and not flow.failure
+        with pytest.raises(DataFlowTerminated):
+            next(arriving)
+        assert isinstance(flow.failure, OSError) and '\n' not in str(flow.failure)
+        assert str(flow.failure).startswith(served_batches.wrong)
+    assert os.listdir(tmp_path) == []  # nothing was unpickled
+
+
+damaged = st.builds(lambda parts: b''.join(parts), st.lists(st.one_of(
+    st.integers(0, len(GOOD[0])).map(lambda at: GOOD[0][:at]), st.binary(max_size=40),
+    st.integers(0, len(GOOD[0])).map(lambda at: GOOD[0][at:])), max_size=3))
+flipped = st.builds(lambda at, byte: GOOD[0][:at] + bytes([GOOD[0][at] ^ byte]) + GOOD[0][at + 1:],
+                    st.integers(0, len(GOOD[0]) - 1), st.integers(0, 255))
+
+
+@pytest.mark.parametrize('count', [300, pytest.param(10000, marks=pytest.mark.slow)])
+def test_no_damaged_message_becomes_a_wrong_batch(address, count):
+    """Read in Python: a batch of the announced shape with labels in range, or a ValueError; never anything else."""
+    import training
+    lease = SimpleNamespace(address=address, description={'batch': BATCH, 'input_size': 8})
+    flow = training.ServedDataFlow(training.ServedBatches(lease, 1.0, 3))
+    kinds = set()
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))
+    @given(frames=st.lists(damaged | flipped, min_size=1, max_size=2))
+    def read(frames):
+        try:
+            image, label = flow._read([zmq.Frame(frame) for frame in frames])
+        except ValueError:
+            kinds.add('refused')
+        else:
+            kinds.add('read')
+            assert image.shape == IMAGES.shape and label.shape == LABELS.shape and set(label.tolist()) <= {0, 1, 2}
+            assert len(frames) == 1 and zmq_ops.dump_arrays([image, label]) == frames[0]
+    read()
+    assert kinds == {'refused', 'read'}
 
 
 def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(address, capsys):
@@ -80,7 +216,7 @@ def test_a_data_timeout_is_300_seconds_by_default_and_cannot_be_negative(address
 
 @pytest.mark.slow
 def test_a_silent_data_server_ends_all_ranks_and_the_line_names_the_rank(address, tmp_path):
-    with served(address, batches=7):
+    with served(address, [GOOD] * 7):
         ended = subprocess.run(
             ['mpirun', '--oversubscribe', '-bind-to', 'none', '-np', '2', sys.executable, MAIN] + SMALL +
             ['--steps-per-epoch', '50', '--serve-address', address, '--data-timeout', '3'],

@@ -1,5 +1,7 @@
 """third_party/imagedata: folders, the embedded digits, the list of ImageNet's classes."""
 import os
+import resource
+import shutil
 import subprocess
 import sys
 
@@ -59,10 +61,60 @@ def test_one_folder_that_is_no_synset_makes_the_set_an_ordinary_one(tmp_path):
     assert open_dataset(data, 'train', 2).classes == ['n02099601', 'n99999999']
 
 
-def test_class_folders_without_splits_serve_for_both(tmp_path):
+def test_class_folders_without_splits_serve_for_evaluation_alone(tmp_path):
     data = make_folder(tmp_path, ['cat/1.png', 'dog/1.png'])
-    train, validation = open_dataset(data, 'train', 2), open_dataset(data, 'val', 2)
-    assert train.files == validation.files and train.labels.tolist() == validation.labels.tolist() == [0, 1]
+    assert open_dataset(data, 'val', 2).labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match='both trained and judged; move those for training to .*/train/<class>/, others to '
+                                         '.*/val/<class>/$'):
+        open_dataset(data, 'train', 2)
+
+
+@pytest.mark.parametrize('typed', ['four/train', 'four/val', './four/train/', 'four/train/ant'])
+def test_training_on_a_part_of_a_data_set_is_refused_with_the_path_to_type(tmp_path, monkeypatch, typed):
+    make_folder(tmp_path / 'four', ['train/ant/1.png', 'train/bee/1.png', 'val/ant/2.png', 'val/bee/2.png'])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match='give --data four$'):
+        open_dataset(typed, 'train', 2)
+    monkeypatch.chdir(tmp_path / 'four' / 'train')
+    with pytest.raises(ValueError, match=r'give --data \.\.$'):
+        open_dataset('.', 'train', 2)
+
+
+def test_a_split_alone_has_the_labels_of_its_data_set(tmp_path):
+    data = make_folder(tmp_path, ['train/ant/1.png', 'train/bee/1.png', 'val/bee/2.png'])
+    assert open_dataset(os.path.join(data, 'val'), 'val', 2).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize('levels', ['', 'Data', 'Data/CLS-LOC'])
+def test_a_level_above_names_the_folder_that_has_train(tmp_path, levels):
+    root = tmp_path / 'ILSVRC'
+    whole = make_folder(root / levels / 'set', ['train/ant/1.png', 'val/ant/2.png'])
+    for split in ('train', 'val'):
+        with pytest.raises(ValueError, match='give --data {}$'.format(whole)):
+            open_dataset(str(root), split, 1)
+
+
+def test_what_is_left_out_is_counted_by_kind_in_one_line(tmp_path, caplog):
+    data = make_folder(tmp_path, ['train/ant/1.png', 'train/ant/deeper/2.png', 'train/bee/1.png', 'train/3.png',
+                                  'train/.hidden.png'])
+    for name in ('ant/a.gif', 'ant/b.GIF', 'bee/c.gif', 'bee/Thumbs.db', 'bee/README', 'bee/.hidden.gif'):
+        (tmp_path / 'train' / name).touch()
+    dataset = open_dataset(data, 'train', 2)
+    assert len(dataset.files) == 2
+    assert [entry.getMessage() for entry in caplog.records] == [
+        '{}: left out: 1 .db files, 3 .gif files, 1 files without an ending, 1 folders, 1 images beside the class folders'
+        .format(tmp_path / 'train')]
+    caplog.clear()
+    assert len(list_images(str(tmp_path / 'train' / 'ant'))) == 1
+    assert caplog.records[0].getMessage().endswith('left out: 2 .gif files, 1 folders')
+    caplog.clear()
+    flat = make_folder(tmp_path / 'flat', ['val/a.png', 'val/b.png'])
+    (tmp_path / 'flat' / 'val' / 'val.txt').write_text('a.png 3')
+    assert len(open_dataset(flat, 'val').files) == 1
+    assert caplog.records[0].getMessage().endswith('left out: 1 images that val.txt does not list')
+    caplog.clear()
+    open_dataset(make_folder(tmp_path / 'whole', ['train/ant/1.png']), 'train', 1)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize('name', ['val', 'validation', 'test'])
@@ -143,6 +195,32 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     with pytest.raises(ValueError, match='XDG_CACHE_HOME'):
         open_dataset(None, 'train', 10)
+
+
+@pytest.mark.parametrize('size', [0, 300])
+def test_a_full_disk_leaves_no_digits_behind(tmp_path, monkeypatch, size):
+    """As on a full disk, files cannot become longer than a limit: 0 bytes, or less than a digit takes."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(ValueError, match='cannot write the embedded digits'):
+            open_dataset(None, 'val', 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path / 'smooth-adversarial-training') == []
+
+
+def test_damaged_digits_are_named(digits_cache, tmp_path, monkeypatch):
+    shutil.copytree(digits_cache, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    folder = tmp_path / 'smooth-adversarial-training' / 'digits-v1'
+    assert len(open_dataset(None, 'val', 10).files) == 299
+    os.truncate(folder / 'train' / '0' / '0000.png', 0)
+    os.remove(folder / 'val' / '5' / '0005.png')
+    for split in ('train', 'val'):
+        with pytest.raises(ValueError, match='{} are damaged: 2 of their 1797 files .*remove that folder'.format(folder)):
+            open_dataset(None, split, 10)
 
 
 @pytest.mark.parametrize('names, split, num_classes, message', [

@@ -15,6 +15,7 @@ import evaluation
 import main
 import nets
 from adv_model import NO_TARGET, PGDAttacker
+from attacks import Ensemble
 from networks import make_network
 from third_party.utils import source_version
 
@@ -231,7 +232,9 @@ def test_the_releases_three_lines_are_printed_as_fractions(evaluate, capsys):
     assert all(re.fullmatch(r'[A-Za-z15 ]+: (0(\.\d+)?|1\.0)', line) for line in lines), lines
 
 
-def test_an_unreadable_image_is_counted_and_left_out(evaluate, data, tmp_path, labels):
+@pytest.fixture
+def damaged(data, tmp_path, labels):
+    """The data with an image that cannot be read."""
     copy = tmp_path / 'damaged'
     for name in os.listdir(os.path.join(data, 'val')):
         os.makedirs(copy / 'val' / name)
@@ -240,10 +243,48 @@ def test_an_unreadable_image_is_counted_and_left_out(evaluate, data, tmp_path, l
     removed = copy / 'val' / str(labels[0]) / '00.png'
     removed.unlink()
     removed.write_bytes(b'no image')
-    results, rows, _ = evaluate('--attack-iter', '0', data=str(copy))
+    return str(copy)
+
+
+def test_an_unreadable_image_is_counted_and_left_out(evaluate, damaged):
+    results, rows, _ = evaluate('--attack-iter', '0', '--allow-unreadable', data=damaged)
     assert (results['num_images'], results['num_unreadable']) == (NUM_IMAGES - 1, 1)
+    assert results['too_many_unreadable'] is True
     assert sorted(map(number_of, rows)) == list(range(1, NUM_IMAGES))
     assert results['clean']['top1_error'] == pytest.approx(len(MISLABELLED) / (NUM_IMAGES - 1))
+
+
+def test_more_unreadable_images_than_one_percent_are_no_success(network, damaged, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ARCHITECTURE + ['--eval', '--load', network.path, '--data', damaged, '--attack-iter', '0', '--results-dir',
+                            'out', '--augmentation', 'cifar']
+    with pytest.raises(SystemExit) as end, tf.Graph().as_default():
+        main.main(flags)
+    out, err = capsys.readouterr()
+    assert end.value.code == 3 and 'Top1 Error' in out
+    assert '1 of {} images could not be read, more than 1%'.format(NUM_IMAGES) in err and '--allow-unreadable' in err
+    with open('out/results.json') as f:
+        assert json.load(f)['too_many_unreadable'] is True
+    # When the image can be read again, it alone is judged; the file itself has not changed.
+    from third_party.imagedata import stream
+    judged = []
+
+    def read(self, index, *more):
+        judged.append(index)
+        return np.zeros([SIDE, SIDE, 3], np.uint8), 0
+    monkeypatch.setattr(stream._Reader, 'read', read)
+    with tf.Graph().as_default():
+        main.main(flags + ['--resume-eval'])
+    with open('out/results.json') as f:
+        results = json.load(f)
+    assert len(judged) == 1 and results['num_images'] == NUM_IMAGES and results['too_many_unreadable'] is False
+    assert sorted(os.listdir('out')) == ['per_example.1.csv', 'per_example.csv', 'results.1.json', 'results.json']
+
+
+@pytest.mark.parametrize('read, total, many', [(99, 100, False), (98, 100, True), (100, 100, False), (0, 1, True),
+                                               (49500, 50000, False), (49499, 50000, True)])
+def test_one_percent_may_be_unreadable(read, total, many):
+    assert evaluation.too_many_unreadable(read, total) is many
 
 
 def test_a_set_without_a_readable_image_is_refused(evaluate, tmp_path, capsys):
@@ -268,11 +309,28 @@ def test_earlier_results_are_kept_under_another_name(evaluate):
     assert (first['seed'], third['seed']) == (0, 3)
 
 
-def test_results_go_by_default_to_a_folder_named_after_network_and_attack(network, data, tmp_path, monkeypatch):
+def test_each_evaluation_has_a_folder_of_its_own_named_by_network_attack_and_data(network, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with tf.Graph().as_default():
-        main.main(ARCHITECTURE + ['--eval', '--load', network.path, '--data', data, '--eval-attack-iter', '1'])
-    assert os.listdir('results') == ['CifarResNet8-R8.npz-PGD-1']
+    found = []
+    for typed in (['--attack-iter', '1', '--attack-epsilon', '8'], ['--attack-iter', '1', '--attack-epsilon', '1'],
+                  ['--attack-iter', '1', '--attack-epsilon', '8'], ['--attack-iter', '0'],
+                  ['--attack-iter', '1', '--attack-epsilon', '8', '--resume-eval']):
+        with tf.Graph().as_default():
+            main.main(ARCHITECTURE + ['--eval', '--load', network.path, '--data', data, *typed])
+        found.append(sorted(os.listdir('results')))
+    name, end = 'CifarResNet8-R8.npz-PGD-1-Linf-eps', '-' + os.path.basename(data)
+    assert found[0] == [name + '8' + end] and found[1] == sorted([name + '8' + end, name + '1' + end])
+    assert found[2] == sorted(found[1] + [name + '8' + end + '-2'])
+    assert found[3] == sorted(found[2] + ['CifarResNet8-R8.npz-clean' + end])
+    assert found[4] == sorted(found[3] + [name + '8' + end + '-3'])  # there was nothing to go on with
+
+
+@pytest.mark.parametrize('attacker, expected', [
+    (None, 'R50-x.npz-clean-val2'), (PGDAttacker(10, 4.0, 1.0), 'R50-x.npz-PGD-10-Linf-eps4-val2'),
+    (PGDAttacker(10, 127.5, 1.0, norm='L2'), 'R50-x.npz-PGD-10-L2-eps127.5-val2'),
+    (Ensemble('autoattack-standard-Linf', 'Linf', 8.0, []), 'R50-x.npz-autoattack-standard-Linf-eps8-val2')])
+def test_a_folder_s_name_says_norm_epsilon_steps_and_data(attacker, expected):
+    assert evaluation.results_name('R50', 'some/x.npz', attacker, '/data/val2/') == expected
 
 
 def test_an_unusable_results_folder_is_refused_before_the_evaluation(network, data, tmp_path, capsys):
@@ -352,11 +410,17 @@ def test_eval_directory_writes_one_line_for_every_readable_image(network, images
         f.write('no image')
     with open('pictures/notes.txt', 'w') as f:
         f.write('no image either')
-    classify(network, 'pictures')
+    with pytest.raises(SystemExit) as end:
+        classify(network, 'pictures')
+    assert end.value.code == 3
+    with open('predictions.txt') as f:
+        before = f.read()
+    classify(network, 'pictures', '--allow-unreadable')
     with open('predictions.txt') as f:
         lines = f.read().splitlines()
-    assert lines == ['pictures/{:02d}.png,{}'.format(number, prediction)
-                     for number, prediction in enumerate(network.scores(images).argmax(axis=1))]
+    assert lines == before.splitlines() == [
+        'pictures/{:02d}.png,{}'.format(number, prediction)
+        for number, prediction in enumerate(network.scores(images).argmax(axis=1))]
 
 
 def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsys):

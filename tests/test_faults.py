@@ -20,6 +20,7 @@ from tensorpack.dataflow import DataFlowTerminated
 
 import checkpoints
 import evaluation
+import output_folders
 import stopping
 import training
 from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
@@ -450,6 +451,26 @@ def test_a_damaged_best_json_is_named_and_chosen_anew_by_a_resumed_run(train, th
 def test_a_damaged_file_of_the_log_directory_is_named(train, three_epochs, capsys, name):
     truncate(three_epochs / name)
     assert "'{}' is damaged".format(three_epochs / name) in refusal(capsys, train, three_epochs, '--resume')
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--resume-if-any'])
+def test_a_run_that_is_being_written_is_refused_with_its_owner_s_name(train, three_epochs, capsys, flag):
+    """As when a requeued job overlaps the one before it."""
+    def content():
+        return {name: (three_epochs / name).read_bytes() for name in os.listdir(three_epochs)}
+    with output_folders.locked(str(three_epochs), ''):
+        before = content()
+        line = refusal(capsys, train, three_epochs, flag, '--epochs', '4')
+        assert 'is being written by process {} of'.format(os.getpid()) in line and 'another --logdir' in line
+        assert content() == before
+    train(three_epochs, flag, '--epochs', '4')
+    assert output_folders.LOCK_FILE not in os.listdir(three_epochs) and epochs_in(three_epochs) == [1, 2, 3, 4]
+
+
+def test_a_new_run_leaves_one_that_is_being_written_alone(train, three_epochs):
+    with output_folders.locked(str(three_epochs), ''):
+        train(three_epochs, *LEAN, '--epochs', '1')
+    assert epochs_in(three_epochs) == [1, 2, 3]
 
 
 def test_data_that_end_early_are_no_success(train, tmp_path, monkeypatch, capsys):

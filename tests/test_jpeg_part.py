@@ -104,12 +104,32 @@ def test_a_jpeg_of_four_channels_is_decoded_as_a_whole():
     assert decode_image(content).shape == (8, 8, 3) and (open_image(content) == decode_image(content)).all()
 
 
-def test_of_a_file_that_ends_early_the_first_rows_are_whole_and_the_last_ones_grey():
-    content = encode(picture(200, 100))
-    image, intact = open_image(content[:len(content) // 2]), decode_image(content)
-    assert (image[:60, 5:70] == intact[:60, 5:70]).all()
-    assert (image[160:200, 5:65] == 128).all()
-    assert (image[:, :][20:200, 5:65] == image[20:200, 5:65]).all()
+@pytest.mark.parametrize('flags', [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 3)])
+def test_a_file_that_was_cut_off_is_refused_wherever(flags):
+    content = encode(picture(60, 50), '4:2:0', *flags)
+    for end in range(4, len(content)):
+        for decode in (open_image, decode_image):
+            with pytest.raises(Undecodable, match='truncated'):
+                decode(content[:end])
+    for more in (b'', b'\0' * 10, b'\xff\xd8\xff\xe0 another'):
+        assert (decode_image(content + more) == decode_image(content)).all()
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_image():
+    content, small = encode(picture(60, 50)), encode(picture(8, 8))
+    exif = b'\xff\xe1' + (len(small) + 2).to_bytes(2, 'big') + small
+    whole = content[:2] + exif + content[2:]
+    assert (decode_image(whole) == decode_image(content)).all()
+    with pytest.raises(Undecodable, match='truncated'):
+        decode_image(whole[:-10])
+
+
+@pytest.mark.parametrize('flags', [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 1)])
+def test_all_lengths_of_entropy_coded_data_end_where_they_do(flags):
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(1, 60, (100, 2)):
+        content = encode(rng.integers(0, 256, (height, width, 3), np.uint8), '4:2:0', *flags)
+        assert jpeg_part.has_end(content) and not jpeg_part.has_end(content[:-2])
 
 
 def test_content_that_opencv_cannot_decode_is_refused():

@@ -1,7 +1,9 @@
 """Long evaluations: killed and stopped ones go on as if nothing had been, whatever the ranks and the batch size."""
+import contextlib
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import evaluation
 import journal
 import main
 import nets
+import output_folders
 from adv_model import PGDAttacker
 from attacks import FGSMAttacker
 from image_folders import make_noise_folder
@@ -356,6 +359,51 @@ def test_another_checkpoint_or_other_data_is_refused(stopped, here, load, data, 
     assert here('--attack-iter', '3', '--resume-eval', '--load', str(tmp_path / 'copy.npz'))[0]['complete'] is True
 
 
+def test_images_that_were_changed_meanwhile_are_refused_and_said(stopped, here, data, tmp_path, capsys):
+    before = (tmp_path / 'out' / journal.FILE).read_bytes()
+    path = open_dataset(data, 'val').files[5]
+    status = os.stat(path)
+    try:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10 ** 9))
+        with pytest.raises(SystemExit) as end:
+            here('--attack-iter', '3', '--resume-eval')
+    finally:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert end.value.code == 2 and 'image files have changed' in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / 'out' / journal.FILE).read_bytes() == before
+    assert here('--attack-iter', '3', '--resume-eval')[0]['complete'] is True
+
+
+def test_without_results_dir_the_unfinished_one_of_the_same_attack_is_continued(data, load, here, tmp_path, monkeypatch):
+    typed = flags(data, load, '--attack-iter', '3')
+    place = typed.index('--results-dir')
+    del typed[place:place + 2]
+    with monkeypatch.context() as patch, pytest.raises(Killed), tf.Graph().as_default():
+        stop_in(patch, 6, kill)
+        main.main(typed)
+    folder, = os.listdir(tmp_path / 'results')
+    with tf.Graph().as_default():
+        main.main(typed)  # another one
+    assert sorted(os.listdir(tmp_path / 'results')) == [folder, folder + '-2']
+    with tf.Graph().as_default():
+        main.main(typed + ['--resume-eval'])
+    assert sorted(os.listdir(tmp_path / 'results')) == [folder, folder + '-2']
+    first, second = (found_in(tmp_path / 'results' / name) for name in (folder, folder + '-2'))
+    assert first[1] == second[1] and len(first[1]) == COUNT
+
+
+def test_a_folder_that_another_evaluation_writes_is_refused_with_its_owner_s_name(stopped, here, tmp_path, capsys):
+    before = {name: (tmp_path / 'out' / name).read_bytes() for name in os.listdir(tmp_path / 'out')}
+    with output_folders.locked(str(tmp_path / 'out'), ''):
+        for more in ([], ['--resume-eval']):
+            with pytest.raises(SystemExit) as end:
+                here('--attack-iter', '3', *more)
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert end.value.code == 2 and 'is being written by process {} of'.format(os.getpid()) in line, line
+    assert {name: (tmp_path / 'out' / name).read_bytes() for name in os.listdir(tmp_path / 'out')} == before
+    assert here('--attack-iter', '3', '--resume-eval')[0]['complete'] is True
+
+
 def test_a_journal_whose_settings_are_damaged_is_refused(stopped, here, tmp_path, capsys):
     path = tmp_path / 'out' / journal.FILE
     path.write_bytes(path.read_bytes()[3:])
@@ -393,8 +441,10 @@ def test_an_image_that_cannot_be_read_for_a_later_attack_does_not_count_as_robus
 
 
 def test_seconds_add_up_over_the_parts(stopped, here, tmp_path):
-    with open(tmp_path / 'out' / journal.FILE, 'a') as f:
-        f.write('{"seconds": 1000.0, "rows": []}\n')
+    with open(tmp_path / 'out' / journal.FILE, 'r+') as f:
+        run = json.loads(f.readline())['run']
+        f.seek(0, os.SEEK_END)
+        f.write(journal._line({'run': run, 'seconds': 1000.0, 'rows': []}))
     assert 1000 < here('--attack-iter', '3', '--resume-eval')[0]['seconds'] < 1300
 
 
@@ -419,12 +469,78 @@ def test_a_program_killed_half_way_goes_on_with_the_same_verdicts(data, load, wh
     finally:
         job.kill()
         job.communicate()
-    assert os.listdir(tmp_path / 'out') == [journal.FILE] and len(journal_rows(tmp_path)) > COUNT
+    assert sorted(os.listdir(tmp_path / 'out')) == [output_folders.LOCK_FILE, journal.FILE]
+    assert len(journal_rows(tmp_path)) > COUNT
     job = start(data, load, tmp_path, *ATTACKS['autoattack'], '--resume-eval')
     out, err = job.communicate(timeout=180)
     assert job.returncode == 0, err
     assert found_in(tmp_path / 'out')[1] == whole['autoattack'][1]
     assert 'Top1 Error: {}\n'.format(whole['autoattack'][0]['adversarial']['top1_error']) in out
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_of_two_evaluations_of_one_folder_lose_and_mix_nothing(
+        data, load, whole, here, tmp_path):
+    """Of different checkpoints; each goes on with its own as often as it is killed, if the folder lets it."""
+    values = {'linear/W': -WEIGHTS}
+    np.savez(tmp_path / 'other.npz', **values)
+    loads = {'one': load, 'other': str(tmp_path / 'other.npz')}
+    rng, jobs, refused = random.Random(0), {}, 0
+    program = PROGRAM.replace('test_judging.run_here', """
+import evaluation, time
+judge = evaluation.Passes.judge
+def slowly(self, *args):
+    time.sleep(1)
+    return judge(self, *args)
+evaluation.Passes.judge = slowly
+test_judging.run_here""")
+
+    def begin(name):
+        return subprocess.Popen(
+            [sys.executable, '-c', program] + flags(data, loads[name], *ATTACKS['pgd'], '--resume-eval'), cwd=tmp_path,
+            env=dict(os.environ, PYTHONPATH=ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def refusals(job):
+        err = job.communicate()[1]
+        assert job.returncode in (0, 2, -signal.SIGKILL) and 'Traceback' not in err, err
+        return 'is being written by' in err or 'started with checkpoint content' in err
+
+    def size():
+        path = tmp_path / 'out' / journal.FILE
+        return path.stat().st_size if path.exists() else None
+    killed = 0
+    while killed < 10:
+        for name in loads:
+            if name not in jobs or jobs[name].poll() is not None:
+                refused += name in jobs and refusals(jobs[name])
+                jobs[name] = begin(name)
+        before, end = size(), time.time() + 60
+        while size() == before and time.time() < end:  # until one of them works
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 4))
+        alive = [job for job in jobs.values() if job.poll() is None]
+        if alive:
+            job = rng.choice(alive)
+            job.kill()
+            job.wait()
+            killed += 1
+    for job in jobs.values():
+        job.kill()
+        refused += refusals(job)
+    assert refused
+    owner = None
+    for name, path in loads.items():
+        with contextlib.suppress(SystemExit):  # the other's
+            here(*ATTACKS['pgd'], '--load', path, '--resume-eval')
+            owner = owner or name
+    assert owner
+    tables = {}
+    for name, path in loads.items():
+        here(*ATTACKS['pgd'], '--load', path, '--results-dir', name)
+        tables[name] = (tmp_path / name / TABLE).read_bytes()
+    assert found_in(tmp_path / 'one')[1] == whole['pgd'][1] != found_in(tmp_path / 'other')[1]
+    found = [path.read_bytes() for path in (tmp_path / 'out').glob('per_example*.csv')]
+    assert found and set(found) <= set(tables.values())
 
 
 @pytest.mark.slow

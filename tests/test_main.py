@@ -515,7 +515,8 @@ def test_an_empty_data_folder_is_refused_by_name(capsys, run, npz, folder, mode)
 
 
 def test_a_class_without_an_output_of_the_network_is_refused(capsys, run, tmp_path, npz):
-    data = make_folder(tmp_path / 'three', ['{}/{}.png'.format(c, k) for c in 'abc' for k in range(2)])
+    data = make_folder(tmp_path / 'three', ['{}/{}/{}.png'.format(split, c, k) for split in ('train', 'val') for c in 'abc'
+                                            for k in range(2)])
     for argv in (judged(npz, data), trained(npz, data)):
         assert '--num-classes 2' in refusal(capsys, run, argv)
 

@@ -109,6 +109,13 @@ def test_the_view_is_a_central_crop_resized_as_by_tensorflow_1(sess, height, wid
     assert expected.min() < 0 and expected.max() > 255  # neither of them is clipped
 
 
+def test_what_is_transparent_is_laid_on_white_in_the_graph_too(sess):
+    """As in a served network, which is given files as they are."""
+    content = encoded(noise(40, 50, channels=4))
+    opaque = sess.run(released_view(tf.constant(encoded(decode_image(content))), 32))
+    assert np.abs(sess.run(released_view(tf.constant(content), 32)) - opaque).max() == 0
+
+
 def test_formats_other_than_jpeg_go_through(tmp_path):
     images = {'.png': noise(40, 50), '.bmp': noise(41, 50, 1), '.webp': noise(42, 50, 2), '.tiff': noise(43, 50, 3),
               '.ppm': noise(44, 50, 4)}
@@ -171,8 +178,11 @@ def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, cap
                 assert not image[index < 0].any() and not label[index < 0].any()
     bad = [dataset.files[k] for k in (1, 2, 3, 5, 6, 8)]
     assert batches.unreadable == bad
-    assert sorted(entry.getMessage() for entry in caplog.records if entry.name.startswith('third_party')) == [
-        'cannot decode image {}; it is left out'.format(path) for path in bad]
+    truncated = dataset.files[5], dataset.files[8]
+    assert {entry.getMessage() for entry in caplog.records if entry.name.startswith('third_party')} == {
+        ('{}: the JPEG is truncated; it is left out' if path in truncated else 'cannot decode image {}; it is left out')
+        .format(path) for path in bad}
+    assert len(caplog.records) == len(bad)
 
 
 def test_a_set_without_a_readable_image_gives_empty_rows(tmp_path):

@@ -67,6 +67,14 @@ def test_the_example_refuses_a_mistake_in_one_line(picture, flags, named):
 
 
 @pytest.mark.slow
+def test_the_example_refuses_a_truncated_jpeg(picture, tmp_path):
+    content = cv2.imencode('.jpg', picture[1])[1].tobytes()
+    (tmp_path / 'half.jpg').write_bytes(content[:len(content) // 2])
+    done = run_example('--input', str(tmp_path / 'half.jpg'), '--load', 'net.npz')
+    assert done.returncode == 2 and done.stderr.endswith('half.jpg\': not a readable image, the JPEG is truncated\n')
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_running(number):
     as_make_does = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1')

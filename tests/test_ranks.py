@@ -2,6 +2,7 @@
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 
@@ -336,7 +337,8 @@ def trained(data, served, tmp_path_factory):
 def test_two_ranks_train_from_the_data_server_and_the_first_keeps_the_books(trained):
     assert os.listdir(trained.parent) == ['two']
     with open(trained / 'run.json') as f:
-        assert json.load(f)['ranks'] == 2
+        run = json.load(f)
+    assert (run['ranks'], run['seed'], run['data_seed']) == (2, 0, 0)
     with open(trained / 'stats.json') as f:
         statistics = json.load(f)
     assert [(entry['epoch_num'], entry['global_step']) for entry in statistics] == [(1, STEPS), (2, 2 * STEPS)]
@@ -388,7 +390,7 @@ def refusal(graph, no_launcher, monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize('flags, named', [
     (['--batch', '4'], ['batch', '8', '4']), (['--input-size', '16'], ['input_size', '8', '16']),
-    (['--augmentation', 'none'], ['augmentation', 'cifar', 'none']), (['--no-zmq-ops'], ['format', 'zmq_ops']),
+    (['--augmentation', 'none'], ['augmentation', 'cifar', 'none']), (['--seed', '7'], ['seed', '0', '7', '--seed 7']),
     (['--num-classes', '2'], ['--num-classes 2', '3'])])
 def test_a_data_server_that_serves_something_else_is_refused(data, served, refusal, flags, named):
     line = refusal('--data', data, '--serve-address', served, *flags)
@@ -402,20 +404,47 @@ def test_a_data_server_of_other_images_is_refused(data, served, refusal, tmp_pat
 
 
 def test_a_data_server_that_feeds_another_job_is_refused(data, served, refusal):
-    from third_party.imagenet_utils import connect, goodbye
-    connect(served, {}, 'the other job')
-    try:
+    from third_party.imagenet_utils import Job, Lease
+    with Lease(served, {}, Job('the other job', 'its key')):
         assert 'the other job' in refusal('--data', data, '--serve-address', served)
-    finally:
-        goodbye(served, 'the other job')
 
 
 @pytest.mark.parametrize('flags', [['--batch', '4'], ['--num-classes', '2']])
 def test_a_refused_job_leaves_the_data_server_free(data, served, refusal, flags):
-    from third_party.imagenet_utils import connect, goodbye
+    from third_party.imagenet_utils import Lease, new_job
     refusal('--data', data, '--serve-address', served, *flags)
-    connect(served, {}, 'the next job')
-    goodbye(served, 'the next job')
+    Lease(served, {}, new_job()).close()
+
+
+@pytest.fixture
+def line_of_two(data, served, tmp_path):
+    """function(flags of the second): the line in which a job of two ranks with a server each is refused."""
+    other = new_address()
+    server = subprocess.Popen([sys.executable, SERVER, '--data', data, '--batch', str(BATCH), '--input-size', '8',
+                               '--workers', '1', '--address', other], stdout=subprocess.PIPE, text=True)
+
+    def run(*more):
+        rank = [MAIN, *TRAINING, '--data', data, '--serve-address']
+        ended = mpirun(1, *rank, served, ':', '-np', '1', sys.executable, *rank, other, *more, cwd=tmp_path)
+        assert ended.returncode == 2 and 'Traceback' not in ended.stderr and os.listdir(tmp_path) == []
+        line, = [line for line in ended.stderr.splitlines() if 'error: ' in line]
+        return line
+    try:
+        assert 'ready' in server.stdout.readline()
+        yield run
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def test_two_data_servers_without_parts_are_refused_with_the_flag_of_each(line_of_two):
+    assert ('2 data servers of this job serve the same batches in the same order; start that of {0} with --shard 0/2, '
+            'that of {0} with --shard 1/2'.format(socket.gethostname())) in line_of_two()
+
+
+@pytest.mark.slow
+def test_a_data_server_that_does_not_fit_its_own_ranks_only_is_reported_once(line_of_two):
+    assert 'rank 1: the data server at' in line_of_two('--seed', '3')
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from image_folders import write_image
-from third_party.imagenet_utils import (RecordSet, TrainingStream, Unreadable, ValidationBatches, decode_image,
-                                        open_dataset, read_image, synsets)
+from third_party.imagenet_utils import (Lease, RecordSet, TrainingStream, Unreadable, ValidationBatches, decode_image,
+                                        new_job, open_dataset, read_image, synsets)
 from third_party.zmq_ops import dump_arrays
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -433,6 +433,16 @@ def test_other_formats_become_jpeg_and_unreadable_files_are_left_out(make, tmp_p
         assert np.abs(decode_image(content).astype(int) - image).mean() < 1
 
 
+def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, caplog):
+    whole = jpeg(np.random.default_rng(0).integers(0, 256, [30, 40, 3], np.uint8))
+    path, = write_shards(tmp_path, 'validation', [[record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]])
+    dataset = open_dataset(str(tmp_path), 'val')
+    batches = ValidationBatches(dataset, 3, 16, 'none')
+    assert [index.tolist() for _, _, index in batches] == [[0, -1, 2]]
+    assert caplog.records[-1].getMessage() == '{}: the JPEG is truncated; it is left out'.format(dataset.files[1])
+    assert dataset.shards == [path]
+
+
 @pytest.mark.parametrize('split, images, shards', [
     ('train', 1281167, 1024), ('train', 2000000, 1024), ('val', 50000, 128), ('train', 1249, 1), ('train', 2500, 2),
     ('val', 389, 1), ('val', 1170, 3)])
@@ -517,8 +527,8 @@ def test_the_data_server_serves_shards_and_tells_of_a_bad_record_once(folder, tm
     try:
         assert '(10 images, 1000 classes), batch 4' in server.stdout.readline()
         stream = TrainingStream(open_dataset(str(tmp_path), 'train'), 4, 16, 'cifar', 0)
-        with zmq.Context() as context, context.socket(zmq.PULL) as socket:
-            socket.connect(address)
+        with Lease(address, {}, new_job(), 20) as lease, zmq.Context() as context, \
+                lease.receiver(context, 1) as socket:
             for number in range(12):
                 assert socket.poll(30000)
                 assert socket.recv() == bytes(dump_arrays(list(stream.batch(number))))

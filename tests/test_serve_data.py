@@ -1,11 +1,11 @@
 """third_party/serve-data.py as a program: what it sends, and how it starts and ends."""
 import collections
 import os
-import pickle
 import re
 import secrets
 import shlex
 import signal
+import socket as sockets
 import struct
 import subprocess
 import sys
@@ -17,8 +17,8 @@ import pytest
 import zmq
 
 from image_folders import make_folder
-from third_party.imagenet_utils import (TrainingStream, connect, describe_policy, make_policy, open_dataset,
-                                        read_image)
+from third_party.imagenet_utils import (Job, Lease, TrainingStream, describe_policy, info_address, make_policy, new_job,
+                                        open_dataset, read_image)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -42,7 +42,7 @@ def settle():
         time.sleep(0.02)
         pool.receive()
     return os.path.getsize(sys.argv[1])
-with WorkerPool(Stream(), 'zmq_ops', 2) as pool:
+with WorkerPool(Stream(), 2) as pool:
     assert settle() == 0
     pool.start()
     first = settle()
@@ -85,16 +85,15 @@ def start(address):
 
 @pytest.fixture
 def receive(address):
-    """function(count, receivers=1): that many messages, received in turn by so many sockets."""
+    """function(count, receivers=1): that many messages, received in turn by so many sockets of one job."""
     context = zmq.Context()
-    sockets = []
+    sockets, leases = [], []
 
     def run(count, receivers=1):
+        if not leases:
+            leases.append(Lease(address, {}, Job('receivers', 'their key'), 20))
         while len(sockets) < receivers:
-            socket = context.socket(zmq.PULL)
-            socket.rcvhwm = 1
-            socket.connect(address)
-            sockets.append(socket)
+            sockets.append(leases[0].receiver(context, 1))
         messages = []
         deadline = time.monotonic() + 30
         while len(messages) < count:
@@ -103,7 +102,15 @@ def receive(address):
             messages += [socket.recv() for socket in ready]
         return messages
     yield run
+    for lease in leases:
+        lease.close()
     context.destroy(linger=0)
+
+
+def described(address, expected, job=None):
+    """What the server says to a trainer that then leaves."""
+    with Lease(address, expected, job or new_job(), 10) as lease:
+        return lease.description
 
 
 def run_to_end(*flags):
@@ -173,7 +180,8 @@ def test_batches_are_augmented_by_the_policy(start, receive, address, augmentati
         assert (image == stream.batch(number)[0]).all() and (label == stream.batch(number)[1]).all()
         changed += (image != plain.batch(number)[0]).any()
     assert changed >= 19
-    assert connect(address, dict(augmentation=augmentation, **describe_policy(policy)), 'job', 10)['batch'] == 5
+    expected = dict(augmentation=augmentation, **describe_policy(policy))
+    assert described(address, expected, Job('receivers', 'their key'))['batch'] == 5
 
 
 def test_a_trainer_of_another_policy_is_refused_with_the_command_of_a_server_that_fits(start, address):
@@ -181,11 +189,11 @@ def test_a_trainer_of_another_policy_is_refused_with_the_command_of_a_server_tha
     expected = dict(batch=5, input_size=32, dataset='digits', augmentation='cifar',
                     **describe_policy(make_policy('randaugment', 3, 7)))
     with pytest.raises(ValueError, match="augment_name: server 'autoaugment', this run 'randaugment'") as error:
-        connect(address, expected, 'job', 10)
+        Lease(address, expected, new_job(), 10)
     first.terminate()
     first.communicate()
     start(*shlex.split(str(error.value).split('serve-data.py ')[1]))
-    assert connect(address, expected, 'job', 10)['randaug_magnitude'] == 7
+    assert described(address, expected)['randaug_magnitude'] == 7
 
 
 def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
@@ -201,9 +209,9 @@ def test_the_ready_line_and_the_description_say_what_is_served(start, address):
     assert line == ('serve-data: ready at {}: digits (1498 images, 10 classes), batch 8, 32 x 32 pixels, augmentation none, '
                     '2 workers\n'.format(address))
     expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498, 'dataset': 'digits',
-                'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none', 'format': 'zmq_ops',
+                'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none',
                 'shard': [0, 1], 'fake': False, 'augment_name': None, 'randaug_num_layers': None, 'randaug_magnitude': None}
-    assert connect(address, expected, 'job', 10)['batch'] == 8
+    assert described(address, expected)['batch'] == 8
 
 
 def test_images_of_a_folder_are_served_with_their_labels(start, receive, tmp_path, address):
@@ -212,22 +220,22 @@ def test_images_of_a_folder_are_served_with_their_labels(start, receive, tmp_pat
     for message in receive(10):
         image, label = decode(message)
         assert ((image[:, 0, 0, 0] > 0) == (label == 1)).all()  # make_folder numbers its images 0, 1, 2
-    assert connect(address, {'dataset': os.path.realpath(data), 'classes': ['ant', 'bee']}, 'job', 10)['num_images'] == 3
+    expected = {'dataset': os.path.realpath(data), 'classes': ['ant', 'bee']}
+    assert described(address, expected, Job('receivers', 'their key'))['num_images'] == 3
 
 
-def test_without_the_op_batches_have_the_serialisation_of_tensorpack(start, receive, address):
+def test_without_the_op_batches_are_the_same_messages(start, receive):
     start('--batch', '4', '--no-zmq-ops')
-    image, label = pickle.loads(receive(1)[0])
+    image, label = decode(receive(1)[0])
     stream = TrainingStream(open_dataset(None, 'train', 10), 4, 32, 'none', 0)
     assert (image == stream.batch(0)[0]).all() and (label == stream.batch(0)[1]).all()
-    assert connect(address, {'format': 'tensorpack'}, 'job', 10)['format'] == 'tensorpack'
 
 
 def test_fake_batches_are_constant(start, receive, address):
     start('--fake', '--batch', '3', '--num-classes', '2')
     messages = receive(5)
     assert len(set(messages)) == 1 and decode(messages[0])[1].tolist() == [0, 1, 0]
-    assert connect(address, {'fake': True, 'dataset': 'fake'}, 'job', 10)['fake']
+    assert described(address, {'fake': True, 'dataset': 'fake'}, Job('receivers', 'their key'))['fake']
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -253,6 +261,104 @@ def test_workers_end_when_the_server_is_killed(start):
     assert_all_end(processes)
 
 
+def test_a_signal_ends_a_server_whose_workers_are_frozen(start):
+    server, _ = start('--workers', '3')
+    processes = psutil.Process(server.pid).children(recursive=True)
+    for process in processes[:2]:
+        process.suspend()
+    begin = time.monotonic()
+    server.terminate()
+    out, err = server.communicate(timeout=10)
+    assert server.returncode == 143 and (out, err) == ('', '') and time.monotonic() - begin < 10
+    assert_all_end(processes)
+
+
+def test_only_who_has_claimed_the_server_gets_batches(start, receive, address):
+    start('--batch', '4', '--workers', '1')
+    with zmq.Context() as context:
+        strangers = [context.socket(zmq.PULL) for _ in range(3)]
+        for stranger, login in zip(strangers, [None, (b'trainer', b'guessed'), (b'their key', b'trainer')]):
+            stranger.linger = 0
+            if login:
+                stranger.plain_username, stranger.plain_password = login
+            stranger.connect(address)
+        time.sleep(0.5)
+        first = receive(3)
+        assert not any(stranger.poll(0) for stranger in strangers)
+        stream = TrainingStream(open_dataset(None, 'train', 10), 4, 32, 'none', 0)
+        assert [decode(message)[1].tolist() for message in first] == [stream.batch(k)[1].tolist() for k in range(3)]
+        assert not any(stranger.poll(200) for stranger in strangers)
+        context.destroy(linger=0)
+
+
+@pytest.mark.parametrize('scheme', ['abstract', 'file', 'tcp'])
+def test_the_last_job_gets_nothing_more_once_another_has_the_server(start, tmp_path, address, scheme):
+    with sockets.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    address = {'abstract': address, 'file': 'ipc://{}/socket'.format(tmp_path),
+               'tcp': 'tcp://127.0.0.1:{}'.format(min(port, 65000))}[scheme]
+    start('--batch', '2', '--workers', '1', '--hwm', '2', '--address', address)
+    with zmq.Context() as context:
+        with Lease(address, {}, new_job(), 10) as first:
+            old = first.receiver(context, 1)
+            assert old.poll(10000) and old.recv()
+        with Lease(address, {}, new_job(), 10) as second, second.receiver(context, 1) as new:
+            assert new.poll(10000)
+            time.sleep(1.2)
+            queued = 0
+            while old.poll(300):
+                old.recv()
+                queued += 1
+                assert queued < 20
+            for _ in range(10):
+                assert new.poll(10000) and new.recv()
+            assert not old.poll(300)
+        old.close()
+
+
+def test_strangers_take_no_memory(start, address):
+    with sockets.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        address = 'tcp://127.0.0.1:{}'.format(min(free.getsockname()[1], 65000))
+    server, _ = start('--batch', '2', '--workers', '1', '--address', address)
+    before = psutil.Process(server.pid).memory_info().rss
+    huge = b'x' * 10_000_000
+    with zmq.Context() as context:
+        for kind, where in ((zmq.PUSH, address), (zmq.DEALER, address), (zmq.DEALER, info_address(address)),
+                            (zmq.REQ, info_address(address))):
+            with context.socket(kind) as stranger:
+                stranger.linger, stranger.sndhwm, stranger.sndtimeo = 0, 1, 50
+                stranger.connect(where)
+                for _ in range(20):
+                    try:
+                        stranger.send(huge, copy=False)
+                    except zmq.ZMQError:  # nobody takes it
+                        pass
+        assert psutil.Process(server.pid).memory_info().rss - before < 30e6
+        # As a trainer's own socket would have to be to get past the password.
+        with Lease(address, {}, new_job(), 10) as lease, context.socket(zmq.DEALER) as known:
+            known.linger, known.sndhwm, known.sndtimeo = 0, 1, 50
+            known.plain_username, known.plain_password = b'trainer', lease.job.key.encode()
+            known.connect(address)
+            for _ in range(20):
+                try:
+                    known.send(huge, copy=False)
+                except zmq.ZMQError:
+                    pass
+            with lease.receiver(context, 1) as pull:
+                assert pull.poll(10000)
+        assert psutil.Process(server.pid).memory_info().rss - before < 30e6
+
+
+def test_workers_report_where_nobody_else_can(start):
+    """No socket with a name but those of data and questions."""
+    server, _ = start('--workers', '2')
+    with open('/proc/net/unix') as table:
+        names = {line.split()[7] for line in table if len(line.split()) > 7}
+    assert not [name for name in names if re.search(r'\b{}\b'.format(server.pid), name)]
+
+
 def test_the_server_ends_with_one_line_when_a_worker_dies(start):
     server, _ = start('--workers', '3')
     processes = psutil.Process(server.pid).children(recursive=True)
@@ -276,8 +382,22 @@ def test_a_socket_file_in_use_is_refused(tmp_path, start):
     assert second.returncode == 1 and 'is in use' in second.stderr
     first.kill()
     first.wait()
-    third, line = start('--address', 'ipc://{}/socket'.format(tmp_path))  # the file that the killed server left is no obstacle
+    # The files that the killed server left are no obstacle, and are gone in the end.
+    assert sorted(os.listdir(tmp_path)) == ['socket', 'socket-info']
+    third, line = start('--address', 'ipc://{}/socket'.format(tmp_path))
     assert 'ready' in line and third.poll() is None
+    third.terminate()
+    third.wait()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('name', ['socket', 'socket-info'])
+def test_a_file_that_is_no_socket_is_never_taken_away(tmp_path, name):
+    (tmp_path / name).write_text('weights')
+    ended = run_to_end('--address', 'ipc://{}/socket'.format(tmp_path))
+    assert ended.returncode == 2 and ended.stderr.count('\n') == 1
+    assert "{}' exists and is no socket".format(tmp_path / name) in ended.stderr
+    assert (tmp_path / name).read_text() == 'weights'
 
 
 @pytest.mark.parametrize('flags, message', [
@@ -399,11 +519,9 @@ def test_the_parts_of_all_machines_together_hold_every_image_once(address, count
                 [sys.executable, SCRIPT, '--input-size', '32', '--batch', '2', '--workers', '1', '--address', here,
                  '--shard', '{}/{}'.format(index, count)], stdout=subprocess.PIPE, text=True))
             assert 'ready' in servers[-1].stdout.readline()
-            found = connect(here, {'num_images': 1498}, 'job', 10)
-            assert found['shard'] == [index, count]
             part = len(range(index, 1498, count))
-            with context.socket(zmq.PULL) as pull:
-                pull.connect(here)
+            with Lease(here, {'num_images': 1498, 'shard': [index, count]}, new_job(), 10) as lease, \
+                    lease.receiver(context, 1) as pull:
                 images = [picture.tobytes() for _ in range(-(-part // 2)) for picture in decode(pull.recv())[0]]
             served.update(images[:part])
     finally:

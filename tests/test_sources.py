@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import checkpoints
 import commands
 import main
 import sources
@@ -178,7 +179,7 @@ def test_a_training_without_data_takes_images_augmentation_and_classes_from_its_
     assert epochs_in(tmp_path / 'run') == [1]
     judged = read_json(tmp_path / 'run' / 'stats.json')[0]['eval-clean-top1-error'] * 5
     assert judged == pytest.approx(round(judged))
-    assert read_json(tmp_path / 'run' / 'classes.json') == ['a', 'b', 'c']
+    assert checkpoints.classes_in(str(tmp_path / 'run')) == ['a', 'b', 'c']
     assert [line for line in said if 'are those of the data server at ' + address in line]
 
 

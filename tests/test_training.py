@@ -44,7 +44,7 @@ def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finish
     assert checkpoints.saved_steps(str(finished)) == [STEPS, 2 * STEPS]
     assert [name for name in names if name.startswith('events.out.tfevents')]
     assert not [name for name in names if 'writing' in name]
-    assert read_json(finished / 'classes.json') == ['a', 'b']
+    assert checkpoints.classes_in(finished) == ['a', 'b']
     run = read_json(finished / 'run.json')
     assert (run['steps_per_epoch'], run['ranks'], run['batch'], run['attack_iter'], run['seed']) == (STEPS, 1, BATCH, 2, 0)
     assert run['source'] == source_version()

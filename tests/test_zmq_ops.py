@@ -267,6 +267,29 @@ def test_importing_the_package_for_the_encoder_leaves_tensorflow_out():
     subprocess.run([sys.executable, '-c', code], env=env, check=True)
 
 
+# The reader in Python; what is malformed, and random damage, stand beside the op's.
+
+@pytest.mark.parametrize('message', FIXTURE['messages'])
+def test_python_reads_the_fixture_bytes_in_place(message):
+    arrays, data = fixture_arrays(message), bytes.fromhex(message['hex'])
+    for memory in (data, bytearray(data), np.frombuffer(data, 'u1')):
+        found = zmq_ops.load_arrays(memory, [a.dtype for a in arrays])
+        assert_same(found, arrays)
+        assert not any(a.flags.writeable or a.flags.owndata for a in found)
+
+
+def test_python_reads_what_the_encoder_writes():
+    arrays = [np.arange(24, dtype='>i4').reshape(2, 3, 4).T, np.array(2.5, 'f8'), np.zeros((0, 3), '?'), True, -7, 0.5]
+    read = zmq_ops.load_arrays(zmq_ops.dump_arrays(arrays), ['i4', np.float64, 'bool', bool, np.int32, 'f4'])
+    assert_same(read, [np.ascontiguousarray(arrays[0], 'i4')] + arrays[1:3] + [
+        np.array(True), np.array(-7, 'i4'), np.array(0.5, 'f4')])
+
+
+def test_python_cannot_declare_what_the_format_does_not_know():
+    with pytest.raises(TypeError, match='element 1: dtype datetime64'):
+        zmq_ops.load_arrays(b'', ['u1', 'M8[s]'])
+
+
 # The op and well-formed messages.
 
 @pytest.mark.parametrize('message', FIXTURE['messages'])
@@ -378,6 +401,12 @@ def test_malformed_message_is_a_named_error_and_the_next_one_arrives(types, mess
         assert_same(pipe.pull(), good)
 
 
+@pytest.mark.parametrize('types, message, text', MALFORMED.values(), ids=MALFORMED.keys())
+def test_python_names_a_malformed_message_as_the_op_does(types, message, text):
+    with pytest.raises(ValueError, match=text):
+        zmq_ops.load_arrays(message, [np.dtype(t) for t in types])
+
+
 def test_message_of_several_frames_is_refused_as_a_whole(int_pipe):
     int_pipe.push.send_multipart([int_message(1), int_message(2), b'', int_message(3)])
     int_pipe.send(int_message(4))
@@ -475,6 +504,31 @@ def test_random_damage_gives_the_right_tensors_or_an_error(mixed_pipe, data):
             mixed_pipe.pull()
     else:
         assert_same(mixed_pipe.pull(), expected)
+
+
+def assert_python_reads_what_the_reference_reads(data):
+    names = [dtype.name for dtype in MIXED]
+    expected = reference_decode(data, names)
+    if expected is None:
+        with pytest.raises(ValueError):
+            zmq_ops.load_arrays(data, names)
+    else:
+        assert_same(zmq_ops.load_arrays(data, names), expected)
+
+
+@settings(max_examples=2000, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
+def test_random_damage_gives_python_the_right_arrays_or_an_error(data):
+    assert_python_reads_what_the_reference_reads(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=50000, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
+def test_random_damage_gives_python_the_right_arrays_or_an_error_at_length(data):
+    assert_python_reads_what_the_reference_reads(data)
 
 
 @pytest.mark.skipif(shutil.which('make') is None or shutil.which('g++') is None, reason='needs make and g++')
@@ -738,6 +792,67 @@ def test_a_sender_that_is_killed_and_started_again_is_picked_up(tmp_path, scheme
             finally:
                 sender.kill()
                 sender.wait()
+
+
+# User names and passwords.
+
+@contextlib.contextmanager
+def guarded_sender(address, login):
+    """A PUSH socket that only those with this user name and password may connect to, and who was turned away."""
+    refused, context = [], zmq.Context()
+    with contextlib.ExitStack() as stack:
+        stack.callback(context.term)  # not destroy(), which would close the socket of a thread
+        push = stack.enter_context(context.socket(zmq.PUSH))
+        guard = context.socket(zmq.REP)
+        guard.bind('inproc://zeromq.zap.01')
+
+        def judge():
+            with guard:
+                while True:
+                    try:
+                        frames = guard.recv_multipart()
+                    except zmq.ContextTerminated:
+                        return
+                    fits = tuple(frames[6:]) == tuple(part.encode() for part in login)
+                    refused.extend([] if fits else [frames[6:]])
+                    guard.send_multipart([b'1.0', frames[1], b'200' if fits else b'300', b'', b'', b''])
+        threading.Thread(target=judge, daemon=True).start()
+        push.set(zmq.LINGER, 0)
+        push.set(zmq.SNDTIMEO, 20 * SECOND)
+        push.set(zmq.PLAIN_SERVER, 1)
+        push.set(zmq.HANDSHAKE_IVL, 300)
+        push.bind(address)
+        yield push, refused
+
+
+def test_a_guarded_sender_is_connected_to_with_the_password_which_is_not_in_the_graph(address):
+    secret = uuid.uuid4().hex
+    with guarded_sender(address, ('trainer', secret)) as (push, refused), tf.Graph().as_default() as graph, \
+            tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32], bind=False, login=('trainer', secret)).pull()
+        sender = threading.Thread(target=push.send, args=(int_message(9),))
+        sender.start()
+        assert sess.run(tensors, options=LIMIT) == [9] and not refused
+        sender.join()
+        assert secret not in str(graph.as_graph_def())
+
+
+@pytest.mark.parametrize('login', [None, ('trainer', 'guessed'), ('other', 'secret')])
+def test_a_guarded_sender_gives_nothing_to_others(address, login):
+    with guarded_sender(address, ('trainer', 'secret')) as (push, refused), tf.Graph().as_default(), \
+            tf.Session() as sess:
+        tensors = zmq_ops.ZMQPullSocket(address, [tf.int32], bind=False, login=login, timeout=1.0).pull()
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            sess.run(tensors)
+        assert not push.poll(0, zmq.POLLOUT)
+        # Turned away, it comes again.
+        assert login is None or len(refused) > 1 and set(map(tuple, refused)) == {tuple(p.encode() for p in login)}
+
+
+@pytest.mark.parametrize('login', [('', 'secret'), ('trainer', ''), ('trainer', 'x' * 256)])
+def test_a_login_that_zmq_cannot_send_is_refused(address, login):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='1 to 255 bytes'):
+        zmq_ops.ZMQPullSocket(address, [tf.int32], login=login)
 
 
 # Where the outputs lie.

@@ -13,15 +13,16 @@ if _ROOT not in sys.path:
 from third_party.imagedata.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
                                            resize_shortest_edge, validation_transform)
 from third_party.imagedata.folders import ImageSet, count_classes, default_data, list_images, open_dataset
-from third_party.imagedata.handshake import check_servers, connect, default_data_address, goodbye, info_address
+from third_party.imagedata.handshake import Job, default_data_address, info_address, new_job
 from third_party.imagedata.images import Unreadable, decode_image, read_image
+from third_party.imagedata.lease import Lease, check_servers
 from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
 from third_party.imagedata.records import RecordSet
 from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationBatches, available_cores, iterate
 from third_party.imagedata.synsets import synset_words, synsets
 
-__all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'POLICIES', 'RecordSet', 'TrainingStream', 'Unreadable',
-           'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers', 'connect',
+__all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'Job', 'Lease', 'POLICIES', 'RecordSet', 'TrainingStream',
+           'Unreadable', 'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers',
            'count_classes', 'decode_image', 'default_augmentation', 'default_data', 'default_data_address',
-           'describe_policy', 'goodbye', 'info_address', 'iterate', 'list_images', 'make_policy', 'open_dataset',
+           'describe_policy', 'info_address', 'iterate', 'list_images', 'make_policy', 'new_job', 'open_dataset',
            'read_image', 'resize_plain', 'resize_shortest_edge', 'synset_words', 'synsets', 'validation_transform']

@@ -70,7 +70,7 @@ def get_parser():
     data.add_argument('--num-classes', type=positive, metavar='CLASSES',
                       help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
     data.add_argument('--seed', type=int, default=0,
-                      help='seed of order and augmentation, 0 or more (default: %(default)s)')
+                      help='seed of order and augmentation, 0 or more; as --seed of main.py (default: %(default)s)')
     data.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
                       help='serve part I of N (from 0) of the images: give each machine its own I, and all the same N and '
                            '--seed; each needs as many ranks (default: all images)')
@@ -78,8 +78,8 @@ def get_parser():
     server_group.add_argument('--address', metavar='URL', help='where trainers connect, ipc://@<name> or tcp://*:<port>; the '
                               'next port or <name>-info answers their questions (default: {})'.format(
                                   handshake.DEFAULT_ADDRESS.format('<batch>')))
-    server_group.add_argument('--no-zmq-ops', action='store_true', help="encode batches with tensorpack's serializer, for "
-                              'trainers that use --no-zmq-ops as well (default: off)')
+    server_group.add_argument('--no-zmq-ops', action='store_true', help='no effect, as main.py --no-zmq-ops reads the '
+                              'same messages in Python; the released programs have it (default: off)')
     server_group.add_argument('--workers', type=positive, metavar='PROCESSES',
                               help='(default: the cores available, at most {})'.format(server.MAX_WORKERS))
     server_group.add_argument('--hwm', type=positive, default=server.HWM, metavar='BATCHES',
@@ -115,11 +115,11 @@ def make_stream(args):
         'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
         'shard': args.shard,
         'classes': classes, 'dataset': name, 'augmentation': augmentation, 'seed': args.seed, 'fake': args.fake,
-        'format': 'tensorpack' if args.no_zmq_ops else 'zmq_ops', **describe_policy(policy)}
+        **describe_policy(policy)}
 
 
-def benchmark(stream, wire_format, args, workers):
-    with server.Sink() as sink, server.WorkerPool(stream, wire_format, workers) as pool:
+def benchmark(stream, args, workers):
+    with server.Sink() as sink, server.WorkerPool(stream, workers) as pool:
         found = server.measure(pool, sink, args.batch, BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
             "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
     cores = available_cores()
@@ -135,8 +135,8 @@ def run(args):
     stream, description = make_stream(args)
     workers = args.workers or min(available_cores(), server.MAX_WORKERS)
     if args.benchmark:
-        return benchmark(stream, description['format'], args, workers)
-    with server.WorkerPool(stream, description['format'], workers) as pool:
+        return benchmark(stream, args, workers)
+    with server.WorkerPool(stream, workers) as pool:
         try:
             server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
                 "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, "

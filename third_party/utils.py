@@ -92,12 +92,12 @@ def end_by(error):
     fail_at_once('rank {}: {}'.format(rank, text), 0)
 
 
-def fail(message, rank):
-    """End this process with exit code 2, saying why in one line, on rank 0 only."""
+def fail(message, rank, code=2):
+    """End this process with this exit code, saying why in one line, on rank 0 only."""
     if rank == 0:
         print('{}: error: {}'.format(os.path.basename(sys.argv[0]), ' '.join(str(message).split())), file=sys.stderr)
         sys.stderr.flush()
-    sys.exit(2)
+    sys.exit(code)
 
 
 def fail_at_once(message, rank):

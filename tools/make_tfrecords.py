@@ -21,7 +21,7 @@ try:
     import numpy as np
 
     from third_party.imagedata.folders import class_folders, default_data, open_dataset
-    from third_party.imagedata.images import JPEG_START, Unreadable, decode_image
+    from third_party.imagedata.images import JPEG_START, Undecodable, Unreadable, decode_image
     from third_party.imagedata.records import (CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards,
                                                read_class_file)
     from third_party.imagedata.stream import available_cores, in_order
@@ -89,12 +89,12 @@ def as_jpeg(content):
     """An encoded image as JPEG.
 
     Returns:
-        content (bytes): the same bytes if they are JPEG, else quality 100 without subsampling; None if it is no image.
+        content (bytes): the same bytes if they are JPEG, else quality 100 without subsampling.
         shape: (height, width) in pixels, as shown.
+    Raises:
+        Undecodable.
     """
     image = decode_image(content)
-    if image is None:
-        return None, None
     if not content.startswith(JPEG_START):
         content = cv2.imencode('.jpg', image, JPEG_FLAGS)[1].tobytes()
     return content, image.shape[:2]
@@ -110,9 +110,10 @@ def make_example(dataset, index):
     """
     import tensorflow as tf
     content, label = dataset.load(index)
-    jpeg, shape = as_jpeg(content)
-    if jpeg is None:
-        raise Unreadable(dataset.files[index])
+    try:
+        jpeg, shape = as_jpeg(content)
+    except Undecodable as error:
+        raise Unreadable(dataset.files[index], str(error)) from None
 
     def texts(value):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))

@@ -2,6 +2,8 @@
 
 For trying every program without a download; no paper uses it.
 """
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 
 NAME = 'digits'
+COUNT = 1797
 SIZE = 32  # pixels per side, as in CIFAR-10
 VAL_EVERY = 6  # images 5, 11, 17, ... of the set are the validation split: 1498 for training, 299 for validation
 
@@ -18,10 +21,10 @@ def digits_folder():
     """Folder of the set, with ``train/<digit>/*.png`` and ``val/<digit>/*.png``; written on first use.
 
     It lies under ``$XDG_CACHE_HOME`` (or ``~/.cache``). The files are written beside their final place and moved there
-    at once, so processes that start together are safe and a half-written set is never seen.
+    at once, with their sizes checked, so processes that start together are safe and a half-written set is never seen.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or files of one that is there are missing or empty.
     """
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     home = os.path.join(cache, 'smooth-adversarial-training')
@@ -33,7 +36,21 @@ def digits_folder():
         except OSError as error:
             raise ValueError("cannot write the embedded digits to {}: {}; set XDG_CACHE_HOME to a writable folder, or name "
                              "a data set with --data".format(folder, error.strerror)) from error
+    whole = _count_files(folder)
+    if whole != COUNT:
+        raise ValueError("the embedded digits in {} are damaged: {} of their {} files are missing or empty; remove that folder, "
+                         "and it is written again".format(folder, COUNT - whole, COUNT))
     return folder
+
+
+def _count_files(folder):
+    """How many image files with any content there are in the set."""
+    count = 0
+    for split in ('train', 'val'):
+        for digit in range(10):
+            with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(folder, split, str(digit))) as entries:
+                count += sum(entry.name.endswith('.png') and entry.stat().st_size > 0 for entry in entries)
+    return count
 
 
 def _write_and_move(home, folder):
@@ -58,6 +75,14 @@ def _write(folder):
         split = 'val' if number % VAL_EVERY == VAL_EVERY - 1 else 'train'
         grey = np.round(grey * (255 / 16)).astype(np.uint8)  # the set counts grey levels from 0 to 16
         grey = cv2.resize(grey, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-        path = os.path.join(folder, split, str(digit), '{:04d}.png'.format(number))
-        if not cv2.imwrite(path, cv2.merge([grey, grey, grey])):
-            raise OSError(0, 'could not write {}'.format(path))
+        content = cv2.imencode('.png', cv2.merge([grey, grey, grey]))[1].tobytes()
+        _write_file(os.path.join(folder, split, str(digit), '{:04d}.png'.format(number)), content)
+
+
+def _write_file(path, content):
+    """Not ``cv2.imwrite``, which reports success on a full disk. What a crash of the machine then loses of the set is
+    noticed when it is opened."""
+    with open(path, 'wb') as f:
+        f.write(content)
+    if os.path.getsize(path) != len(content):
+        raise OSError(errno.EIO, 'not all of it was written', path)

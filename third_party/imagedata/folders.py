@@ -1,4 +1,7 @@
 """Image folders: which files, which labels, which class names. Files are listed, and opened only when one is loaded."""
+import collections
+import itertools
+import logging
 import os
 from typing import NamedTuple
 
@@ -9,8 +12,11 @@ from third_party.imagedata.images import IMAGE_SUFFIXES, read_content
 from third_party.imagedata.records import list_shards, open_records, with_background
 from third_party.imagedata.synsets import synsets
 
+logger = logging.getLogger(__name__)
+
 DATA_VARIABLE = 'SAT_DATA'  # of the environment: the root of the data set where --data is not given
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
+_LEVELS_BELOW = 3  # as ILSVRC/Data/CLS-LOC/train is below ILSVRC
 
 
 class ImageSet(NamedTuple):
@@ -36,10 +42,11 @@ def open_dataset(data, split, num_classes=None, classes=None):
 
     Accepted: the ILSVRC 2012 structure (FD and SAT: ``train/<wnid>/``, ``val/<wnid>/`` or a flat ``val/`` with a list
     ``val.txt`` beside or inside it), and any folder with one sub-folder per class: ``train/<class>/`` and
-    ``{val,validation,test}/<class>/``, or ``<class>/`` alone, which then serves for either split. If all class folders
-    are synsets of ImageNet, labels are ImageNet's even when classes are absent; otherwise the sorted folder names count.
-    A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
-    ``val/``. For a network of 1001 outputs 'background' comes before ImageNet's classes.
+    ``{val,validation,test}/<class>/``, or ``<class>/`` alone, which serves for evaluation: a network must not be judged
+    on the images that it is trained on. If all class folders are synsets of ImageNet, labels are ImageNet's even when
+    classes are absent; otherwise the sorted folder names count. A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
+    ``val/``. For a network of 1001 outputs 'background' comes before ImageNet's classes. What is left out, but for
+    hidden files, is logged in one line, by kind.
 
     A folder with files ``train-*`` or ``validation-*``, which are no images, and without sub-folders holds shards:
     records as the EfficientNet release reads them, with labels from 1. Their class names are those of ``classes.txt``
@@ -54,8 +61,9 @@ def open_dataset(data, split, num_classes=None, classes=None):
     Returns:
         ImageSet or RecordSet.
     Raises:
-        ValueError: the folder is missing, holds no images, or has labels the network has no output for; a shard is
-            missing or damaged; the classes of the shards are not among ``classes``.
+        ValueError: the folder is missing, holds no images, is a level above or, for training, below the one that is
+            meant, or has labels the network has no output for; a shard is missing or damaged; the classes of the shards
+            are not among ``classes``.
     """
     if split not in SPLIT_FOLDERS:
         raise ValueError("split {!r}: choose from {}".format(split, sorted(SPLIT_FOLDERS)))
@@ -68,10 +76,13 @@ def open_dataset(data, split, num_classes=None, classes=None):
     folder = _split_folder(root, split)
     present = class_folders(folder)
     names = list(classes) if classes else with_background(_class_names(root, present), num_classes)
-    files, labels = _by_folder(folder, present, names) if present else _by_list(root, folder, split, names)
+    files, labels, left_out = (
+        _by_folder(folder, present, names) if present else _by_list(root, folder, split, names))
     if not files:
+        _refuse_level_above(root, _LEVELS_BELOW)
         raise ValueError("no images in the {} class folders of {}; known are {}".format(
             len(present), folder, ' '.join(sorted(IMAGE_SUFFIXES))))
+    _say(folder, left_out)
     labels = np.asarray(labels, dtype=np.int32)
     if num_classes is not None and labels.max() >= num_classes:
         worst = int(labels.argmax())
@@ -106,23 +117,45 @@ def count_classes(data):
 
 
 def list_images(folder):
-    """Sorted paths of the image files directly in ``folder`` (hidden files and other types left out).
+    """Sorted paths of the image files directly in ``folder``. What is left out is logged as in ``open_dataset``.
 
     Raises:
         ValueError: ``folder`` cannot be listed.
     """
+    files, left_out = _scan(folder)
+    _say(folder, left_out)
+    return files
+
+
+def _scan(folder):
+    """Sorted paths of the image files directly in ``folder``, and how many other entries there are of each kind (Counter).
+
+    Hidden ones are in neither. Raises ValueError: ``folder`` cannot be listed.
+    """
+    names, left_out = [], collections.Counter()
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _is_image(entry)]
+            for entry in entries:
+                name = entry.name
+                if name[0] == '.':
+                    continue
+                ending = os.path.splitext(name)[1].lower()
+                # The directory entry itself tells folders from files: no call per file, which matters for 1.28 million.
+                if entry.is_dir():
+                    left_out['folders'] += 1
+                elif ending in IMAGE_SUFFIXES:
+                    names.append(name)
+                else:
+                    left_out[ending + ' files' if ending else 'files without an ending'] += 1
     except OSError as error:
         raise ValueError("cannot list {}: {}".format(folder, error.strerror)) from error
-    return [os.path.join(folder, name) for name in sorted(names)]
+    return [os.path.join(folder, name) for name in sorted(names)], left_out
 
 
-def _is_image(entry):
-    name = entry.name
-    # The directory entry itself tells folders from files: no call per file, which matters for 1.28 million of them.
-    return (name[0] != '.' and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not entry.is_dir())
+def _say(folder, left_out):
+    if left_out:
+        logger.warning('%s: left out: %s', folder, ', '.join(
+            '{} {}'.format(count, kind) for kind, count in sorted(left_out.items())))
 
 
 def class_folders(folder):
@@ -150,12 +183,49 @@ def _split_folder(root, split):
     if other:
         raise ValueError("--data {!r}: {}/ is there, but no {}/ for the {} split".format(
             root, os.path.basename(other[0]), '/ or '.join(SPLIT_FOLDERS[split]), split))
+    if split == 'train':
+        _refuse_to_train_on(root)
+    _refuse_level_above(root, 1)
     return root
+
+
+def _refuse_to_train_on(root):
+    """Refuse a folder without splits; on its images the network would be judged as well."""
+    whole = _data_set_around(root)
+    if whole:
+        raise ValueError("--data {!r}: a part of the data set '{}', where train/ is; give --data {}".format(
+            root, whole, whole))
+    _refuse_level_above(root, _LEVELS_BELOW)
+    if class_folders(root):
+        raise ValueError("--data {!r}: class folders alone, on whose images the network would be both trained and judged; "
+                         "move those for training to {}, others to {}".format(root, *(
+                             os.path.join(root, name, '<class>', '') for name in ('train', 'val'))))
+
+
+def _data_set_around(root):
+    """The folder with train/ that ``root``, a split or a class of it, is in; None if there is none."""
+    for levels in (['..'], ['..', '..']):
+        above = os.path.normpath(os.path.join(root, *levels))
+        split = os.path.relpath(root, above).split(os.sep)[0]
+        if split in itertools.chain(*SPLIT_FOLDERS.values()) and _existing(above, SPLIT_FOLDERS['train']):
+            return above
+    return None
+
+
+def _refuse_level_above(root, levels):
+    """Refuse a folder that has the one with train/ below it, at most so many levels."""
+    folders = [root]
+    for _ in range(levels):
+        folders = [os.path.join(folder, name) for folder in folders for name in class_folders(folder)]
+        found = [folder for folder in folders if _existing(folder, SPLIT_FOLDERS['train'])]
+        if found:
+            raise ValueError("--data {!r}: train/ is not there, but in '{}'{}; give --data {}".format(
+                root, found[0], ' and {} other folders'.format(len(found) - 1) if found[1:] else '', found[0]))
 
 
 def _class_names(root, present):
     """Class names in label order. train/ decides where it exists, so that both splits agree on the labels."""
-    train = _existing(root, SPLIT_FOLDERS['train'])
+    train = _existing(root, SPLIT_FOLDERS['train']) or _existing(_data_set_around(root) or root, SPLIT_FOLDERS['train'])
     found = class_folders(train[0]) if train else present
     imagenet = synsets()
     # A flat val/ without train/ has no class folders at all: that is how ILSVRC 2012 is distributed.
@@ -170,16 +240,19 @@ def _by_folder(folder, present, names):
                          "from the checkpoint or from train/; rename or remove them".format(
                              folder, len(unknown), len(present), unknown[0], len(names), ', '.join(names[:3])))
     files, labels = [], []
+    left_out = collections.Counter({'images beside the class folders': len(_scan(folder)[0])})
     for name in present:
-        images = list_images(os.path.join(folder, name))
+        images, others = _scan(os.path.join(folder, name))
         files += images
         labels += [index[name]] * len(images)
-    return files, labels
+        left_out += others
+    return files, labels, +left_out
 
 
 def _by_list(root, folder, split, names):
-    """Files and labels of a flat folder, from its list."""
-    images = {os.path.basename(path): path for path in list_images(folder)}
+    """Files and labels of a flat folder, from its list, and what is left out."""
+    images, left_out = _scan(folder)
+    images = {os.path.basename(path): path for path in images}
     if not images or split == 'train':
         raise ValueError("no class folders{} in {}; expected one sub-folder of images per class, or TFRecord shards"
                          .format('' if images else ' and no images', folder))
@@ -194,7 +267,9 @@ def _by_list(root, folder, split, names):
         raise ValueError("{} names {} files that are not in {}, first {!r}; complete the folder or shorten the list".format(
             found[0], len(missing), folder, missing[0]))
     listed = sorted(label_of)
-    return [images[name] for name in listed], [label_of[name] for name in listed]
+    left_out['images that {} does not list'.format(os.path.basename(found[0]))] = len(images) - len(listed)
+    left_out['.txt files'] -= os.path.dirname(found[0]) == folder  # the list itself
+    return [images[name] for name in listed], [label_of[name] for name in listed], +left_out
 
 
 def _read_list(path, names):

@@ -6,22 +6,36 @@ never take each other's batches. The released programs have no such check. Ours,
 
     data  ipc://@imagenet-train-b32        info  ipc://@imagenet-train-b32-info
     data  tcp://host:5000                  info  tcp://host:5001
+
+A request is a JSON object {"request": "hello" or "bye", "job", "key", "process", "host", "pid"}. ``job`` is a name that
+anybody may see, ``key`` is known to the job's processes and its servers alone, ``process`` is a random word. The answer
+to hello is {"description": ...}, or {"refused": reason, "left": seconds} while a job of another key has the server, for
+so long if it renews nothing. A claim is a lease of LEASE seconds, which its process renews by the same hello until its
+bye. ``like``, in a hello, is the fingerprint of the description that the process knows: a server that serves something
+else refuses.
+
+The key is also the password at the data socket (ZMQ's PLAIN): batches go to those who have claimed the server. Nothing
+from either socket is believed before it is checked, and no message ends the thread that answers.
 """
-import collections
-import json
 import os
 import re
 import secrets
 import shlex
 import socket
-import threading
+from typing import NamedTuple
 
-import zmq
+from third_party import typed
 
-PROTOCOL = 2
+PROTOCOL = 3
 FAKE = 'fake'  # the description's ``dataset`` of a server started with --fake
 # FD and SAT, released code: one server per machine and batch size, on an abstract Unix socket.
 DEFAULT_ADDRESS = 'ipc://@imagenet-train-b{}'
+USER = 'trainer'  # the user name at the data socket; the password is the job's key
+
+LEASE = 30.0  # seconds that a claim lasts after its last hello
+RENEWAL = 5.0  # seconds between the hellos of a process
+LONGEST_REQUEST, LONGEST_ANSWER = 1 << 14, 1 << 26  # bytes; an answer names all classes
+WAITING = 4  # requests, and answers, of each connection; more wait on the other side or are dropped
 
 
 def default_data_address(batch):
@@ -44,9 +58,9 @@ def info_address(address):
         address))
 
 
-def server_command(expected, address):
-    """The command line that starts a server as a trainer expects it (see ``connect``); DIR stands for the data set of
-    one that would take the server's."""
+def server_command(expected, address, shard=(0, 1)):
+    """The command line that starts a server as a trainer expects it (see ``Lease``); DIR stands for the data set of one
+    that would take the server's."""
     words = ['.venv/bin/python', 'third_party/serve-data.py']
     dataset = expected.get('dataset', 'DIR')
     if dataset == FAKE:
@@ -56,209 +70,60 @@ def server_command(expected, address):
     for field in ('batch', 'input_size', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'):
         if expected.get(field) is not None:
             words += ['--' + field.replace('_', '-'), str(expected[field])]
-    if expected.get('format') == 'tensorpack':
-        words.append('--no-zmq-ops')
+    if expected.get('seed'):
+        words += ['--seed', str(expected['seed'])]
+    if shard[1] > 1:
+        words += ['--shard', '{}/{}'.format(*shard)]
     if address != default_data_address(expected.get('batch')):
         words += ['--address', address]
     return ' '.join(shlex.quote(word) for word in words)
 
 
-class InfoServer:
-    """Answers trainers in a thread of its own until closed.
+class Job(NamedTuple):
+    """A training job, the same in all its processes and different from every other.
 
-    Requests are JSON objects with ``request`` ('hello' or 'bye'), ``job``, ``host`` and ``pid``. The answer to 'hello' is
-    ``{"description": ...}``, or ``{"refused": reason}`` while a process of another job holds the server.
-
-    Args:
-        address (str): the *data* address.
-        description (dict): JSON values, see ``connect``.
-    Raises:
-        ValueError: malformed address. zmq.ZMQError: the info address cannot be bound.
+    name (str): shown to others. key (str): known to its processes and to the servers that they claim.
     """
-
-    def __init__(self, address, description):
-        self._description = dict(description, protocol=PROTOCOL, server=secrets.token_hex(8))
-        self._claims = Claims(address)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.REP)
-        self._socket.linger = 0
-        try:
-            self._socket.bind(info_address(address))
-        except (zmq.ZMQError, ValueError):
-            self._context.destroy(linger=0)
-            raise
-        self._thread = threading.Thread(target=self._answer_all, name='info', daemon=True)
-        self._thread.start()
-
-    def close(self):
-        """Stop answering and free the address."""
-        self._context.term()  # ends the thread's recv with ContextTerminated, and waits until its socket is closed
-        self._thread.join()
-
-    def _answer_all(self):
-        with self._socket:
-            while True:
-                try:
-                    self._socket.send(json.dumps(self._answer(self._socket.recv())).encode())
-                except zmq.ContextTerminated:
-                    return
-
-    def _answer(self, message):
-        try:
-            request = json.loads(message)
-            kind, job, process = request['request'], str(request['job']), (str(request['host']), int(request['pid']))
-        except (ValueError, KeyError, TypeError):
-            return {'refused': 'malformed request'}
-        if kind == 'bye':
-            self._claims.release(job, process)
-            return {}
-        refusal = self._claims.claim(job, process)
-        return {'refused': refusal} if refusal else {'description': self._description}
+    name: str
+    key: str
 
 
-class Claims:
-    """Which job a server feeds: the job of any registered process that still lives."""
-
-    def __init__(self, address):
-        self._address = address
-        self._job_of = {}  # (host, pid): job
-
-    def claim(self, job, process):
-        """Register a process, a (host, pid) pair. Returns: None, or why not."""
-        self._job_of = {other: its_job for other, its_job in self._job_of.items() if _alive(*other)}
-        for (host, pid), its_job in self._job_of.items():
-            if its_job != job:
-                return ("{} already feeds job {} (host {}, pid {}); wait until that ends, or start another server for this job "
-                        "with --address".format(self._address, its_job, host, pid))
-        self._job_of[process] = job
-        return None
-
-    def release(self, job, process):
-        if self._job_of.get(process) == job:
-            del self._job_of[process]
+def new_job():
+    """A job with a name and a key that no other has."""
+    return Job('{}-{}-{}'.format(socket.gethostname(), os.getpid(), secrets.token_hex(4)), secrets.token_hex(16))
 
 
-def _alive(host, pid):
-    """False if a process of this machine has ended; a process of another machine lives until it says bye."""
-    if host != socket.gethostname():
-        return True
-    try:
-        with open('/proc/{}/stat'.format(pid), 'rb') as stat:
-            return stat.read().rpartition(b')')[2].split()[0] not in (b'Z', b'X')  # ended, but not yet collected
-    except OSError:
-        return False
+def _line(longest):
+    """Check for a text that may be printed as a part of a line."""
+    def check(value, where):
+        found = typed.text(longest)(value, where)
+        if not (found and found.isascii() and found.isprintable()):
+            raise typed.Malformed('{}: {} is empty or not of printable ASCII'.format(where, typed.shown(value)))
+        return found
+    return check
 
 
-def connect(address, expected, job, timeout=60.0):
-    """Ask a data server what it serves, and claim it for a job. Call in every process that will pull batches.
-
-    Args:
-        address (str): the data address.
-        expected (dict): what this run needs, any of the description's fields; a field left out is not checked.
-        job (str): name of the job, the same in all its processes and in no other job.
-        timeout (float): seconds to wait for an answer; a server that is still starting is waited for.
-    Returns:
-        description (dict): protocol, batch, input_size, dtype ('uint8'), channels ('BGR'), num_images (of the whole
-        data set, whatever the shard), shard ([I, N]; [0, 1] is everything), classes (list of str), dataset (see
-        ``ImageSet.name``; 'fake' for constant data), augmentation and the fields of ``describe_policy``, format
-        ('zmq_ops' or 'tensorpack'), seed, fake (bool), server (str, no other's).
-    Raises:
-        ValueError: no answer, another job holds the server, or a field differs.
-    """
-    answer = _ask(address, 'hello', job, timeout)
-    if answer is None:
-        raise ValueError("no data server answered at {} within {:g} s{}; start one on this machine:  {}".format(
-            address, timeout, _others(address), server_command(expected, address)))
-    if 'refused' in answer:
-        raise ValueError("the data server refused this run: {}".format(answer['refused']))
-    try:
-        found = answer['description']
-        if found['protocol'] != PROTOCOL:
-            raise ValueError("the data server at {} speaks protocol {}, this program {}; start both from the same checkout"
-                             .format(address, found['protocol'], PROTOCOL))
-    except (KeyError, TypeError):
-        raise ValueError("what answers at {} is not a data server of this project".format(info_address(address))) from None
-    differences = [_difference(field, found.get(field), value) for field, value in expected.items()
-                   if found.get(field) != value]
-    if differences:
-        goodbye(address, job)
-        raise ValueError("the data server at {} does not fit this run: {}; start it with:  {}".format(
-            address, '; '.join(differences), server_command(expected, address)))
-    return found
+_word = _line(255)
 
 
-def check_servers(servers):
-    """Whether the data servers of one job together serve what they should.
-
-    Args:
-        servers (list of dict): for each rank what ``connect`` has returned to it.
-    Returns:
-        None, or a warning (str): machines learn from the same batches.
-    Raises:
-        ValueError: a part of the images has no server, or the parts would not be served equally often.
-    """
-    ranks_of = collections.Counter((found['server'], *found['shard'], found['seed']) for found in servers)
-    counts = {count for _, _, count, _ in ranks_of}
-    parts = collections.Counter((index, seed) for _, index, _, seed in ranks_of)
-    if len(counts) > 1:
-        raise ValueError("the data servers of this job were started with different N in --shard I/N ({}); give all the "
-                         "number of servers".format(', '.join(map(str, sorted(counts)))))
-    count = counts.pop()
-    if count == 1:
-        twice = any(number > 1 for number in parts.values()) and not servers[0]['fake']
-        return ("{} data servers of this job serve the same batches in the same order; start them with --shard 0/{}, 1/{} "
-                "... or with different --seed".format(len(ranks_of), len(ranks_of), len(ranks_of))) if twice else None
-    found = sorted(index for _, index, _, _ in ranks_of)
-    if found != list(range(count)):
-        raise ValueError("the data servers of this job serve the parts {} of --shard I/{}, not each of 0 to {} once".format(
-            ', '.join(map(str, found)), count, count - 1))
-    if len(set(ranks_of.values())) > 1:
-        raise ValueError("the data servers of this job feed {} ranks, so the parts of --shard I/{} would not be used up "
-                         "together; start as many ranks on each machine, or the servers without --shard".format(
-                             ' and '.join(map(str, sorted(ranks_of.values()))), count))
-    return None
+def _shard(value, where):
+    index, count = typed.list_of(typed.whole(0, 10 ** 6), 2, shortest=2)(value, where)
+    if index >= count:
+        raise typed.Malformed('{}: there is no part {} of {}'.format(where, index, count))
+    return [index, count]
 
 
-def goodbye(address, job, timeout=2.0):
-    """Give up this process's claim. A server that has ended, or does not answer in ``timeout`` seconds, is fine."""
-    _ask(address, 'bye', job, timeout)
-
-
-def _ask(address, request, job, timeout):
-    """Returns: the decoded answer; None if there was none in time; {} if it is not a JSON object."""
-    endpoint = info_address(address)
-    context = zmq.Context()
-    try:
-        sock = context.socket(zmq.REQ)
-        sock.linger = 0
-        sock.connect(endpoint)
-        sock.send(json.dumps({'request': request, 'job': job, 'host': socket.gethostname(), 'pid': os.getpid()}).encode())
-        if not sock.poll(int(timeout * 1000)):
-            return None
-        answer = json.loads(sock.recv())
-        return answer if isinstance(answer, dict) else {}
-    except ValueError:
-        return {}
-    finally:
-        context.destroy(linger=0)
-
-
-def _difference(field, found, wanted):
-    if field == 'classes' and found is not None:
-        pairs = list(zip(found, wanted))
-        changed = sum(a != b for a, b in pairs) + abs(len(found) - len(wanted))
-        return "classes: {} of the server's {} and this run's {} differ".format(changed, len(found), len(wanted))
-    return "{}: server {!r}, this run {!r}".format(field, found, wanted)
-
-
-def _others(address):
-    """Names the other default servers of this machine; the batch size is part of their address."""
-    if not address.startswith('ipc://@'):
-        return ''
-    try:
-        with open('/proc/net/unix', encoding='ascii', errors='replace') as table:
-            names = re.findall(r'\s@(imagenet-train-b\d+)@*$', table.read(), re.MULTILINE)
-    except OSError:
-        return ''
-    others = sorted({'ipc://@' + name for name in names} - {address})
-    return " (running here: {}; the number is the batch)".format(', '.join(others)) if others else ''
+REQUEST = typed.record({'request': typed.one_of('hello', 'bye'), 'job': _word, 'key': _word, 'process': _word,
+                        'host': _word, 'pid': typed.whole(1, 2 ** 31), 'like': _word}, maybe=('like',))
+ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 10 ** 6)}, others=typed.anything),
+                       'refused': _line(2000), 'left': typed.number(0, 1e6)}, maybe=('description', 'refused', 'left'))
+_NAME = typed.text(4096)
+DESCRIPTION = typed.record({
+    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'shared': _word,
+    'batch': typed.whole(1, 10 ** 6), 'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'),
+    'channels': typed.one_of('BGR'), 'num_images': typed.whole(1, 10 ** 12), 'shard': _shard,
+    'classes': typed.list_of(_NAME, 10 ** 6), 'dataset': _NAME, 'augmentation': _NAME,
+    'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
+    'augment_name': typed.optional(_NAME), 'randaug_num_layers': typed.optional(typed.whole(1, 10 ** 6)),
+    'randaug_magnitude': typed.optional(typed.whole(0, 10 ** 6)),
+}, maybe=('augment_name', 'randaug_num_layers', 'randaug_magnitude'))

@@ -4,6 +4,7 @@ import numpy as np
 
 from third_party import jpeg_part
 from third_party.imagedata.stopwatch import stopwatch
+from third_party.imagedata.transparency import on_white
 
 IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])  # in lower case
 JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content
@@ -17,14 +18,14 @@ class Unreadable(Exception):
 
 
 class Undecodable(Exception):
-    """An image cannot be decoded."""
+    """An image cannot be decoded; the message says why, where more is known than that."""
 
 
 class Jpeg:
     """A JPEG of which ``image[top:bottom, left:right]`` decodes that part only; the bounds are inside the image.
 
-    The part is an array with the very pixels that ``decode_image`` has there. Where a file ends early it is grey, while
-    OpenCV leaves there what was in memory before. Raises ``Undecodable`` where libjpeg gives up.
+    The part is an array with the very pixels that ``decode_image`` has there. Raises ``Undecodable`` where libjpeg gives
+    up.
 
     Attributes:
         shape: (height, width, 3).
@@ -53,11 +54,19 @@ def open_image(content):
         Undecodable.
     """
     with stopwatch.during('decode'):
+        check_whole(content)
         size = jpeg_part.size(content) if content.startswith(JPEG_START) else None
-        image = Jpeg(content, *size) if size else decode_image(content)
-    if image is None:
-        raise Undecodable
-    return image
+        return Jpeg(content, *size) if size else _decode(content)
+
+
+def check_whole(content):
+    """Refuse a JPEG that was cut off: libjpeg would make up the rest, in grey. Other formats cannot be decoded then.
+
+    Raises:
+        Undecodable.
+    """
+    if content.startswith(JPEG_START) and not jpeg_part.has_end(content):
+        raise Undecodable('the JPEG is truncated')
 
 
 def read_content(path):
@@ -74,26 +83,36 @@ def read_content(path):
 
 
 def decode_image(content):
-    """Decode an image.
+    """Decode an image; what is transparent is laid on white.
 
     Args:
         content (bytes): an encoded image of any format that OpenCV knows.
     Returns:
-        uint8 [H,W,3] in BGR, or None if OpenCV cannot decode it.
+        uint8 [H,W,3] in BGR.
+    Raises:
+        Undecodable: OpenCV cannot decode it, or it is a truncated JPEG.
     """
+    check_whole(content)
+    return _decode(content)
+
+
+def _decode(content):
     try:
-        return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except cv2.error:
-        return None
+        image = None
+    if image is None:
+        raise Undecodable
+    return image if content.startswith(JPEG_START) else on_white(content, image)
 
 
 def read_image(path):
     """Decode an image file.
 
     Returns:
-        uint8 [H,W,3] in BGR, or None if the file is missing or holds no image that OpenCV can decode.
+        uint8 [H,W,3] in BGR, or None if the file is missing or holds no image that can be decoded.
     """
     try:
         return decode_image(read_content(path))
-    except Unreadable:
+    except (Unreadable, Undecodable):
         return None

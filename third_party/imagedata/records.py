@@ -43,6 +43,7 @@ class RecordSet:
         files (sequence of str): a name for each of the N records, ``'<shard>#<number in the shard>'``.
         classes (list of str): class names; the index is the label.
         name (str): real path of the folder.
+        shards (list of str): paths of the files.
 
     Args:
         root (str): folder of the shards.
@@ -56,9 +57,9 @@ class RecordSet:
 
     def __init__(self, root, shards, classes, labels):
         self.classes, self.name = classes, os.path.realpath(root)
-        self._labels, self._paths = labels, [os.path.join(root, shard) for shard in shards]
+        self._labels, self.shards = labels, [os.path.join(root, shard) for shard in shards]
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS, thread_name_prefix='index') as pool:
-            parts = list(pool.map(_index_shard, self._paths))
+            parts = list(pool.map(_index_shard, self.shards))
         self._offsets = np.concatenate([offsets for offsets, _ in parts])
         self._lengths = np.concatenate([lengths for _, lengths in parts])
         if not len(self._offsets):
@@ -92,7 +93,7 @@ class RecordSet:
         try:
             # Opened for each record, as image files are: that takes microseconds, and 1024 shards that stay open in
             # every process would exceed the usual limit of open files.
-            file = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
             try:
                 data = os.pread(file, length + _CRC.size, int(self._offsets[index]))
             finally:

@@ -16,17 +16,21 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import struct
+import threading
 import time
 from typing import NamedTuple
 
 import cv2
 import zmq
 
-from third_party.imagedata.handshake import InfoServer
-from third_party.imagedata.messages import message_writer
+from third_party.imagedata.doorkeeper import guard
+from third_party.imagedata.handshake import info_address
+from third_party.imagedata.info_server import InfoServer
 from third_party.imagedata.slots import Slots
 from third_party.imagedata.stopwatch import ACTIVITIES, stopwatch
+from third_party.zmq_ops import message_size, payload_views
 
 # FD and SAT, released code: min(50, cores) worker processes, high-water mark 150 on the sending side.
 MAX_WORKERS = 50
@@ -34,12 +38,16 @@ HWM = 150
 # ZMQ threads that copy batches into the trainers' sockets, each those of its trainers. With ZMQ's one, two trainers get
 # 0.6 of what they get with two threads, and no more than one does (benchmarks/zmq_throughput.py).
 SENDING_THREADS = 4
+ENDING = 3.0  # seconds that workers have to end when they are asked to, before they are killed
 
 logger = logging.getLogger(__name__)
 
 _ORDER = struct.Struct('<qq')  # number of the batch, slot
-_DONE = struct.Struct('<qqq{}d'.format(len(ACTIVITIES)))  # number of the batch, slot, bytes, seconds of each activity
-_FAILED = b'failed'
+# What workers report, each one record of a socket that nobody else has: a letter, and
+_DONE, _DONE_FORM = b'd', struct.Struct('<qq{}d'.format(len(ACTIVITIES)))  # batch, slot, seconds of each activity
+_UNREADABLE = b'u'  # name of an image, zero, what is wrong with it
+_FAILED = b'f'  # why the worker ends
+_LONGEST_REPORT = 1 << 16  # bytes
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -74,14 +82,13 @@ def stop_on_signals():
 
 
 class WorkerPool:
-    """Worker processes that build the batches of a stream as messages.
+    """Worker processes that build the batches of a stream as messages of zmq_ops.
 
     A context manager; leaving it ends the workers. They also end when this process ends in any way. Enter it before the
     process has threads or ZMQ contexts, as the workers are forked (and so share the list of files).
 
     Args:
         stream: has ``specs``, ``fill(number, image, label)`` and ``unreadable`` as ``TrainingStream``.
-        wire_format (str): see ``message_writer``.
         workers (int): number of processes.
     Attributes:
         window (int): batches being built, on the way or waiting for their turn.
@@ -90,10 +97,10 @@ class WorkerPool:
         seconds (dict): what the workers together have spent in each of ``ACTIVITIES``.
     """
 
-    def __init__(self, stream, wire_format, workers):
+    def __init__(self, stream, workers):
         self.window = 2 * workers + 2
-        size, self._write = message_writer(wire_format, stream)
-        self.slots = Slots(size)
+        self._size = message_size(stream.specs)
+        self.slots = Slots(self._size)
         self._stream, self._workers = stream, workers
         self._processes, self._arrived, self._next = [], {}, 0
         self.unreadable, self.seconds = set(), dict.fromkeys(ACTIVITIES, 0.0)
@@ -102,27 +109,27 @@ class WorkerPool:
         # One 16-byte write is one 16-byte read on a pipe; all of a window fits into its buffer.
         orders, self._orders = os.pipe()
         self._written = itertools.count()
-        endpoint = 'ipc://@imagenet-workers-{}-{}'.format(os.getpid(), secrets.token_hex(4))
+        self._reports, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         context = multiprocessing.get_context('fork')
         with _signals_blocked() as before:
             for _ in range(self._workers):
                 process = context.Process(target=_work, daemon=True, args=(
-                    self._stream, self._write, self.slots, orders, self._orders, endpoint, os.getpid(), before))
+                    self._stream, self.slots, orders, self._orders, reports, os.getpid(), before))
                 process.start()
                 self._processes.append(process)
         os.close(orders)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PULL)
-        self._socket.rcvhwm = self.window
-        self._socket.bind(endpoint)
+        reports.close()
+        self._reports.setblocking(False)
         return self
 
     def __exit__(self, *_):
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.join()
-        self._context.destroy(linger=0)
+        for end in ('terminate', 'kill'):  # the latter for those that are frozen, by SIGSTOP or a debugger
+            for process in self._processes:
+                getattr(process, end)()
+            deadline = time.monotonic() + ENDING
+            for process in self._processes:
+                process.join(max(0, deadline - time.monotonic()))
+        self._reports.close()
         os.close(self._orders)
         self.slots.close()
 
@@ -141,14 +148,14 @@ class WorkerPool:
         Returns:
             memoryview of the message, valid as long as it is referred to.
         """
-        message = self.slots.lend(*self._arrived.pop(self._next))
+        message = self.slots.lend(self._arrived.pop(self._next), self._size)
         self._next += 1
         self._order_one()
         return message
 
     def register(self, poller):
         """Make ``poller`` return whenever ``receive`` has something to do."""
-        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._reports, zmq.POLLIN)
         for process in self._processes:
             poller.register(process.sentinel, zmq.POLLIN)
 
@@ -159,25 +166,25 @@ class WorkerPool:
             WorkerDied: one of them has ended.
         """
         ended = next((process for process in self._processes if process.exitcode is not None), None)
-        # Its last words may still be on the way.
-        while self._socket.poll(500 if ended else 0):
-            kind, *texts = self._socket.recv_multipart()
-            texts = [os.fsdecode(text) for text in texts]
-            if kind == _FAILED:
-                raise WorkerDied(texts[0])
-            number, slot, length, *seconds = _DONE.unpack(kind)
-            for activity, spent in zip(ACTIVITIES, seconds):
-                self.seconds[activity] += spent
-            self._report(zip(texts[::2], texts[1::2]))
-            self._arrived[number] = slot, length
+        with contextlib.suppress(BlockingIOError):  # there are no more
+            while report := self._reports.recv(_LONGEST_REPORT):
+                self._take(report[:1], report[1:])
         if ended:
             raise WorkerDied("worker process {} ended with exit code {}".format(ended.pid, ended.exitcode))
 
-    def _report(self, unreadable):
-        for name, problem in unreadable:
+    def _take(self, kind, content):
+        if kind == _DONE:
+            number, slot, *seconds = _DONE_FORM.unpack(content)
+            for activity, spent in zip(ACTIVITIES, seconds):
+                self.seconds[activity] += spent
+            self._arrived[number] = slot
+        elif kind == _UNREADABLE:
+            name, problem = map(os.fsdecode, content.split(b'\0'))
             if name not in self.unreadable:
                 self.unreadable.add(name)
                 logger.warning("%s; it is left out", problem)
+        else:
+            raise WorkerDied(os.fsdecode(content))
 
     def wait_for_first(self):
         """Block until the first batch is there. Raises: WorkerDied."""
@@ -204,7 +211,7 @@ def _signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(stream, write, slots, orders, orders_end, endpoint, parent, mask):
+def _work(stream, slots, orders, orders_end, reports, parent, mask):
     """Body of a worker process: build the batches whose orders come out of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole terminal; the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -214,26 +221,24 @@ def _work(stream, write, slots, orders, orders_end, endpoint, parent, mask):
     cv2.setNumThreads(0)
     logging.disable(logging.WARNING)  # the parent warns, once for all workers
     told = ()
-    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
-        push.sndhwm = 1
-        push.connect(endpoint)
-        try:
-            while True:
-                order = os.read(orders, _ORDER.size)
-                if not order:
-                    return
-                number, slot = _ORDER.unpack(order)
-                before = dict(stopwatch.seconds)
-                length = write(number, slots.buffer(slot))
-                spent = [stopwatch.seconds[activity] - before[activity] for activity in ACTIVITIES]
-                unreadable = stream.unreadable
-                new = [name for name in unreadable if name not in told]
-                push.send_multipart([_DONE.pack(number, slot, length, *spent)] + [
-                    os.fsencode(text) for name in new for text in (name, unreadable[name])])
-                told = unreadable
-        except ValueError as error:
-            push.send_multipart([_FAILED, os.fsencode(str(error))])
-            raise SystemExit(1)
+    try:
+        while True:
+            order = os.read(orders, _ORDER.size)
+            if not order:
+                return
+            number, slot = _ORDER.unpack(order)
+            before = dict(stopwatch.seconds)
+            stream.fill(number, *payload_views(slots.buffer(slot), stream.specs))
+            spent = [stopwatch.seconds[activity] - before[activity] for activity in ACTIVITIES]
+            unreadable = stream.unreadable
+            for name in unreadable:
+                if name not in told:
+                    reports.send(_UNREADABLE + b'\0'.join((os.fsencode(name), os.fsencode(unreadable[name]))))
+            told = unreadable
+            reports.send(_DONE + _DONE_FORM.pack(number, slot, *spent))
+    except ValueError as error:
+        reports.send(_FAILED + os.fsencode(str(error)))
+        raise SystemExit(1)
 
 
 def _die_with(parent):
@@ -245,17 +250,19 @@ def _die_with(parent):
 
 
 @contextlib.contextmanager
-def _bound_push_socket(address, hwm):
-    _check_free(address)
+def _bound_push_socket(address, hwm, admits=None):
+    """``admits``: see ``guard``; None lets everybody connect."""
     context = zmq.Context(SENDING_THREADS)
     try:
-        push = context.socket(zmq.PUSH)
-        push.linger = 0
-        push.sndhwm = hwm
-        _bind(functools.partial(push.bind, address), address)
-        yield push
+        with context.socket(zmq.PUSH) as push:
+            push.linger = 0
+            push.sndhwm = hwm
+            if admits:
+                guard(context, push, admits)
+            _bind(functools.partial(push.bind, address), address)
+            yield push
     finally:
-        context.destroy(linger=0)
+        context.term()
 
 
 def _bind(bind, address):
@@ -267,42 +274,92 @@ def _bind(bind, address):
         raise ValueError("cannot serve at --address {}: {}".format(address, error.strerror)) from None
 
 
-def _check_free(address):
-    """ZMQ takes a socket file away from the process that serves it; refuse instead."""
+def _clear(address):
+    """Remove the socket file that a server has left. ZMQ does not at its end, and removes any file at its start.
+
+    Raises:
+        AddressInUse: a process serves there. ValueError: the file is no socket, or cannot be looked at.
+    """
     path = address[len('ipc://'):]
-    if address.startswith('ipc://') and not path.startswith('@'):
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-            probe.connect(path)
+    if not address.startswith('ipc://') or path.startswith('@'):
+        return
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ValueError("cannot serve at --address {}: '{}' exists and is no socket".format(address, path))
+        if _somebody_listens(path):
             raise AddressInUse("{} is in use".format(address))
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ValueError("cannot serve at --address {}: {}".format(address, error.strerror or error)) from None
+
+
+def _somebody_listens(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(ENDING)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _sockets_cleared(address):
+    """Without the socket files of a server that was killed before, and without this one's after."""
+    both = address, info_address(address)
+    for each in both:
+        _clear(each)
+    try:
+        yield
+    finally:
+        for each in both:
+            with contextlib.suppress(AddressInUse, ValueError):  # another one's by now
+                _clear(each)
 
 
 def serve(pool, address, hwm, description, on_ready):
-    """Push batches to whoever connects to ``address``, until a signal or an error.
+    """Push batches to the processes of the job that has claimed the server, until a signal or an error.
 
     Args:
         pool (WorkerPool): entered, not started.
         hwm (int): batches that may wait per trainer (ZMQ high-water mark).
-        description (dict): answer to the trainers' questions, see ``handshake.connect``.
+        description (dict): answer to the trainers' questions, see ``Lease``.
         on_ready (callable): called when the first batch is ready to be pulled.
     Raises:
         AddressInUse, WorkerDied; ValueError: the address is malformed or cannot be bound.
     """
-    with _bound_push_socket(address, hwm) as push, contextlib.closing(
-            _bind(functools.partial(InfoServer, address, description), address)):
-        pool.start()
-        pool.wait_for_first()
-        on_ready()
-        for _ in _push_all(pool, push):
-            pass
+    with _sockets_cleared(address), contextlib.closing(
+            _bind(functools.partial(InfoServer, address, description), address)) as info:
+        new_job = threading.Event()
+        info.claims.on_new_job = new_job.set
+        with _bound_push_socket(address, hwm, info.claims.admits) as push:
+            pool.start()
+            pool.wait_for_first()
+            on_ready()
+            _push_to_one_job(pool, push, new_job)
+        while True:  # on a socket of its own for each job: who is still connected to the last one's gets nothing more
+            new_job.clear()
+            with _bound_push_socket(address, hwm, info.claims.admits) as push:
+                _push_to_one_job(pool, push, new_job)
 
 
-def _push_all(pool, push):
-    """Push the batches of a pool in order, each as soon as it is there and may leave. Yields after each."""
+def _push_to_one_job(pool, push, new_job):
+    for _ in _push_all(pool, push, new_job):
+        pass
+
+
+def _push_all(pool, push, until=threading.Event()):
+    """Push the batches of a pool in order, each as soon as it is there and may leave. Yields after each.
+
+    Ends within a second after the event ``until``.
+    """
     poller = zmq.Poller()
     pool.register(poller)
-    while True:
+    while not until.is_set():
         poller.register(push, zmq.POLLOUT if pool.ready() else 0)
-        ready = dict(poller.poll())
+        ready = dict(poller.poll(1000))
         if ready.pop(push, 0):
             push.send(pool.pop(), copy=False)
             yield

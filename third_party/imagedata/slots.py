@@ -15,7 +15,7 @@ class Slots:
 
     The first process takes slots, its workers fill them, and it lends the filled ones to ZMQ. The lowest free slot is
     taken first, so memory is taken up by as many as were ever in use at the same time. Make it before the workers are
-    forked.
+    forked. The memory has no name: nothing of it is left when its processes have ended, however they did.
     """
 
     def __init__(self, size):

@@ -255,22 +255,19 @@ class _Reader:
         try:
             with stopwatch.during('read'):
                 content, label = self._dataset.load(index)
-            image = decode(content)
-            if image is not None:
-                return image, label
-            self.leave_out(index)
-        except Undecodable:
-            self.leave_out(index)
+            return decode(content), label
+        except Undecodable as error:
+            self.leave_out(index, error)
         except Unreadable as error:
             self.leave_out(index, error)
         return None
 
     def leave_out(self, index, error=None):
-        """Remember that the image cannot be had; ``error``: why, if it is not that it cannot be decoded."""
+        """Remember that the image cannot be had; ``error``: why, Unreadable or Undecodable, if that is known."""
         name = self._dataset.files[index]
         with self._lock:
             if name not in self.unreadable:
-                self.unreadable[name] = str(error or Unreadable(name))
+                self.unreadable[name] = str(error if isinstance(error, Unreadable) else Unreadable(name, str(error or '')))
                 logger.warning("%s; it is left out", self.unreadable[name])
 
 

@@ -24,6 +24,7 @@ def load_library():
         raise ValueError("jpeg_part: {} cannot be loaded; run `make setup` ({})".format(LIBRARY, error)) from None
     number, address = ctypes.c_int, ctypes.POINTER(ctypes.c_int)
     library.jpeg_part_size.argtypes = [ctypes.c_char_p, ctypes.c_size_t, address, address]
+    library.jpeg_part_has_end.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
     library.jpeg_part_decode.argtypes = [ctypes.c_char_p, ctypes.c_size_t] + 4 * [number] + [ctypes.c_void_p]
     return library
 
@@ -38,12 +39,16 @@ def size(content):
     return (height.value, width.value) if load_library().jpeg_part_size(content, len(content), height, width) else None
 
 
+def has_end(content):
+    """Whether the data of a JPEG (bytes) go on to its end marker, as those of a file that was cut off do not."""
+    return bool(load_library().jpeg_part_has_end(content, len(content)))
+
+
 def decode(content, top, left, height, width):
     """A rectangle, in pixels, of an image that has a ``size``.
 
     Returns:
-        uint8 [height,width,3] in BGR, grey where the data end early; None if it is not inside the image or libjpeg
-        gives up.
+        uint8 [height,width,3] in BGR; None if it is not inside the image or libjpeg gives up.
     """
     part = np.empty((height, width, 3), np.uint8)
     found = load_library().jpeg_part_decode(content, len(content), top, left, height, width, part.ctypes.data)

@@ -1,6 +1,6 @@
 // A rectangle of a JPEG, decoded without the rest: libjpeg-turbo skips the rows above it, stops after its last row, and
-// transforms only the blocks that it touches. Where the data end early or are damaged, the pixels are what libjpeg makes
-// of them, grey in the end, and the same each time.
+// transforms only the blocks that it touches. Where the data are damaged, the pixels are what libjpeg makes of them, and
+// the same each time.
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -64,6 +64,26 @@ int jpeg_part_size(const unsigned char *data, size_t size, int *height, int *wid
   *width = jpeg.image_width;
   jpeg_destroy_decompress(&jpeg);
   return ok;
+}
+
+// Whether the data go on to a JPEG's end marker, as those of a file that was cut off do not. Only markers are looked at:
+// the headers' lengths, and in what follows a scan's header each 0xff that is no part of the compressed data.
+int jpeg_part_has_end(const unsigned char *data, size_t size) {
+  size_t place = 2;  // behind the marker of the start
+  while (place < size) {
+    const unsigned char *found = memchr(data + place, 0xff, size - place);
+    if (!found) return 0;
+    place = found - data + 1;
+    while (place < size && data[place] == 0xff) ++place;  // a marker may begin with several
+    if (place >= size) return 0;
+    const unsigned char marker = data[place++];
+    if (marker == 0xd9) return 1;  // EOI
+    // 0xff00 is compressed data; TEM, RST0 to RST7 and SOI stand alone. All others have a length, which counts itself.
+    if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8)) continue;
+    if (size - place < 2) return 0;
+    place += (size_t)data[place] << 8 | data[place + 1];
+  }
+  return 0;
 }
 
 static int Min(int a, int b) { return a < b ? a : b; }

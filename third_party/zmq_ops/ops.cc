@@ -35,6 +35,8 @@ REGISTER_OP("ZMQConnection")
     .Attr("end_point: string")
     .Attr("hwm: int >= 1 = 10")
     .Attr("bind: bool = true")
+    .Attr("user_name: string = ''")
+    .Attr("password_variable: string = ''")
     .Attr("container: string = ''")
     .Attr("shared_name: string = ''")
     .SetIsStateful()
@@ -45,6 +47,9 @@ Opens a ZMQ PULL socket when it first runs in a session.
 end_point: ZMQ address.
 hwm: High-water mark: the number of messages ZMQ keeps until they are pulled.
 bind: Bind to the address, or connect to it.
+user_name: For ZMQ's PLAIN mechanism, which the other side must then have too; '' is none.
+password_variable: Environment variable with the password. The password itself is no attribute, as graphs are written to
+  files.
 shared_name: Name of the socket; ops of one name and the same other attributes share a socket.
 )doc");
 
@@ -104,6 +109,8 @@ class ZMQConnectionOp : public tensorflow::ResourceOpKernel<PullSocket> {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("end_point", &options_.end_point));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("hwm", &hwm));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("bind", &options_.bind));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("user_name", &options_.user_name));
+    OP_REQUIRES_OK(ctx, ctx->GetAttr("password_variable", &options_.password_variable));
     OP_REQUIRES(ctx, hwm >= 1 && hwm <= std::numeric_limits<int>::max(),
                 errors::InvalidArgument("zmq_ops: hwm ", hwm, " is not within 1 and ",
                                         std::numeric_limits<int>::max()));
@@ -128,7 +135,8 @@ class ZMQConnectionOp : public tensorflow::ResourceOpKernel<PullSocket> {
 
   static std::string Text(const ReceiverOptions& options) {
     return "end_point '" + options.end_point + "', hwm " + std::to_string(options.hwm) +
-           (options.bind ? ", bind" : ", connect");
+           (options.bind ? ", bind" : ", connect") +
+           (options.user_name.empty() ? "" : ", user name '" + options.user_name + "'");
   }
 
   ReceiverOptions options_;

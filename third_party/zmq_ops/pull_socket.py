@@ -1,6 +1,7 @@
 """The graph side: a PULL socket as a resource of the session, and the op that pulls one batch from it."""
 import functools
 import os
+import secrets
 
 import op_library
 
@@ -22,6 +23,14 @@ def load_op_library():
     return op_library.load(FOLDER)
 
 
+@functools.lru_cache(maxsize=None)
+def _variable_with(password):
+    """Name of the environment variable that has this password; each has its own, which the op reads."""
+    name = 'ZMQ_OPS_PASSWORD_' + secrets.token_hex(8)
+    os.environ[name] = password
+    return name
+
+
 class ZMQPullSocket:
     """A ZMQ PULL socket that lives as long as the session (or its container) that first runs it.
 
@@ -32,18 +41,20 @@ class ZMQPullSocket:
         bind (bool): bind to `end_point`, or connect to it.
         name (str): name of the socket in the session (`shared_name`); two objects of one name, address, hwm and bind
             share a socket. The default is unique in the graph.
+        login (tuple of str or None): user name and password for a sender that asks for them (ZMQ's PLAIN mechanism).
+            The password is kept in this process's environment, and not in the graph, which is written to files.
         timeout (float): seconds that a pull waits without any message arriving, then its step raises
             DeadlineExceededError; 0 for no limit.
     Raises:
         TypeError: a dtype that the wire format does not know.
-        ValueError: no types, `hwm` below 1, or `timeout` negative.
+        ValueError: no types, `hwm` below 1, `timeout` negative, or a part of `login` empty or beyond 255 bytes.
         ImportError: see `load_op_library`.
 
     The first step that pulls opens the socket, so it is that step which raises InvalidArgumentError for an address that
     ZMQ does not accept, and FailedPreconditionError for one that is taken or that this machine does not have.
     """
 
-    def __init__(self, end_point, types, hwm=None, bind=True, name=None, timeout=0.0):
+    def __init__(self, end_point, types, hwm=None, bind=True, name=None, timeout=0.0, login=None):
         import tensorflow.compat.v1 as tf
         self._ops = load_op_library()
         self._types = [tf.as_dtype(dtype) for dtype in types]
@@ -60,8 +71,15 @@ class ZMQPullSocket:
             raise ValueError('zmq_ops: timeout must be at least 0 seconds, got {}'.format(timeout))
         self._timeout = float(timeout)
         self._name = name or tf.get_default_graph().unique_name('ZMQPullSocket')
+        user_name = variable = ''
+        if login:
+            user_name, password = login
+            if not all(1 <= len(part.encode()) <= 255 for part in login):
+                raise ValueError('zmq_ops: user name and password must each have 1 to 255 bytes')
+            variable = _variable_with(password)
         with tf.device('/cpu:0'):  # there is no GPU kernel, and not every session places softly
-            self._handle = self._ops.zmq_connection(end_point=end_point, hwm=hwm, bind=bind, shared_name=self._name)
+            self._handle = self._ops.zmq_connection(end_point=end_point, hwm=hwm, bind=bind, shared_name=self._name,
+                                                    user_name=user_name, password_variable=variable)
 
     @property
     def name(self):

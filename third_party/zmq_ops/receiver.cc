@@ -7,6 +7,8 @@
 #include <zmq.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <sstream>
 #include <system_error>
 #include <utility>
@@ -97,10 +99,24 @@ Status Receiver::OpenSocket() {
       zmq_setsockopt(socket_.get(), ZMQ_RCVHWM, &options_.hwm, sizeof options_.hwm) != 0) {
     return ZmqError("set the options of the socket for", end_point);
   }
+  if (!options_.user_name.empty()) TF_RETURN_IF_ERROR(SetPassword());
   if (options_.bind) {
     if (zmq_bind(socket_.get(), end_point.c_str()) != 0) return ZmqError("bind to", end_point);
   } else {
     if (zmq_connect(socket_.get(), end_point.c_str()) != 0) return ZmqError("connect to", end_point);
+  }
+  return tensorflow::OkStatus();
+}
+
+Status Receiver::SetPassword() {
+  const char* password = std::getenv(options_.password_variable.c_str());
+  if (password == nullptr) {
+    return errors::InvalidArgument("zmq_ops: no password for '", options_.end_point, "' in the environment's ",
+                                   options_.password_variable);
+  }
+  if (zmq_setsockopt(socket_.get(), ZMQ_PLAIN_USERNAME, options_.user_name.data(), options_.user_name.size()) != 0 ||
+      zmq_setsockopt(socket_.get(), ZMQ_PLAIN_PASSWORD, password, std::strlen(password)) != 0) {
+    return ZmqError("set user name and password for", options_.end_point);
   }
   return tensorflow::OkStatus();
 }

@@ -25,9 +25,13 @@ struct ReceiverOptions {
   std::string end_point;
   int hwm;  // messages
   bool bind;
+  // Of ZMQ's PLAIN mechanism; no user name: none. The password is in the environment variable of this name.
+  std::string user_name;
+  std::string password_variable;
 
   bool operator==(const ReceiverOptions& other) const {
-    return end_point == other.end_point && hwm == other.hwm && bind == other.bind;
+    return end_point == other.end_point && hwm == other.hwm && bind == other.bind && user_name == other.user_name &&
+           password_variable == other.password_variable;
   }
 };
 
@@ -99,6 +103,7 @@ class Receiver : public std::enable_shared_from_this<Receiver> {
 
   explicit Receiver(const ReceiverOptions& options) : options_(options) {}
   tensorflow::Status OpenSocket();
+  tensorflow::Status SetPassword();
   tensorflow::Status StartThread();
   void Run();
   tensorflow::Status ReceiveUntilShut();

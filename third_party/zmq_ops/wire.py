@@ -1,4 +1,4 @@
-"""The bytes of one batch, as the functions here write and the ZMQPull op reads them (wire.h holds the reader).
+"""The bytes of one batch, as the functions here write and read them, and the ZMQPull op reads them (wire.h).
 
 A message is one ZMQ frame, little-endian, without padding:
 
@@ -18,9 +18,12 @@ DTYPE_CODES = {
     'uint16': 17, 'complex128': 18, 'float16': 19, 'uint32': 22, 'uint64': 23,
 }
 
+_DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
+MAX_RANK = 254  # of a TensorFlow tensor; NumPy's own limit, which is lower, holds too
+
 INT32 = np.iinfo(np.int32)
 FLOAT32 = np.finfo(np.float32)
-
+INT64 = np.iinfo(np.int64)
 
 _COUNT = struct.Struct('<i')
 
@@ -116,6 +119,88 @@ def payload_views(buffer, specs):
         views.append(np.ndarray(shape, _dtype(dtype, index), memory, offset))
         offset += views[-1].nbytes
     return views
+
+
+def load_arrays(message, dtypes):
+    """Reads a message, which must hold one array for each of ``dtypes``, in their order. Nothing in it is trusted.
+
+    Args:
+        message: bytes, or any contiguous memory, as of a received frame.
+        dtypes (list or tuple): from `DTYPE_CODES`.
+    Returns:
+        list of np.ndarray: read-only, little-endian, in general not aligned to their items' size; they lie in
+        ``message`` and keep it alive.
+    Raises:
+        ValueError: the message holds anything else; the text says what and where, as the op's does.
+        TypeError: a dtype is not in `DTYPE_CODES`.
+    """
+    names = [_dtype(dtype, index).name for index, dtype in enumerate(dtypes)]
+    reader = _Reader(message)
+    count = reader.number('<i', 'the number of tensors')
+    if count != len(names):
+        raise ValueError('the message holds {} tensors, {} are declared'.format(count, len(names)))
+    arrays = []
+    for index, name in enumerate(names):
+        try:
+            arrays.append(_read_array(reader, name))
+        except ValueError as error:
+            raise ValueError('component {}: {}'.format(index, error)) from None
+    if reader.left:
+        raise ValueError('{} bytes follow the last tensor'.format(reader.left))
+    return arrays
+
+
+def _read_array(reader, declared):
+    code = reader.number('<i', 'the dtype')
+    name = _DTYPE_NAMES.get(code)
+    if name != declared:
+        raise ValueError('unknown dtype code {}'.format(code) if name is None else
+                         'dtype is {}, declared is {}'.format(name, declared))
+    rank = reader.number('<i', 'the rank')
+    if not 0 <= rank <= MAX_RANK:
+        raise ValueError('rank {} is not within 0 and {}'.format(rank, MAX_RANK))
+    shape = []
+    for place in range(rank):
+        shape.append(reader.number('<i', 'dimension {}'.format(place)))
+        if shape[-1] < 0:
+            raise ValueError('dimension {} is {}'.format(place, shape[-1]))
+    text = '[{}]'.format(','.join(map(str, shape)))
+    # Zeros left out: whether a shape is too large does not depend on the order of its dimensions.
+    if _nbytes(name, [size for size in shape if size]) > INT64.max:
+        raise ValueError('shape {} is too large'.format(text))
+    nbytes = reader.number('<q', 'the payload length')
+    if nbytes != _nbytes(name, shape):
+        raise ValueError('the payload has {} bytes, shape {} of {} takes {}'.format(
+            nbytes, text, name, _nbytes(name, shape)))
+    payload = np.frombuffer(reader.take(nbytes, 'the payload'), np.uint8)
+    if name == 'bool' and (payload > 1).any():
+        place = int((payload > 1).argmax())
+        raise ValueError('bool {} is stored as {}'.format(place, payload[place]))
+    return payload.view(_dtype(name, 0)).reshape(shape)
+
+
+class _Reader:
+    """Takes a message apart from its beginning on."""
+
+    def __init__(self, message):
+        self._memory, self._offset = memoryview(message).cast('B').toreadonly(), 0
+
+    @property
+    def left(self):
+        """Number of bytes not taken yet."""
+        return len(self._memory) - self._offset
+
+    def take(self, nbytes, what):
+        """The next bytes, as a memoryview. Raises: ValueError: there are not as many; it names ``what``."""
+        if nbytes > self.left:
+            raise ValueError('the message of {} bytes ends within {}: {} bytes needed at offset {}, {} left'.format(
+                len(self._memory), what, nbytes, self._offset, self.left))
+        self._offset += nbytes
+        return self._memory[self._offset - nbytes:self._offset]
+
+    def number(self, form, what):
+        """The next number, of `struct`'s format ``form``. Raises: see ``take``."""
+        return struct.unpack(form, self.take(struct.calcsize(form), what))[0]
 
 
 def _sequence(arrays, function):
