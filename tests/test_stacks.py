@@ -14,7 +14,7 @@ from small_runs import MAIN, ROOT
 STACKS = [python for python in os.environ.get('SAT_STACKS', '').split(os.pathsep) if python]
 pytestmark = [pytest.mark.stacks, pytest.mark.skipif(len(STACKS) < 2, reason='needs two environments in SAT_STACKS')]
 
-NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'silu', '--data', 'digits']
+NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'silu']  # and the digits, its data by default
 TRAINING = ['--batch', '32', '--attack-iter', '1', '--attack-epsilon', '32', '--attack-step-size', '16', '--epochs', '3',
             '--base-lr', '0.4', '--warmup-epochs', '0', '--eval-attack-iter', '1']
 EVALUATION = ['--attack-iter', '10', '--attack-epsilon', '32', '--attack-step-size', '4', '--batch', '64']
@@ -42,8 +42,10 @@ def checkpoints(request, tmp_path_factory):
     """A network trained in the newest or the oldest environment: its two forms of a checkpoint."""
     (python,), folder = request.param, tmp_path_factory.mktemp('trained')
     run(python, MAIN, *NETWORK, *TRAINING, '--logdir', 'run', cwd=folder)
-    run(python, os.path.join(ROOT, 'convert.py'), 'weights', '--load', 'run', 'weights.npz', cwd=folder)
-    return str(folder / 'run'), str(folder / 'weights.npz')
+    last = max((folder / 'run').glob('model-*.index'), key=lambda path: int(path.stem.split('-')[1]))
+    written = str(last.with_suffix(''))
+    run(python, os.path.join(ROOT, 'convert.py'), 'weights', '--load', written, 'weights.npz', cwd=folder)
+    return written, str(folder / 'weights.npz')
 
 
 def judge(python, checkpoint, folder):

@@ -247,7 +247,7 @@ def _scalar(number, index):
             raise ValueError('element {}: {} does not fit into an int32; send an int64 array'.format(index, number))
         return np.array(number, '<i4')
     if isinstance(number, (float, np.floating)):
-        if np.isfinite(number) and abs(number) > FLOAT32.max:
+        if np.isfinite(number) and abs(number) > float(FLOAT32.max):
             raise ValueError('element {}: {} does not fit into a float32; send a float64 array'.format(index, number))
         return np.array(number, '<f4')
     dtype = ' of dtype {}'.format(number.dtype) if isinstance(number, np.generic) else ''
