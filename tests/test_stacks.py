@@ -41,7 +41,7 @@ def version(python):
 def checkpoints(request, tmp_path_factory):
     """A network trained in the newest or the oldest environment: its two forms of a checkpoint."""
     (python,), folder = request.param, tmp_path_factory.mktemp('trained')
-    run(python, MAIN, *NETWORK, *TRAINING, '--logdir', 'run', cwd=folder)
+    run(python, MAIN, *NETWORK, *TRAINING, '--logdir', str(folder / 'run'), cwd=folder)
     last = max((folder / 'run').glob('model-*.index'), key=lambda path: int(path.stem.split('-')[1]))
     written = str(last.with_suffix(''))
     run(python, os.path.join(ROOT, 'convert.py'), 'weights', '--load', written, 'weights.npz', cwd=folder)
