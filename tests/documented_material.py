@@ -55,7 +55,7 @@ class Material:
     """
 
     def __init__(self, folder, weight):
-        self._folder, self._weight = folder, weight
+        self.folder, self._weight = folder, weight
         with gzip.open(os.path.join(FIXTURES, 'variables.json.gz'), 'rt') as f:
             self._rows = json.load(f)
 
@@ -78,7 +78,7 @@ class Material:
                 yield from self._checkpoint(name, '{}/{}/{}'.format(ZOO, model, name.split('/')[-1]), 'whole/' + name)
 
     def _made(self, name, write):
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self.folder, name)
         if not os.path.exists(path):
             write(path)
         return path
@@ -89,7 +89,7 @@ class Material:
 
     def _checkpoint(self, name, place, kept):
         import convert
-        path = os.path.join(self._folder, kept)
+        path = os.path.join(self.folder, kept)
         if name.endswith('.npz'):
             if not os.path.exists(path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -47,7 +47,6 @@ _LITTLE = {
                        '--attack-iter 2 --input-size 64',
     'benchmarks/attack_agreement.py': '--images 2 --batch 2',
     'benchmarks/attack_speed.py': '--repeats 1 --input-size 32 --batch 2 --attack-iter 1',
-    'benchmarks/compare.py': '--only zmq_throughput --no-run',
     'benchmarks/ensemble_speed.py': '--images 4 --batch 4',
     'benchmarks/memory.py': '--repeats 1 --steps 1 --input-size 32 --batch 4',
     'benchmarks/scaling.py': '--repeats 1 --steps 1 ' + _TINY,
@@ -119,9 +118,8 @@ def flags_of(run):
         flags = words[script + 1:] if len(words) != script + 2 else words[script + 1].split()
         data = [word.split('=', 1)[1] for word in words[:script] if word.startswith('DATA=')]
         return ['--data', data[0] if data else 'data/imagenet'] + flags
-    name = os.path.basename(run.mode.split(' ')[0]) if run.mode not in ('train', 'serve') else program_of(run.text)
-    begin = next(number for number, word in enumerate(words) if os.path.basename(word) == os.path.basename(name))
-    return words[begin + 1:]
+    program = os.path.basename(program_of(run.text))
+    return words[[os.path.basename(word) for word in words].index(program) + 1:]
 
 
 def _filled(text):
@@ -148,7 +146,7 @@ def adapted(run, address):
         if len(servers) > 1:  # each rank is a machine
             text = re.sub(r'(?<= )(\S*python .*)', r"sh -c 'exec \1'", text)
             little = little.replace(address + '0', address + '$OMPI_COMM_WORLD_RANK')
-    elif run.mode == 'main.py --eval' and 'python' not in text.partition('mpirun')[0]:
+    elif run.mode == 'main.py --eval' and ('mpirun' in text or '.sh ' in text):  # an image for each rank
         little = '--batch 1'
     else:
         little = _LITTLE.get(run.mode, '')
@@ -161,7 +159,7 @@ class Workplace:
     """A folder with this checkout's programs, and all that a command names.
 
     Args:
-        folder (str): new. material (Material). run (Run).
+        folder (path): an empty one. material (Material). run (Run).
     """
 
     def __init__(self, folder, material, run):

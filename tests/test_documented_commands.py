@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 import main
@@ -204,32 +205,33 @@ def judged(run):
     return run.mode.startswith('main.py') or run.mode in ('train', 'efficientnet/main.py')
 
 
-def label(source, run):
-    return '{}: {}'.format(source, run.text)
-
-
-def parametrized(runs, fast):
+def parametrized(runs, fast=lambda run: True):
     return pytest.mark.parametrize('run', [
-        pytest.param(run, id=label(source, run), marks=() if fast(run) else pytest.mark.slow) for source, run in runs])
+        pytest.param(run, id='{}: {}'.format(source, run.text), marks=() if fast(run) else pytest.mark.slow)
+        for source, run in runs])
 
 
-@pytest.fixture(scope='session')
+def removed(material):
+    """The material, while it is needed: it may take gigabytes."""
+    yield material
+    shutil.rmtree(material.folder)
+
+
+@pytest.fixture(scope='module')
 def material(tmp_path_factory, weights_rule):
-    folder = str(tmp_path_factory.mktemp('material'))
-    yield Material(folder, weights_rule.weight)
-    shutil.rmtree(folder)  # gigabytes
+    yield from removed(Material(str(tmp_path_factory.mktemp('material')), weights_rule.weight))
 
 
-@pytest.fixture
-def workplace(run, tmp_path, material):
-    place = Workplace(str(tmp_path / 'here'), material, run)
-    yield place
-    shutil.rmtree(place.folder)
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    """Checkpoints for those who look at names and shapes."""
+    yield from removed(Material(str(tmp_path_factory.mktemp('shapes')), lambda _, shape: np.zeros(shape, np.float32)))
 
 
-@parametrized([(source, run) for source, run in RUNS if judged(run)], lambda run: 'bL1' not in run.text)
-def test_a_command_means_what_its_author_says(run, workplace, monkeypatch):
-    monkeypatch.chdir(workplace.folder)
+@parametrized([(source, run) for source, run in RUNS if judged(run)], lambda run: 'bL1' not in run.text)  # 1.1 GB
+def test_a_command_means_what_its_author_says(run, tmp_path, shapes, monkeypatch):
+    workplace = Workplace(tmp_path, shapes, run)
+    monkeypatch.chdir(tmp_path)
     for name, value in workplace.variables().items():
         monkeypatch.setenv(name, value)
     flags = flags_of(run)
@@ -344,7 +346,8 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
 
 
 @parametrized(RUNS, lambda run: any(part in text for part in FAST for text in (run.text, *run.servers)))
-def test_a_command_does_what_its_document_says(run, workplace):
+def test_a_command_does_what_its_document_says(run, tmp_path, material):
+    workplace = Workplace(tmp_path, material, run)
     done = workplace.execute()
     assert done.returncode == (143 if run.mode == 'serve' else 0), '{}\n{}\n{}'.format(done.args, done.stdout, done.stderr)
     assert 'Traceback' not in done.stderr
