@@ -40,10 +40,10 @@ _SMALL_IMAGES = ' --input-size 64'
 _TINY = '--arch CifarResNet -d 8 --input-size 32 --batch 4'
 _LITTLE = {
     'main.py --eval': '--batch 2', 'main.py --eval-directory': '--batch 2', 'efficientnet/main.py': '--eval_batch_size=2',
-    'analysis sweep': '--images 2 --steps 1,2 --epsilons 0,4 --queries 2 --attack-iter 2 --input-size 64',
+    'analysis sweep': '--images 22 --steps 1,2 --epsilons 0,4 --queries 2 --attack-iter 2 --input-size 64',
     'analysis landscape': '--images 1 --grid 3 --input-size 64',
     'analysis transfer': '--images 2 --attack-iter 2 --input-size 64',
-    'analysis report': '--images 2 --steps 1,2 --epsilons 0,4 --queries 2 --grid 3 --landscapes 1 --hardest 1 '
+    'analysis report': '--images 22 --steps 1,2 --epsilons 0,4 --queries 2 --grid 3 --landscapes 1 --hardest 1 '
                        '--attack-iter 2 --input-size 64',
     'benchmarks/attack_agreement.py': '--images 2 --batch 2',
     'benchmarks/attack_speed.py': '--repeats 1 --input-size 32 --batch 2 --attack-iter 1',
@@ -54,6 +54,7 @@ _LITTLE = {
     'benchmarks/startup.py': '--repeats 1 --input-size 64 --batch 2',
     'benchmarks/train_speed.py': '--repeats 1 --steps 1 --input-size 32 --batch 2',
     'benchmarks/zmq_throughput.py': '--repeats 1 --seconds 0.2 --receivers 1 --batch 4'}
+_OF_VARIANTS = ('benchmarks/memory.py', 'benchmarks/train_speed.py')  # of which one is enough
 # What a document takes as done before.
 _BEFORE = {'judged/results.json': 'python main.py --eval --load CKPT --data D -d 50 --attack-iter 2 --input-size 64 '
                                   '--results-dir judged'}
@@ -106,7 +107,9 @@ def _choices(text, steps):
     text = text.replace(_STEPS, steps)
     if _MODEL not in text:
         return [text.replace(_FLAGS, TRAINED)]
-    return [text.replace(_MODEL, name).replace(_FLAGS, flags) for name, flags in MODELS.items()]
+    # All of them by one process, one by several.
+    models = MODELS.items() if 'mpirun' not in text else list(MODELS.items())[:1]
+    return [text.replace(_MODEL, name).replace(_FLAGS, flags) for name, flags in models]
 
 
 def flags_of(run):
@@ -150,6 +153,8 @@ def adapted(run, address):
         little = '--batch 1'
     else:
         little = _LITTLE.get(run.mode, '')
+        if run.mode in _OF_VARIANTS and '--variant' not in text:
+            little += " --variant 'one:'"
     if text.endswith('"'):  # a job script's flags in one word
         return served, '{} {}"'.format(text[:-1], little)
     return served, ' '.join((text, little)).strip()
