@@ -70,16 +70,14 @@ JUDGED = {
         EFFICIENTNET, model_name='efficientnet-bL1', moving_average_decay=0.9999, input_size=600),
     'CKPT': SAT, 'A': SAT, 'B': SAT}  # the reader's own: as the flags say
 # By the architecture. SAT's single step of 4 belongs to its one step; another number of steps has steps of 1.
-SAT_TRAINING = dict(SAT, attack_iter=1, attack_step_size=4, prob_start_from_clean=0.2, label_smoothing=0.1,
-                    optimizer='momentum', weight_decay=1e-4, base_lr=0.1, warmup_epochs=5, lr_drop_epochs='30,60,90')
+SAT_TRAINER = dict(attack_iter=1, attack_step_size=4, prob_start_from_clean=0.2, label_smoothing=0.1,
+                   optimizer='momentum', weight_decay=1e-4, base_lr=0.1, warmup_epochs=5, lr_drop_epochs='30,60,90')
 TRAINED = {
-    'ResNet': SAT_TRAINING,
-    'CifarResNet': dict(SAT_TRAINING, arch='CifarResNet', depth=20, input_size=32, num_classes=10, group=None,
-                        res2_bottleneck=None),
-    'ResNetDenoise': dict(SAT_TRAINING, **dict(DENOISE_152, depth=50), lr_drop_epochs='35,70,95'),
-    'EfficientNet': dict(
-        SAT_TRAINING, **dict(EFFICIENTNET, attack_iter=1, attack_step_size=4, moving_average_decay=0.9999),
-        optimizer='rmsprop', weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4)}
+    'ResNet': dict(SAT, **SAT_TRAINER),
+    'CifarResNet': dict(dict(CIFAR_RESNET, depth=20), **SAT_TRAINER),
+    'ResNetDenoise': dict(dict(SAT_TRAINER, **dict(DENOISE_152, depth=50)), lr_drop_epochs='35,70,95'),
+    'EfficientNet': dict(dict(EFFICIENTNET, **SAT_TRAINER), moving_average_decay=0.9999, optimizer='rmsprop',
+                         weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4)}
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
@@ -151,7 +149,9 @@ def typed(flags):
             name, equals, value = word.partition('=')
             following = flags[number + 1] if number + 1 < len(flags) and not flags[number + 1].startswith('--') else True
             name = name.lstrip('-').replace('-', '_')
-            found[RENAMED.get(name, name)] = value if equals else following
+            value = value if equals else following
+            # Lengths: 4/255 and 4px are 4 pixel levels.
+            found[RENAMED.get(name, name)] = re.sub(r'(/255|px)$', '', value) if isinstance(value, str) else value
     return {name: value for name, value in found.items() if name not in ELSEWHERE}
 
 
