@@ -146,9 +146,6 @@ def adapted(run, address):
     text = _placed(run.text, max(RANKS, len(servers)))
     if run.mode == 'train':
         little = _TRAINED.format(address=address + '0') + small
-        if len(servers) > 1:  # each rank is a machine
-            text = re.sub(r'(?<= )(\S*python .*)', r"sh -c 'exec \1'", text)
-            little = little.replace(address + '0', address + '$OMPI_COMM_WORLD_RANK')
     elif run.mode == 'main.py --eval' and ('mpirun' in text or '.sh ' in text):  # an image for each rank
         little = '--batch 1'
     else:
@@ -157,6 +154,10 @@ def adapted(run, address):
             little += " --variant 'one:'"
     if text.endswith('"'):  # a job script's flags in one word
         return served, '{} {}"'.format(text[:-1], little)
+    if len(servers) > 1:  # each rank is a machine
+        program = re.search(r'\S*python .*', text).group()
+        text, little = text.replace(program, "sh -c 'exec {} {}'".format(program, little.replace(
+            address + '0', address + '$OMPI_COMM_WORLD_RANK'))), ''
     return served, ' '.join((text, little)).strip()
 
 
