@@ -24,7 +24,7 @@ READY = 60  # until a data server does
 _MODEL, _FLAGS, _STEPS = '/path/to/model_checkpoint', '[--architecture-flags]', '[INTEGER]'
 MODELS = {'R152.npz': '--arch ResNet -d 152', 'R152-Denoise.npz': '--arch ResNetDenoise -d 152',
           'X101-DenoiseAll.npz': '--arch ResNeXtDenoiseAll -d 101'}
-TRAINED = '--arch ResNetDenoise -d 152'
+TRAINED = '--arch ResNetDenoise -d 50'
 _WORDS = {'NETWORK': '--arch CifarResNet -d 8 --activation-name silu', 'FLAGS': '', '...': '', 'I/N': '0/1',
           'results/.../results.json': 'judged/results.json', '--ckpt_path=...': '--ckpt_path=efficientnet-b0/efficientnet-b0',
           '--data_dir=...': '--data_dir=/path/to/tfrecords', 'ENV/bin/python': 'python',
