@@ -86,4 +86,5 @@ def _docstring(text):
 
 
 def _comments(text):
-    yield [line for line in re.findall(r'^# {3,}(\S.*)', text, re.MULTILINE) if program_of(line)]
+    text = re.sub(r'\\\n# *', '', text)
+    yield [' '.join(line.split()) for line in re.findall(r'^# {3,}(\S.*)', text, re.MULTILINE) if program_of(line)]

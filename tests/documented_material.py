@@ -72,7 +72,7 @@ class Material:
             yield RECOGNISED, self._made('recognised', self._write_recognised)
         if 'tfrecords' in text.replace('imagenet-or-tfrecords', ''):
             yield RECORDS, self._made('tfrecords', self._write_records)
-        words = set(re.split(r"[\s='\"]", text))
+        words = set(re.split(r"[\s='\"]", text)) - set(re.findall(r'convert\.py \S+ --load \S+ (\S+)', text))
         for name in {**PUBLISHED, **OWN}:
             if name in words:
                 small = name == 'CKPT' and 'CifarResNet' in text
