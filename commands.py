@@ -39,7 +39,7 @@ from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, Traini
 from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
                                threads_for, together)
 from weights.flags import refuse_another_network
-from weights.plausible import doubts
+from weights.plausible import doubts, not_finite
 from zoo import published
 from zoo.fetch import bring
 
@@ -299,6 +299,7 @@ def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
                                       library_versions(), seconds, not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
                                  args)
+    results['warnings'] += not_finite([verdicts.prediction for verdicts in outcome.verdicts.values()])
     evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
@@ -337,6 +338,8 @@ def classify_directory(args, ranks):
         checkpoints.write_text(args.prediction_file, ''.join(lines))
         logger.info('{} predictions are in {}; {} files could not be read'.format(
             len(lines), args.prediction_file, len(files) - len(lines)))
+        for warning in not_finite([verdicts.prediction]):
+            logger.warning(warning)
     _refuse_unreadable(args, ranks, len(lines), len(files), 'they have no prediction')
 
 

@@ -5,7 +5,7 @@ All attack the same graph with the same weights from the same images (no random 
 fall to all or to none.
 
     .venv/bin/python benchmarks/attack_agreement.py --load b0.npz --data imagenet --arch EfficientNet \\
-        --attack-iter 10 --attack-epsilon 4 --attack-step-size 1 --images 400
+        --moving-average-decay 0 --attack-iter 10 --attack-epsilon 4 --attack-step-size 1 --images 400
 
 Takes main.py's flags of --eval, untargeted. The Adversarial Robustness Toolbox (ART) has the same pgd, fgsm and
 momentum in Linf and L2, Foolbox the same pgd in all norms and fgsm in Linf and L2. Prints a Markdown table. Needs

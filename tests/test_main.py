@@ -1,7 +1,5 @@
 """The command line: the releases' commands, what recipes and modes resolve to, and that mistakes end in one line."""
 import os
-import re
-import shlex
 import subprocess
 import sys
 import zipfile
@@ -539,28 +537,6 @@ def test_a_mistake_ends_the_program_with_exit_code_2_and_one_line(tmp_path, argv
     assert ended.stderr.count('\n') == 1 and 'Traceback' not in ended.stderr, ended.stderr
     assert ended.stderr.startswith('main.py: error: ') and named in ended.stderr
     assert os.listdir(tmp_path) == []
-
-
-def readme_commands():
-    """Argument lists of every `python main.py ...` in the README's code blocks."""
-    with open(os.path.join(ROOT, 'README.md')) as f:
-        blocks = re.findall(r'^```\n(.*?)^```', f.read(), re.DOTALL | re.MULTILINE)
-    lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-    return [shlex.split(line.split('main.py', 1)[1], comments=True) for line in lines if ' main.py' in line]
-
-
-def test_the_readme_has_commands_of_training_and_evaluation():
-    commands = readme_commands()
-    assert sum('--eval' in c for c in commands) >= 3 and any('--attack-iter' in c and '--eval' not in c for c in commands)
-
-
-@pytest.mark.parametrize('command', readme_commands(), ids=' '.join)
-def test_every_command_of_the_readme_is_accepted(command, npz, folder):
-    stand_in = {'--load': npz, '--data': folder, '--eval-directory': folder}
-    for flag, value in stand_in.items():
-        if flag in command:
-            command[command.index(flag) + 1] = str(value)
-    main.parse_args(command)
 
 
 def test_a_python_without_the_packages_is_told_which_one_to_use():

@@ -1,4 +1,5 @@
 """A figure that no network of ImageNet's classes has is not printed without a word."""
+import csv
 import types
 
 import numpy as np
@@ -62,3 +63,36 @@ def test_an_evaluation_says_so_in_results_json(tmp_path):
     assert results['num_images'] == 200 and results['clean']['top1_error'] > 0.9
     line, = results['warnings']
     assert '--activation-name silu' in line
+
+
+def test_outputs_that_are_no_numbers_are_said_in_both_evaluations(tmp_path, monkeypatch):
+    import tensorflow.compat.v1 as tf
+
+    import commands
+    import main
+    from networks import make_network
+    said = []
+    monkeypatch.setattr(commands.logger, 'warning', said.append)
+    flags = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '2', '--batch', '3']
+    data = make_noise_folder(tmp_path / 'images', {'val': 6}, 'ab')
+    with tf.Graph().as_default(), tf.Session() as session:
+        make_network(*flags).classify(tf.zeros([1, 8, 8, 3]))
+        session.run(tf.global_variables_initializer())
+        values = {v.op.name: session.run(v) for v in tf.global_variables()}
+    # Finite weights whose products overflow.
+    values['linear/b'] = np.full_like(values['linear/b'], np.finfo(np.float32).max)
+    values['linear/W'] = np.full_like(values['linear/W'], np.finfo(np.float32).max)
+    np.savez(tmp_path / 'X.npz', **values)
+    monkeypatch.chdir(tmp_path)
+    with tf.Graph().as_default():
+        main.main(['--eval', '--load', 'X.npz', '--data', data, '--attack-iter', '0', '--results-dir', 'results', *flags])
+    line, = read_json(tmp_path / 'results' / 'results.json')['warnings']
+    with open('results/per_example.csv') as f:
+        unknown = sum(row['clean_pred'] == '-1' for row in csv.DictReader(f))
+    assert unknown > 2 and 'prediction -1) in {} of 6'.format(unknown) in line and line in said
+    del said[:]
+    with tf.Graph().as_default():
+        main.main(['--eval-directory', str(tmp_path / 'images' / 'val' / 'a'), '--load', 'X.npz', *flags])
+    predictions = (tmp_path / 'predictions.txt').read_text().splitlines()
+    unknown = sum(line.endswith(',-1') for line in predictions)
+    assert unknown > 0 and any('in {} of {}'.format(unknown, len(predictions)) in line for line in said)

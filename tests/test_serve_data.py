@@ -310,7 +310,7 @@ def test_the_last_job_gets_nothing_more_once_another_has_the_server(start, tmp_p
             while old.poll(300):
                 old.recv()
                 queued += 1
-                assert queued < 20
+                assert queued < 100  # TCP's buffers hold some 10 MB, 33 batches; who is fed gets them without end
             for _ in range(10):
                 assert new.poll(10000) and new.recv()
             assert not old.poll(300)

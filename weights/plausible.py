@@ -30,3 +30,16 @@ def doubts(judged, right, classes, imagenet, args):
                                          if args.moving_average_decay else 'the plain ones, not their averages')]
     return ['only {:.1f}% of {} clean images are right: something does not belong to these weights; likely causes: '
             '{}'.format(100 * right / judged, judged, ', '.join(causes))]
+
+
+def not_finite(predictions):
+    """What is to be said where a network's outputs are no numbers, for which it counts as wrong.
+
+    Args:
+        predictions (list of int arrays): of the passes over the images; -1 where the outputs were not finite.
+    Returns:
+        list of str: a sentence, or none.
+    """
+    times, of = sum(int((each < 0).sum()) for each in predictions), sum(len(each) for each in predictions)
+    return ["the network's outputs are not finite (prediction -1) in {} of {} looks at an image, which count as wrong: "
+            'something does not belong to these weights'.format(times, of)] * (times > 0)
