@@ -24,7 +24,11 @@ TESTS = os.path.join(ROOT, 'tests')
 FORM = 'says what commands look like; others with all its words stand beside it'
 NOT_RUN = {
     # A test that does the same is named with its file.
-    r'make setup|make setup GPU=1': 'installs; every use of .venv/bin/python stands on it',
+    r'make setup( GPU=1)?': 'installs; every use of .venv/bin/python stands on it',
+    r'make setup (PYTHON|TENSORFLOW)=[\d.]+': 'installs: test_setup.py::test_python_and_tensorflow_choose',
+    r'make test-stacks': 'sets up every set of versions: test_stacks.py::test_every_set_gives_each_image_the_same_verdict',
+    r'\S*python scripts/horovod_wheel.py .*':
+        'builds Horovod: test_setup.py::test_a_wheel_is_built_once_and_installed_from_then_on',
     r'make demo': 'test_programs.py::test_an_interrupted_demo_leaves_nothing_running starts the same program',
     r'make (test|test-all)( TEST_PROCESSES=\d+)?': 'would run these tests',
     r'make test-slurm': 'needs a Slurm: test_slurm.py::test_two_nodes_train_and_judge',
