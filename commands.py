@@ -179,17 +179,16 @@ def validation_batches(args, dataset, ranks, augmentation, indices=None):
 
 
 def matched(args, values):
-    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``."""
-    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
-
-
-def open_session(ranks, args, values):
-    """A session on the current graph with the checkpoint's weights, or their averages, in it.
+    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``.
 
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    pairs = matched(args, values)
+    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
+
+
+def open_session(ranks, pairs):
+    """A session on the current graph with ``pairs`` of (variable, array) in it; see ``matched``."""
     session = tf.Session(config=session_config(ranks))
     checkpoints.load_into(session, pairs)
     return session
@@ -258,11 +257,11 @@ def evaluate(args, ranks, signals, held):
         folder = _results_folder(args, attacker)
         held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
         return held.enter_context(contextlib.closing(journal.Journal(
-            folder, _settings(args, dataset, weights, attackers),
+            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attackers),
             evaluation.row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
-    weights = together(ranks, lambda: {v.op.name: value for v, value in matched(args, values)})
+    pairs = together(ranks, lambda: matched(args, values))
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
-    with together(ranks, lambda: open_session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, pairs)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
             args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
     read = len(outcome.verdicts[evaluation.CLEAN].index)
@@ -331,7 +330,7 @@ def classify_directory(args, ranks):
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
     batches = validation_batches(args, dataset, ranks,
                                   'efficientnet' if args.augmentation == 'efficientnet' else 'none')
-    with together(ranks, lambda: open_session(ranks, args, values)) as session:
+    with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:

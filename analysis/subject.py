@@ -122,8 +122,8 @@ class Subject:
             ValueError: the checkpoint does not fit the network.
         """
         values = checkpoints.stored(args.load)
-        return cls(name, commands.make_model(args), args.batch, lambda: commands.open_session(Ranks(), args, values),
-                   args.attack_gradient)
+        return cls(name, commands.make_model(args), args.batch,
+                   lambda: commands.open_session(Ranks(), commands.matched(args, values)), args.attack_gradient)
 
     def __enter__(self):
         return self

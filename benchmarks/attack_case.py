@@ -79,6 +79,6 @@ def open_case(args, count):
     image, label = tf.placeholder(tf.float32, prepared.shape), tf.placeholder(tf.int32, [None])
     with TowerContext('', is_training=False):
         logits = model.get_logits(image)
-    session = commands.open_session(Ranks(), args, values)
+    session = commands.open_session(Ranks(), commands.matched(args, values))
     return Case(model, Network(session, image, label, logits), session.run(prepared, {pixels: images.pixels}),
                 images.label, images.index)

@@ -3,7 +3,6 @@ import ast
 import glob
 import os
 import re
-import shlex
 import textwrap
 from typing import NamedTuple
 

@@ -17,7 +17,7 @@ import main
 import model_zoo
 from efficientnet import main as released
 from image_folders import make_noise_folder, write_image
-from small_runs import LEAN, SMALL, STEPS, read_json
+from small_runs import LEAN, STEPS, read_json
 from test_main import refusal
 from test_identity import SHAPES
 from third_party.utils import Ranks
