@@ -153,11 +153,10 @@ install_horovod() {
 
 build_zmq_ops() {
   make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
-  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment. A line that says
-  # `import` is carried out whenever Python starts.
+  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  printf '%s\n' "$PWD/third_party" 'import quiet_tensorflow' >"$site/sat_third_party.pth"
+  echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
 
 build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
