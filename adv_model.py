@@ -15,10 +15,10 @@ from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 from tensorpack.utils import logger
 
-from accumulation import mean_over_parts
-from early_stop import until_success
-from layers import Frozen
-from norms import BALLS
+from training.step.accumulation import mean_over_parts
+from attacks.early_stop import until_success
+from layers.convolution import Frozen
+from attacks.balls import BALLS
 from smooth_activations import backward_slope, tensorflow_ops_only
 
 # Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated

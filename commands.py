@@ -17,27 +17,27 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-import checkpoints
-import evaluation
-import journal
-import judging
+from weights import match as checkpoints
+from evaluation import passes as evaluation
+from evaluation import journal
+from evaluation import judging
 import nets
-import output_folders
+from files import output_folders
 import recipes
 import sources
-import training
+from training import run as training
 from adv_model import NoOpAttacker, PGDAttacker
-from attacks import Ensemble, FGSMAttacker, MomentumAttacker
-from efficientnet.preprocessing import ReleasedValidationBatches
+from attacks.gradient import Ensemble, FGSMAttacker, MomentumAttacker
+from data.efficientnet_view import ReleasedValidationBatches
 from smooth_activations import can_compile
-from stopping import StopSignal, exit_code, signals_of
-from third_party.gpus import check_override
-from third_party.heartbeats import Heartbeats
+from training.stopping import StopSignal, exit_code, signals_of
+from machine.gpus import check_override
+from ranks.heartbeats import Heartbeats
 from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
                                         check_servers, default_data_address, describe_policy, list_images,
                                         make_policy, new_job, synsets)
-from third_party.utils import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
-                               threads_for, together)
+from ranks.gather import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
+                          threads_for, together)
 from weights.flags import refuse_another_network
 from weights.plausible import doubts, not_finite
 from zoo import published
@@ -59,7 +59,7 @@ def make_evaluation_attacker(args):
         ValueError: there is no such version of AutoAttack, or not for this norm or number of classes.
     """
     if args.attack == 'autoattack':
-        from autoattack.ensemble import make_attackers
+        from attacks.autoattack.ensemble import make_attackers
         return Ensemble('autoattack-{}-{}'.format(args.autoattack_version, args.norm), args.norm, args.attack_epsilon,
                         make_attackers(args.autoattack_version, args.norm, args.attack_epsilon, args.num_classes))
     if args.attack_iter == 0:
@@ -141,7 +141,7 @@ def _started(args):
     logging.raiseExceptions = False
     ranks = start_ranks()
     if not ranks.is_chief:
-        for name in ('tensorpack', 'third_party'):
+        for name in ('tensorpack', 'data'):
             logging.getLogger(name).setLevel(logging.ERROR)
         logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):

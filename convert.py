@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -21,12 +21,12 @@ try:
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    import checkpoints
+    from weights import match as checkpoints
     import nets
-    from efficientnet.preprocessing import released_view
+    from data.efficientnet_view import released_view
     from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
     from smooth_activations import tensorflow_ops_only
-    from third_party.utils import OneLineParser, mode_parser, reason, run_mode
+    from ranks.gather import OneLineParser, mode_parser, reason, run_mode
     from weights import card
     from weights.flags import parse_with_checkpoint, published_as
     from zoo import published

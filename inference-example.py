@@ -7,20 +7,20 @@
 """
 import sys
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
 import cv2
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from weights import match as checkpoints
 import nets
-from efficientnet.preprocessing import for_tensorflow, released_view
+from data.efficientnet_view import for_tensorflow, released_view
 from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
-from third_party.imagedata.images import Undecodable, Unreadable, decode_image, read_content
+from data.images import Undecodable, Unreadable, decode_image, read_content
 from third_party.imagenet_utils import resize_plain, synset_words
-from third_party.utils import OneLineParser
+from ranks.gather import OneLineParser
 from weights.flags import parse_with_checkpoint
 from zoo.fetch import bring
 

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -19,14 +19,14 @@ try:
     import smooth_activations
     import sources
     from adv_model import OPTIMIZERS, PRECISIONS
-    from attacks import ATTACKS, TARGETS, default_step_size
-    from checkpoints import find
+    from attacks.gradient import ATTACKS, TARGETS, default_step_size
+    from weights.match import find
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
-    from norms import BALLS
+    from attacks.balls import BALLS
     from resnet_model import PADDINGS
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_data, make_policy
-    from third_party.utils import OneLineParser, launched_rank
+    from ranks.gather import OneLineParser, launched_rank
     from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published
 except ModuleNotFoundError as missing:

@@ -11,12 +11,12 @@
 import shlex
 import sys
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
 try:
-    from third_party.utils import mode_parser, run_mode
+    from ranks.gather import mode_parser, run_mode
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("model_zoo.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python model_zoo.py".format(
@@ -56,7 +56,7 @@ def download(argv):
 
 def verify(argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
-    import checkpoints
+    from weights import match as checkpoints
     from main import add_architecture_flags, add_averages_flag, resolve_architecture
     from weights.flags import parse_with_checkpoint
     from zoo.fetch import check_unchanged
@@ -160,7 +160,7 @@ def report(load, args):
     """
     import tensorflow.compat.v1 as tf
 
-    import checkpoints
+    from weights import match as checkpoints
     import nets
     from weights.identity import describe, network_of_flags
     from weights.stored import fault_of

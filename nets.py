@@ -7,7 +7,7 @@ import resnet_model
 from adv_model import AdvImageNetModel
 from efficientnet import network as efficientnet
 from efficientnet.scaling import PREFIX, SIZES
-from third_party.utils import gather_texts, sum_over_ranks
+from ranks.gather import gather_texts, sum_over_ranks
 
 
 def resolve_data_format(data_format):

@@ -2,7 +2,7 @@
 
 A layer says ``activate(x, 'silu')`` and knows nothing else. Forward and backward are two functions of the input
 (SAT Sec 3: ReLU forward, slope of Parametric Softplus backward), so the gradient keeps only ``x`` alive and computes
-the rest anew. On a CPU each is a compiled op (``third_party/smooth_ops``); elsewhere, and for what that has not, it is
+the rest anew. On a CPU each is a compiled op (``native/smooth_ops``); elsewhere, and for what that has not, it is
 TensorFlow's own ops, whose formulas are those here.
 """
 import contextlib
@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-from third_party import smooth_ops
+from native import smooth_ops
 
 # Initial value of SmoothReLU's learnable ``b``, with beta = b^2 = 400 (SAT release).
 SMOOTHRELU_INITIAL_B = 20.0

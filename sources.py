@@ -2,8 +2,8 @@
 import os
 
 from nets import ARCHITECTURES, architecture_defaults, network_name
-from third_party.imagedata.digits import NAME as DIGITS
-from third_party.imagedata.handshake import FAKE
+from data.digits import NAME as DIGITS
+from data.handshake import FAKE
 from third_party.imagenet_utils import count_classes, default_augmentation, open_dataset
 
 DIGIT_CLASSES = 10

@@ -3,7 +3,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from smooth_activations import activate
-from third_party.utils import cpu_session_config
+from ranks.gather import cpu_session_config
 
 # The captions: ReLU beside Parametric Softplus, and five smooth functions.
 FIGURES = {'figure1': ('relu', 'parametric_softplus'),

@@ -2,7 +2,7 @@
 import tensorflow.compat.v1 as tf
 
 from adv_model import EVALUATION_STREAM, NO_TARGET, PIXEL, image_seeds
-from autoattack.losses import margin
+from attacks.autoattack.losses import margin
 
 # Keeps these draws apart from those of attacks on the same images: the first seed holds a stream below 2^24, of which
 # training takes the even numbers and evaluation 1.

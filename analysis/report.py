@@ -8,16 +8,16 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-import checkpoints
+from weights import match as checkpoints
 from analysis import figures, masking, transfer
 from analysis.flags import Network
 from analysis.landscape import Landscape
 from analysis.page import Code, Figure, Section, Table, Text, Verdict
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
-from evaluation import wilson
+from evaluation.passes import wilson
 from nets import network_name
 from third_party.imagenet_utils import synset_words, synsets
-from third_party.typed import anything, number, record, text, whole
+from files.typed import anything, number, record, text, whole
 
 # What is taken from the results of an evaluation.
 _RESULTS = record({'attack': anything, 'adversarial': anything, 'num_images': whole(1, 2 ** 31),

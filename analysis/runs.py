@@ -10,16 +10,16 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-import checkpoints
-import evaluation
+from weights import match as checkpoints
+from evaluation import passes as evaluation
 import sources
 from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from commands import bring_weights
 from nets import network_name
-from third_party.gpus import check_override
-from third_party.utils import Ranks, end_by, fail, launched_rank, library_versions, source_version, together
-from training import open_log_directory
+from machine.gpus import check_override
+from ranks.gather import Ranks, end_by, fail, launched_rank, library_versions, source_version, together
+from training.run import open_log_directory
 
 
 def run(own, networks):

@@ -7,15 +7,15 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
+from weights import match as checkpoints
 import commands
 import sources
 from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess,
                        image_seeds)
 from analysis.noise import RandomNoise
-from autoattack.losses import margin
+from attacks.autoattack.losses import margin
 from smooth_activations import backward_slope
-from third_party.utils import Ranks
+from ranks.gather import Ranks
 
 # Attackers of which one graph serves all lengths, because these numbers of theirs can be fed.
 _FED_KINDS = (PGDAttacker, RandomNoise)

@@ -7,8 +7,8 @@ from tensorpack.utils.utils import get_tqdm
 from adv_model import PGDAttacker
 from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome
-from autoattack.square import SquareAttacker
-from evaluation import wilson
+from attacks.autoattack.square import SquareAttacker
+from evaluation.passes import wilson
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
 EPSILONS = (0, 1, 2, 4, 8, 16, 32, 64, 128)

@@ -17,7 +17,7 @@ from typing import Dict, NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -28,8 +28,8 @@ from tensorpack.tfutils.tower import TowerContext
 import commands
 from adv_model import PIXEL, PGDAttacker
 from attack_case import asked, get_parser, open_case, parse
-from attacks import FGSMAttacker, MomentumAttacker
-from third_party.utils import fail
+from attacks.gradient import FGSMAttacker, MomentumAttacker
+from ranks.gather import fail
 
 
 def arts_attack(network, attacker):

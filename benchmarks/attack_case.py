@@ -5,13 +5,13 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
+from weights import match as checkpoints
 import commands
 import main
 import measure
 from adv_model import AdvImageNetModel, image_preprocess
 from analysis.subject import open_images
-from third_party.utils import OneLineParser, Ranks, together
+from ranks.gather import OneLineParser, Ranks, together
 
 
 class Network(NamedTuple):

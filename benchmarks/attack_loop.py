@@ -13,7 +13,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 
@@ -27,7 +27,7 @@ import main  # noqa: E402
 import nets  # noqa: E402
 from adv_model import image_preprocess  # noqa: E402
 from smooth_activations import tensorflow_ops_only  # noqa: E402
-from third_party.utils import Ranks, session_config  # noqa: E402
+from ranks.gather import Ranks, session_config  # noqa: E402
 
 
 def build(args, as_published):

@@ -19,7 +19,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import measure  # noqa: E402  (behind the path, like what follows)
-from third_party.utils import Ranks, threads_for  # noqa: E402
+from ranks.gather import Ranks, threads_for  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']

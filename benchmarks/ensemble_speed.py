@@ -26,7 +26,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -35,14 +35,14 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
-import checkpoints
+from weights import match as checkpoints
 import commands
 from adv_model import EVALUATION_STREAM, NO_TARGET, PGDAttacker, image_seeds
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
-from attacks import Ensemble
+from attacks.gradient import Ensemble
 from measure import new_file
-from third_party.utils import fail, library_versions
+from ranks.gather import fail, library_versions
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
 

@@ -24,12 +24,12 @@ import zmq
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
 import measure
-from third_party.imagedata.folders import DATA_VARIABLE
+from data.folders import DATA_VARIABLE
 from third_party.imagenet_utils import Lease, available_cores, new_job, open_dataset
 
 WARM_UP = 3.0  # seconds
@@ -41,7 +41,7 @@ def plain_batches(args):
     """The batches of tensorpack's pipeline, endless, with the augmentors that FD's list consists of."""
     from tensorpack.dataflow import (AugmentImageComponent, BatchData, DataFromList, MapData, PrefetchDataZMQ, RepeatedData,
                                      imgaug)
-    from third_party.imagedata import augment
+    from data import augment
     dataset = open_dataset(args.data, 'train')
     colors = [imgaug.BrightnessScale(augment.BRIGHTNESS, clip=False), imgaug.Contrast(augment.CONTRAST, clip=False),
               imgaug.Saturation(0.4, rgb=False),

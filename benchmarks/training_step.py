@@ -16,12 +16,12 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 
 import measure  # noqa: E402  (behind the path, like what follows)
-from third_party.utils import gather_texts, launched_rank, session_config, start_ranks  # noqa: E402
+from ranks.gather import gather_texts, launched_rank, session_config, start_ranks  # noqa: E402
 
 PROGRAM = os.path.abspath(__file__)
 WARM_UP = 2  # steps; TensorFlow prepares its graph in the first one
@@ -97,7 +97,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     import commands
     import main
     import nets
-    import training
+    from training import run as training
     from third_party.imagenet_utils import FakeStream
 
     class Clock(Callback):

@@ -25,7 +25,7 @@ import uuid
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'third_party')]
 
-from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 
@@ -53,7 +53,7 @@ def send(way, arrays, address, hwm):
     if way == 'tensorpack':
         from tensorpack.dataflow import DataFromList, send_dataflow_zmq
         send_dataflow_zmq(DataFromList([arrays] * 1000, shuffle=False), address, hwm=hwm, bind=True)
-    from third_party.imagedata.server import SENDING_THREADS
+    from data.server import SENDING_THREADS
     context = zmq.Context() if way == 'bare' else zmq.Context(SENDING_THREADS)
     socket = context.socket(zmq.PUSH)
     socket.sndhwm = hwm
@@ -94,7 +94,7 @@ def receiver(way, arrays, address, hwm, receivers):
         socket.connect(address)
         return lambda: socket.recv(copy=False)
     import tensorflow.compat.v1 as tf
-    from third_party.utils import Ranks, session_config
+    from ranks.gather import Ranks, session_config
     from zmq_ops import ZMQPullSocket
     tf.disable_v2_behavior()
     image, label = ZMQPullSocket(address, [tf.uint8, tf.int32], hwm=hwm, bind=False).pull()

@@ -23,7 +23,7 @@ import main as program
 from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
 from third_party.imagenet_utils import default_data, open_dataset
-from third_party.utils import OneLineParser, start_ranks
+from ranks.gather import OneLineParser, start_ranks
 from weights.flags import checkpoint_words
 
 MODES = ('train_and_eval', 'train', 'eval')

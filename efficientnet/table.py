@@ -12,7 +12,7 @@ if __name__ == '__main__':
     # In place of this file's folder, where `main` would be efficientnet/main.py.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -20,7 +20,7 @@ import tensorflow.compat.v1 as tf
 
 from efficientnet.network import Style, efficientnet
 from efficientnet.scaling import PREFIX, SIZES
-from third_party.utils import OneLineParser
+from ranks.gather import OneLineParser
 
 # Millions of parameters and billions of multiply-adds, None where not published. b0 to b7: EN Table 2. b8: not in a
 # paper; of timm's port of the AdvProp checkpoint (Xie et al. 2019; its paper says 9.4 times less than 829 million

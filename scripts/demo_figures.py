@@ -37,7 +37,7 @@ def _attack_first_images(network, folder, activation, epsilon):
     import tensorflow.compat.v1 as tf
     from tensorpack.tfutils.tower import TowerContext
 
-    import checkpoints
+    from weights import match as checkpoints
     import nets
     from adv_model import PIXEL, PGDAttacker, image_preprocess
     from main import parse_args

@@ -9,14 +9,14 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 
 import horovod.tensorflow as hvd  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
-from third_party.utils import session_config, start_ranks  # noqa: E402
+from ranks.gather import session_config, start_ranks  # noqa: E402
 
 
 def allreduce(device):
@@ -36,9 +36,9 @@ def main():
     assert hvd.mpi_built(), 'Horovod was built without MPI'
     import zmq_ops
     zmq_ops.load_op_library()
-    import smooth_ops
+    from native import smooth_ops
     smooth_ops.load_op_library()
-    import jpeg_part
+    from native import jpeg_part
     jpeg_part.load_library()
     start_two_ranks('/cpu:0', CUDA_VISIBLE_DEVICES='')
     if len(tf.config.list_physical_devices('GPU')) > 1:

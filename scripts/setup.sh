@@ -72,7 +72,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -159,9 +159,9 @@ build_zmq_ops() {
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
 
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
+build_smooth_ops() { make -C native/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
 
-build_jpeg_part() { make -C third_party/jpeg_part; }
+build_jpeg_part() { make -C native/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 

@@ -13,7 +13,7 @@ FIXTURES = os.path.join(ROOT, 'tests', 'fixtures')
 sys.path.insert(0, ROOT)
 sys.path.append(os.path.join(ROOT, 'benchmarks'))
 
-from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 os.environ.pop('SAT_DATA', None)  # tests name their data
@@ -76,7 +76,7 @@ def load_rule_weights(weights_rule):
     def load(session):
         import tensorflow.compat.v1 as tf
 
-        import checkpoints
+        from weights import match as checkpoints
         checkpoints.load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
                                         for v in tf.global_variables()])
     return load

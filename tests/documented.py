@@ -9,8 +9,7 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 MARKDOWN = ('README.md', 'docs/*.md', 'tests/fixtures/originals_commands.md')
-PROGRAMS = ('*.py', 'analysis/*.py', 'benchmarks/*.py', 'efficientnet/*.py', 'scripts/*.py', 'third_party/*.py',
-            'tools/*.py')
+PROGRAMS = ('*.py', '[!t]*/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
 JOB_SCRIPTS = ('slurm/*.sh',)
 
 _PROMPT = re.compile(r'^\s*\w*\$ ')

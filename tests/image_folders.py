@@ -4,7 +4,7 @@ import os
 import cv2
 import numpy as np
 
-from third_party.imagedata.folders import ImageSet
+from data.folders import ImageSet
 
 
 def write_image(path, value=0, size=(8, 8)):

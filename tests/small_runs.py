@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-import checkpoints
+from weights import match as checkpoints
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN = os.path.join(ROOT, 'main.py')

@@ -5,9 +5,9 @@ import tensorflow.compat.v1 as tf
 from scipy.special import expit, softmax
 from tensorpack.tfutils.tower import TowerContext
 
-import layers
+from layers import convolution as layers
 import resnet_model
-from accumulation import mean_over_parts
+from training.step.accumulation import mean_over_parts
 from adv_model import AdvImageNetModel, NoOpAttacker, PGDAttacker
 from networks import make_network
 from smooth_activations import activate

@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, softmax
 from tensorpack.tfutils.tower import TowerContext
 
 import adv_model
-import layers
+from layers import convolution as layers
 import resnet_model
 from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, AdvImageNetModel, NoOpAttacker, PGDAttacker,
                        add_metrics, image_preprocess, image_seeds, smoothed_cross_entropy)

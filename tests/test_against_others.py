@@ -8,11 +8,11 @@ from sklearn.datasets import load_sample_images
 from tensorpack.tfutils.tower import TowerContext
 
 import attack_agreement
-import norms
+from attacks import balls
 from adv_model import PGDAttacker
 from attack_agreement import LIBRARIES, compare, libraries_with
 from attack_case import Network
-from attacks import FGSMAttacker, MomentumAttacker
+from attacks.gradient import FGSMAttacker, MomentumAttacker
 from networks import make_network
 
 pytestmark = [pytest.mark.filterwarnings('ignore:PyTorch not found'),
@@ -88,7 +88,7 @@ def test_other_attacks_and_norms_too(sess, load_rule_weights, record_property, m
         with TowerContext('', is_training=False):
             return model.attack(attacker, network.image, network.label, None)[0]
     cases = [(attacker, attack(attacker), libraries_with(attacker)) for attacker in ATTACKERS]
-    monkeypatch.setattr(norms, 'L1_SHARE', 0)  # as ART's L1 steps, which move one element each
+    monkeypatch.setattr(balls, 'L1_SHARE', 0)  # as ART's L1 steps, which move one element each
     cases += [(attacker, attack(attacker), ['ART']) for attacker in ATTACKERS if attacker.norm == 'L1']
     load_rule_weights(sess)
     # Of half the contrast: at the ends of the range our L1 step passes over elements that ART's would move.

@@ -5,9 +5,9 @@ import tensorflow.compat.v1 as tf
 from scipy import optimize, stats
 from scipy.special import softmax
 
-import norms
+from attacks import balls
 from adv_model import EVALUATION_STREAM, NO_TARGET, PIXEL, PGDAttacker, image_seeds
-from attacks import Ensemble, FGSMAttacker, MomentumAttacker, default_step_size
+from attacks.gradient import Ensemble, FGSMAttacker, MomentumAttacker, default_step_size
 
 CLASSES, SHAPE = 7, (5, 4, 4, 3)
 SIZE = int(np.prod(SHAPE[1:]))
@@ -67,7 +67,7 @@ def steepest(gradient, x, norm):
         return gradient / column(length(gradient, 'L2'))
     free = np.where((np.abs(x) < 1 - 1e-5) | (np.sign(x) != np.sign(gradient)), gradient, 0)
     moved = np.zeros_like(gradient)
-    count = max(1, round(norms.L1_SHARE * SIZE))
+    count = max(1, round(balls.L1_SHARE * SIZE))
     for number, one in enumerate(free.reshape(len(x), -1)):
         largest = np.argsort(-np.abs(one))[:count]
         moved[number].reshape(-1)[largest] = np.sign(one[largest]) / count
@@ -96,7 +96,7 @@ EVERY_NORM = pytest.mark.parametrize('norm', LENGTHS)
 @pytest.mark.parametrize('share', [0.01, 0.2])
 @pytest.mark.parametrize('num_iter', [1, 2, 9])
 def test_pgd_is_numpy_s_step_for_step(sess, monkeypatch, norm, num_iter, share):
-    monkeypatch.setattr(norms, 'L1_SHARE', share)
+    monkeypatch.setattr(balls, 'L1_SHARE', share)
     epsilon, step = LENGTHS[norm]
     options = dict(norm=norm, num_classes=CLASSES, enlarge_small_steps=False)
     start, _ = run(sess, PGDAttacker(num_iter, epsilon, step, **options), flat_logits)
@@ -143,7 +143,7 @@ def test_around_an_image_that_is_not_valid_the_result_is(sess, norm):
 def test_the_l1_projection_of_a_large_image_is_exact(sess):
     large = np.zeros([2, 300, 300, 3], np.float32)
     point = RANDOM.uniform(-1, 1, large.shape).astype(np.float32)
-    got = sess.run(norms.L1Ball(tf.constant(large), 75.0).project(tf.constant(point)))
+    got = sess.run(balls.L1Ball(tf.constant(large), 75.0).project(tf.constant(point)))
     np.testing.assert_allclose(length(got.astype(np.float64), 'L1'), 75, rtol=1e-4)
     np.testing.assert_allclose(got, shrink_to_l1(point.astype(np.float64), 75.0), atol=1e-6)
 
@@ -154,7 +154,7 @@ def test_an_l1_step_passes_over_elements_that_cannot_move(sess):
     for value in (0.0, np.sign(gradient[largest])):
         image = np.zeros_like(gradient)
         image[largest] = value
-        ball = norms.L1Ball(tf.constant(image), 1.0)
+        ball = balls.L1Ball(tf.constant(image), 1.0)
         move = sess.run(ball.steepest(tf.constant(gradient), tf.constant(image)))
         assert (move[largest] == 0) == (value != 0) and np.abs(move).sum() == pytest.approx(1)
 
@@ -168,7 +168,7 @@ def test_where_there_is_no_gradient_the_attack_stays(sess, norm, attacker):
 
 
 def test_a_vanishing_gradient_still_has_a_direction(sess):
-    ball = norms.L2Ball(tf.constant(IMAGE), 1.0)
+    ball = balls.L2Ball(tf.constant(IMAGE), 1.0)
     move = sess.run(ball.steepest(tf.constant(IMAGE * 1e-25), tf.constant(IMAGE)))
     np.testing.assert_allclose(length(move, 'L2'), 1, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""third_party/imagedata/augment.py, against tensorpack's augmentors and the recorded outputs of the released code."""
+"""data/augment.py, against tensorpack's augmentors and the recorded outputs of the released code."""
 import itertools
 import zlib
 
@@ -8,8 +8,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
-from third_party.imagedata import augment as ours
-from third_party.imagedata.policies import apply_policy
+from data import augment as ours
+from data.policies import apply_policy
 from third_party.imagenet_utils import (AUGMENTATIONS, augment, default_augmentation, make_policy, read_image,
                                         resize_plain, validation_transform)
 

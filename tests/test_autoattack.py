@@ -10,12 +10,12 @@ from tensorpack.tfutils.tower import TowerContext
 import tiny_cnn
 from adv_model import NO_TARGET, AdvImageNetModel, image_seeds
 from attack_passes import Passes
-from autoattack.apgd import BALLS, APGDAttacker
-from autoattack.attacker import Victims, ranked_label
-from autoattack.ensemble import make_attackers
-from autoattack.fab import FABAttacker
-from autoattack.geometry import NORMS
-from autoattack.square import SquareAttacker
+from attacks.autoattack.apgd import BALLS, APGDAttacker
+from attacks.autoattack.attacker import Victims, ranked_label
+from attacks.autoattack.ensemble import make_attackers
+from attacks.autoattack.fab import FABAttacker
+from attacks.autoattack.geometry import NORMS
+from attacks.autoattack.square import SquareAttacker
 from tiny_cnn import EPSILON, ReplayStreams, attack
 
 CLEAN, LABEL = tiny_cnn.images()
@@ -458,7 +458,7 @@ def test_the_short_version_is_the_first_two_attacks_of_the_standard_one(norm):
 
 def test_targets_are_at_most_the_wrong_labels_and_one_line_says_so(monkeypatch):
     lines = []
-    monkeypatch.setattr('autoattack.ensemble.logger.warning', lines.append)
+    monkeypatch.setattr('attacks.autoattack.ensemble.logger.warning', lines.append)
     attackers = make_attackers('standard', 'Linf', 8.0, 5)
     assert [a.targets for a in attackers[1:3]] == [4, 4]
     assert len(lines) == 1 and '4 targets in place of 9' in lines[0] and '5 classes' in lines[0]

@@ -5,10 +5,10 @@ import tensorflow.compat.v1 as tf
 
 import tiny_cnn
 from adv_model import image_seeds
-from autoattack import losses
-from autoattack.geometry import NORMS, dual_length, length, move_to_plane, project_l1
-from autoattack.square import Bumps, Grid, Stripes, bumps, window_share
-from autoattack.streams import ImageStreams
+from attacks.autoattack import losses
+from attacks.autoattack.geometry import NORMS, dual_length, length, move_to_plane, project_l1
+from attacks.autoattack.square import Bumps, Grid, Stripes, bumps, window_share
+from attacks.autoattack.streams import ImageStreams
 
 
 @pytest.fixture(scope='module')

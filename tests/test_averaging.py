@@ -4,8 +4,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from averaging import AverageWeights
-from checkpoints import AVERAGE
+from training.averaging import AverageWeights
+from weights.match import AVERAGE
 from networks import make_network
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from weights import match as checkpoints
 import commands
 import convert
 import main
@@ -20,7 +20,7 @@ from image_folders import make_noise_folder, write_image
 from small_runs import LEAN, STEPS, read_json
 from test_main import refusal
 from test_identity import SHAPES
-from third_party.utils import Ranks
+from ranks.gather import Ranks
 from weights import card
 from weights.flags import published_as
 from weights.identity import AVERAGE, describe, network_of_words

@@ -8,7 +8,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
+from weights import match as checkpoints
 from networks import make_network
 
 VALUES = {'conv0/W': np.arange(12, dtype=np.float32).reshape(3, 4), 'conv0/bn/mean/EMA': np.ones(4, np.float32)}

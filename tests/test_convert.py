@@ -11,9 +11,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
+from weights import match as checkpoints
 import convert
-from efficientnet.preprocessing import released_view
+from data.efficientnet_view import released_view
 from networks import make_network
 from test_main import refusal
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import checkpoints
-import checksums
-import evaluation
-import training
+from weights import match as checkpoints
+from files import checksums
+from evaluation import passes as evaluation
+from training import run as training
 from analysis import report
 from test_journal import DAMAGES
-from third_party.typed import Malformed
+from files.typed import Malformed
 
 CLASSES = ['ant', 'bee', 'cat', 'dög', 'n01440764']
 OTHERS = ['', 'null', 'true', '5', '1e999', 'NaN', '"text"', '[]', '{}', '[5]', '[[]]', '{"a": 1}', '[null]', '[{"a": NaN}]',

@@ -16,14 +16,14 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import checkpoints
+from weights import match as checkpoints
 import zmq_ops
-from third_party.imagedata.doorkeeper import guard
-from third_party.imagedata.handshake import new_job
-from third_party.imagedata.info_server import InfoServer
-from third_party.imagedata.lease import Lease
-from third_party.utils import _RANK_VARIABLES as RANK_VARIABLES
-from third_party.utils import reason
+from data.doorkeeper import guard
+from data.handshake import new_job
+from data.info_server import InfoServer
+from data.lease import Lease
+from ranks.gather import _RANK_VARIABLES as RANK_VARIABLES
+from ranks.gather import reason
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN, SERVER = os.path.join(ROOT, 'main.py'), os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -121,7 +121,7 @@ def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last
 
 
 def test_silence_names_what_the_server_has_said():
-    import training
+    from training import run as training
     lease = SimpleNamespace(address='ipc://@here', lost='it feeds another job')
     assert str(training.ServedBatches(lease, 3.0, 2).silence()) == (
         "no batch from 'ipc://@here' for 3 s; the data server says: it feeds another job")
@@ -132,7 +132,7 @@ def batches(address):
     """function(messages): a context in which they are served, as a ServedBatches."""
     @contextlib.contextmanager
     def run(messages):
-        import training
+        from training import run as training
         with served(address, messages), Lease(address, {}, new_job(), 20) as lease:
             yield training.ServedBatches(lease, 20.0, 3)
     return run
@@ -142,7 +142,7 @@ def batches(address):
 def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
     import tensorflow.compat.v1 as tf
 
-    import training
+    from training import run as training
     with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
         source = training.ServedInput(served_batches)
         source.setup([tf.TensorSpec([None, 8, 8, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label')])
@@ -159,7 +159,7 @@ def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
 def test_python_gives_no_batch_but_of_the_announced_shape(batches, tmp_path, monkeypatch, wrong):
     from tensorpack.dataflow import DataFlowTerminated
 
-    import training
+    from training import run as training
     monkeypatch.chdir(tmp_path)
     with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
         flow = training.ServedDataFlow(served_batches)
@@ -183,7 +183,7 @@ flipped = st.builds(lambda at, byte: GOOD[0][:at] + bytes([GOOD[0][at] ^ byte]) 
 @pytest.mark.parametrize('count', [300, pytest.param(10000, marks=pytest.mark.slow)])
 def test_no_damaged_message_becomes_a_wrong_batch(address, count):
     """Read in Python: a batch of the announced shape with labels in range, or a ValueError; never anything else."""
-    import training
+    from training import run as training
     lease = SimpleNamespace(address=address, description={'batch': BATCH, 'input_size': 8})
     flow = training.ServedDataFlow(training.ServedBatches(lease, 1.0, 3))
     kinds = set()

@@ -1,4 +1,4 @@
-"""third_party/imagedata: folders, the embedded digits, the list of ImageNet's classes."""
+"""data/: folders, the embedded digits, the list of ImageNet's classes."""
 import os
 import resource
 import shutil

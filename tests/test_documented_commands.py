@@ -300,7 +300,7 @@ def check_zoo(workplace, done):
 
 
 def check_converted(workplace, done):
-    import checkpoints
+    from weights import match as checkpoints
     words = flags_of(workplace.run)
     output = words[words.index('--load') + 2]
     place = os.path.join(workplace.folder, output)

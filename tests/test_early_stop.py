@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import evaluation
+from evaluation import passes as evaluation
 import main
 import nets
 from adv_model import EVALUATION_STREAM, PGDAttacker, image_seeds
-from attacks import MomentumAttacker
+from attacks.gradient import MomentumAttacker
 from image_folders import make_noise_folder
 from small_runs import read_json
 from attack_passes import Passes

@@ -11,13 +11,13 @@ import scipy.stats
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import evaluation
+from evaluation import passes as evaluation
 import main
 import nets
 from adv_model import NO_TARGET, PGDAttacker
-from attacks import Ensemble
+from attacks.gradient import Ensemble
 from networks import make_network
-from third_party.utils import source_version
+from ranks.gather import source_version
 
 SIDE, CLASSES = 16, 10
 NUM_IMAGES = 13
@@ -266,7 +266,7 @@ def test_more_unreadable_images_than_one_percent_are_no_success(network, damaged
     with open('out/results.json') as f:
         assert json.load(f)['too_many_unreadable'] is True
     # When the image can be read again, it alone is judged; the file itself has not changed.
-    from third_party.imagedata import stream
+    from data import stream
     judged = []
 
     def read(self, index, *more):
@@ -434,7 +434,7 @@ def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsy
     ('Linf', 48.0), pytest.param('L2', 1300.0, marks=pytest.mark.slow),
     pytest.param('L1', 9000.0, marks=pytest.mark.slow)])
 def test_one_graph_judges_as_a_graph_for_each_attacker_does(network, images, labels, norm, epsilon):
-    from third_party.utils import Ranks
+    from ranks.gather import Ranks
     args = main.parse_args(ARCHITECTURE)
     attackers = [PGDAttacker(k, share * epsilon, share * epsilon / 2, num_classes=CLASSES, enlarge_small_steps=False,
                              norm=norm) for k, share in ((1, 1), (2, 0.2), (3, 1))]

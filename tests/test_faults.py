@@ -18,13 +18,13 @@ import psutil
 import pytest
 from tensorpack.dataflow import DataFlowTerminated
 
-import checkpoints
-import evaluation
-import output_folders
-import stopping
-import training
+from weights import match as checkpoints
+from evaluation import passes as evaluation
+from files import output_folders
+from training import stopping
+from training import run as training
 from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
-from third_party.heartbeats import Silence, Times
+from ranks.heartbeats import Silence, Times
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -613,7 +613,7 @@ def test_a_rank_that_wakes_up_in_time_goes_on(tmp_path):
 
 LATE = '''
 import time
-from third_party import utils
+from ranks import gather as utils
 ranks = utils.start_ranks()
 time.sleep(8 * ranks.rank)
 utils.gather_texts(ranks, '')
@@ -630,7 +630,7 @@ def test_horovod_names_a_rank_that_lives_but_is_late(tmp_path):
 SPOILT = '''
 import sys
 import adv_model, main
-from third_party.utils import launched_rank
+from ranks.gather import launched_rank
 smoothed_cross_entropy = adv_model.smoothed_cross_entropy
 if launched_rank() == 1:
     adv_model.smoothed_cross_entropy = lambda *args: smoothed_cross_entropy(*args) * float('nan')

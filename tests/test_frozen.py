@@ -6,7 +6,7 @@ from tensorpack.tfutils.tower import TowerContext
 
 import nets
 from adv_model import PRECISIONS, PGDAttacker
-from attacks import MomentumAttacker
+from attacks.gradient import MomentumAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 

@@ -9,7 +9,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from small_runs import ROOT, mpirun
-from third_party import gpus, utils
+from machine import gpus
+from ranks import gather as utils
 
 
 @pytest.mark.parametrize('seen, places', [
@@ -95,7 +96,8 @@ def test_a_session_takes_the_rank_s_gpu_whatever_its_number_on_the_machine():
 # argv: the GPUs that rank 0 sees, and those that rank 1 sees; a file for the place each takes.
 RANK = '''
 import sys
-from third_party import gpus, utils
+from machine import gpus
+from ranks import gather as utils
 gpus.visible = lambda: list(sys.argv[1 + utils.launched_rank()])
 ranks = utils.start_ranks()
 open(sys.argv[3] + str(ranks.rank), 'w').write('{} {}'.format(ranks.local_rank, ranks.gpu))

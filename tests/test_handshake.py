@@ -1,4 +1,4 @@
-"""handshake.py, info_server.py, lease.py of third_party/imagedata: what trainers and data servers refuse and survive."""
+"""handshake.py, info_server.py, lease.py of data/: what trainers and data servers refuse and survive."""
 import json
 import os
 import secrets
@@ -15,9 +15,9 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from third_party import typed
-from third_party.imagedata import handshake, info_server
-from third_party.imagedata.info_server import Claims, InfoServer
+from files import typed
+from data import handshake, info_server
+from data.info_server import Claims, InfoServer
 from third_party.imagenet_utils import (Job, Lease, check_servers, default_data_address, describe_policy, info_address,
                                         make_policy, new_job)
 
@@ -31,7 +31,7 @@ HELLO = {'request': 'hello', 'job': 'first job', 'key': 'the first key', 'proces
 # A trainer of the job in argv[2:] that claims the server at argv[1] and then waits.
 TRAINER = """
 import sys, time
-from third_party.imagedata import handshake, lease
+from data import handshake, lease
 handshake.RENEWAL = 0.5
 lease = lease.Lease(sys.argv[1], {}, handshake.Job(*sys.argv[2:]), 20)
 print('claimed', flush=True)

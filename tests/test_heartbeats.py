@@ -1,4 +1,4 @@
-"""third_party/heartbeats.py: any datagram is survived, and only the signs of the rank before count.
+"""ranks/heartbeats.py: any datagram is survived, and only the signs of the rank before count.
 
 The datagrams go over real UDP sockets, on 127.0.0.1 alone, to the thread of a ``Heartbeats`` whose other rank is this
 test; expected ones are made here with `hmac` from the format's description.
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from third_party import heartbeats
-from third_party.utils import Ranks
+from ranks import heartbeats
+from ranks.gather import Ranks
 
 ME, OTHER = 0, 1
 BEAT, BYE = 1, 2

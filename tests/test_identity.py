@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from weights import match as checkpoints
 import main
 from networks import make_network
 from test_main import refusal
-from third_party.utils import OneLineParser
+from ranks.gather import OneLineParser
 from weights import identity
 from weights.identity import AVERAGE, describe, network_of_flags
 from weights.stored import Stored, fault_of

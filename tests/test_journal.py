@@ -1,4 +1,4 @@
-"""journal.py: of damaged, cut, mixed and swapped files no verdict is taken that was not written, and none is a traceback."""
+"""evaluation/journal.py: of damaged, cut, mixed and swapped files no verdict is taken that was not written, and none is a traceback."""
 import collections
 import json
 import os
@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
-import journal
-from evaluation import row_ranges
+from evaluation import journal
+from evaluation.passes import row_ranges
 from image_folders import make_folder
-from journal import FILE, Journal
+from evaluation.journal import FILE, Journal
 from third_party.imagenet_utils import open_dataset
 
 PASSES, IMAGES, CLASSES = 3, 40, 10

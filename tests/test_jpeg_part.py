@@ -1,11 +1,11 @@
-"""third_party/jpeg_part, and the images of which only a part is decoded, against OpenCV's decoder of whole images."""
+"""native/jpeg_part, and the images of which only a part is decoded, against OpenCV's decoder of whole images."""
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from third_party import jpeg_part
-from third_party.imagedata.images import Jpeg, Undecodable, decode_image, open_image
+from native import jpeg_part
+from data.images import Jpeg, Undecodable, decode_image, open_image
 from third_party.imagenet_utils import augment
 
 SAMPLINGS = {'4:2:0': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, '4:2:2': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,

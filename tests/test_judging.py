@@ -15,13 +15,13 @@ import psutil
 import pytest
 import tensorflow.compat.v1 as tf
 
-import evaluation
-import journal
+from evaluation import passes as evaluation
+from evaluation import journal
 import main
 import nets
-import output_folders
+from files import output_folders
 from adv_model import PGDAttacker
-from attacks import FGSMAttacker
+from attacks.gradient import FGSMAttacker
 from image_folders import make_noise_folder
 from small_runs import ROOT, mpirun, read_json
 from third_party.imagenet_utils import open_dataset
@@ -59,7 +59,7 @@ test_judging.run_here(sys.argv[1:])
 
 def run_here(argv):
     """``main.main``; with the variable PAUSE, waits for ever before that judged batch (from 1) of this process."""
-    sys.modules.update({'autoattack': Ensemble, 'autoattack.ensemble': Ensemble})
+    sys.modules.update({'attacks.autoattack': Ensemble, 'attacks.autoattack.ensemble': Ensemble})
     nets.CifarResNetModel.network = linear_map
     pause, judge, calls = int(os.environ.get('PAUSE', 0)), evaluation.Passes.judge, []
 
@@ -111,7 +111,7 @@ def here(data, load, tmp_path, monkeypatch):
     tf.disable_v2_behavior()
     tf.enable_resource_variables()
     monkeypatch.chdir(tmp_path)
-    for name in ('autoattack', 'autoattack.ensemble'):
+    for name in ('attacks.autoattack', 'attacks.autoattack.ensemble'):
         monkeypatch.setitem(sys.modules, name, Ensemble)
     monkeypatch.setattr(nets.CifarResNetModel, 'network', linear_map)
 
@@ -136,8 +136,8 @@ def whole(data, load, tmp_path_factory):
         folder = tmp_path_factory.mktemp(attack)
         with pytest.MonkeyPatch.context() as patch, tf.Graph().as_default():
             patch.chdir(folder)
-            patch.setitem(sys.modules, 'autoattack', Ensemble)
-            patch.setitem(sys.modules, 'autoattack.ensemble', Ensemble)
+            patch.setitem(sys.modules, 'attacks.autoattack', Ensemble)
+            patch.setitem(sys.modules, 'attacks.autoattack.ensemble', Ensemble)
             patch.setattr(nets.CifarResNetModel, 'network', linear_map)
             main.main(flags(data, load, *typed))
         assert sorted(os.listdir(folder / 'out')) == [TABLE, 'results.json']
@@ -426,7 +426,7 @@ def test_resume_eval_starts_where_there_is_nothing(here, whole):
 
 def test_an_image_that_cannot_be_read_for_a_later_attack_does_not_count_as_robust(here, data, tmp_path, monkeypatch,
                                                                                   capsys):
-    from third_party.imagedata import stream
+    from data import stream
     gone, read = [], stream._Reader.read
 
     def reader(self, index, *more):

@@ -10,7 +10,7 @@ import pytest
 import main
 import nets
 import recipes
-import training
+from training import run as training
 from image_folders import make_folder
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

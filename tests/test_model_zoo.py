@@ -16,7 +16,7 @@ import requests
 import tensorflow.compat.v1 as tf
 from gdown.exceptions import FileURLRetrievalError
 
-import checkpoints
+from weights import match as checkpoints
 import convert
 import main
 import model_zoo
@@ -533,7 +533,7 @@ def test_the_example_takes_a_model_by_its_name(capsys, graph, server, model, fol
 
 RANKS = '''
 import commands
-from third_party.utils import start_ranks
+from ranks.gather import start_ranks
 from zoo import published
 release = published.MODELS[0].release
 files = published.File('net.npz', {address!r}),

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import checkpoints
+from weights import match as checkpoints
 import hosts
 
 pytestmark = pytest.mark.multihost
@@ -87,7 +87,7 @@ def statistics(folder):
 
 
 def test_ranks_are_numbered_on_each_machine(mpirun, tmp_path):
-    program = ('import socket; from third_party.utils import start_ranks; ranks = start_ranks(); '
+    program = ('import socket; from ranks.gather import start_ranks; ranks = start_ranks(); '
                'open("rank-{}".format(ranks.rank), "w").write("{} {}".format(socket.gethostname(), tuple(ranks[:4])))')
     job = mpirun('-H', 'node1:2,node2:1', sys.executable, '-c', program)
     assert job.wait(SECONDS) == 0, job.stdout.read()

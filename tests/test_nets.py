@@ -11,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import checkpoints
+from weights import match as checkpoints
 import nets
 from networks import make_network
 

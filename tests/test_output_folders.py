@@ -1,4 +1,4 @@
-"""output_folders.py: a folder for each program, and one writer at a time, whatever ends it."""
+"""files/output_folders.py: a folder for each program, and one writer at a time, whatever ends it."""
 import json
 import os
 import random
@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-import output_folders
-from output_folders import LOCK_FILE, locked, make_new
+from files import output_folders
+from files.output_folders import LOCK_FILE, locked, make_new
 from small_runs import ROOT
 
 # Appends its name to a file of the folder, whole words at a time, as long as it may; says when it has the lock.
 WRITER = '''
 import os, sys, time
-import output_folders
+from files import output_folders
 folder, word, times = sys.argv[1:]
 try:
     with output_folders.locked(folder, 'give another --results-dir'):

@@ -1,4 +1,4 @@
-"""third_party/imagedata/policies.py, against Pillow, loops over coordinates and the EfficientNet release's outputs."""
+"""data/policies.py, against Pillow, loops over coordinates and the EfficientNet release's outputs."""
 import collections
 import math
 import zlib
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from third_party.imagedata import policies as ours
-from third_party.imagedata.policies import OPERATIONS, REACH, Policy, apply_policy, make_policy, operation_values
+from data import policies as ours
+from data.policies import OPERATIONS, REACH, Policy, apply_policy, make_policy, operation_values
 
 GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 

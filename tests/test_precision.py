@@ -5,16 +5,16 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import nets
-import training
-from evaluation import EvaluationTower
+from training import run as training
+from evaluation.passes import EvaluationTower
 from small_runs import BATCH, LEAN, mpirun, read_json
-from third_party import gpus
+from machine import gpus
 
 # argv: what each rank is fastest in; a file for what they agree on.
 RANK = '''
 import sys
 import nets
-from third_party import utils
+from ranks import gather as utils
 ranks = utils.start_ranks()
 agreed = []
 for fastest in ('bfloat16', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float32'):

@@ -1,4 +1,4 @@
-"""efficientnet/preprocessing.py against the release's recorded outputs and NumPy: what is where in batches."""
+"""data/efficientnet_view.py against the release's recorded outputs and NumPy: what is where in batches."""
 import itertools
 import logging
 import os
@@ -11,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-from efficientnet.preprocessing import ReleasedValidationBatches, released_view
+from data.efficientnet_view import ReleasedValidationBatches, released_view
 from image_folders import numbered_set
 from test_records import jpeg, record, write_shards
 from third_party.imagenet_utils import ImageSet, decode_image, open_dataset
@@ -179,7 +179,7 @@ def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, cap
     bad = [dataset.files[k] for k in (1, 2, 3, 5, 6, 8)]
     assert batches.unreadable == bad
     truncated = dataset.files[5], dataset.files[8]
-    assert {entry.getMessage() for entry in caplog.records if entry.name.startswith('third_party')} == {
+    assert {entry.getMessage() for entry in caplog.records if entry.name.startswith('data')} == {
         ('{}: the JPEG is truncated; it is left out' if path in truncated else 'cannot decode image {}; it is left out')
         .format(path) for path in bad}
     assert len(caplog.records) == len(bad)
@@ -215,7 +215,7 @@ def test_bad_records_are_left_out_and_those_behind_them_keep_index_and_content(t
         for k, number in ((0, 0), (2, 1), (5, 2), (8, 4)):
             assert np.abs(found[k][0] - view(images[number], 32)).max() < 0.6
     assert batches.unreadable == sorted(dataset.files[k] for k in (1, 3, 4, 6, 7))
-    assert len([entry for entry in caplog.records if entry.name.startswith('third_party')]) == 5
+    assert len([entry for entry in caplog.records if entry.name.startswith('data')]) == 5
 
 
 @pytest.mark.parametrize('count, batch', [(10, 3), (10, 4), (10, 20), (8, 4)])

@@ -25,7 +25,7 @@ def start(tmp_path):
         path = os.pathsep.join([str(tmp_path), ROOT])
         environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
         return subprocess.run(
-            [sys.executable, '-S', '-c', 'from third_party.quiet_tensorflow import quieten_tensorflow; '
+            [sys.executable, '-S', '-c', 'from machine.quiet_tensorflow import quieten_tensorflow; '
              'quieten_tensorflow(); quieten_tensorflow(); import os, tensorflow; ' + code],
             stderr=subprocess.PIPE, text=True, env={**environment, **level, 'PYTHONPATH': path})
     return run

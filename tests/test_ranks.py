@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-import checkpoints
+from weights import match as checkpoints
 from image_folders import make_noise_folder
 from small_runs import MAIN, ROOT, SECONDS, mpirun
-from third_party import utils
-from third_party.utils import Ranks
+from ranks import gather as utils
+from ranks.gather import Ranks
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
@@ -83,7 +83,7 @@ def test_a_container_s_limit_is_shared_like_its_cores(monkeypatch, tmp_path, fil
 
 THREADS = '''
 import os, sys, time
-from third_party import utils
+from ranks import gather as utils
 rank = utils.launched_rank()
 open('here-{}'.format(rank), 'w').close()
 while not all(os.path.exists('here-{}'.format(k)) for k in (0, 1)):  # as after hvd.init, all are there
@@ -119,7 +119,7 @@ def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, bindin
 
 YIELDS = '''
 import ctypes
-from third_party import utils
+from ranks import gather as utils
 ranks = utils.start_ranks()
 yields = ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idle').value
 open('found-{}'.format(ranks.rank), 'w').write(str(yields))
@@ -140,7 +140,7 @@ def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(monkeypatch,
 FIRST_SESSION = '''
 import os
 import tensorflow.compat.v1 as tf
-from third_party import utils
+from ranks import gather as utils
 tf.disable_v2_behavior()
 def threads():
     return len(os.listdir('/proc/self/task'))
@@ -200,7 +200,7 @@ def test_one_rank_alone_agrees_with_itself(capsys):
 
 
 AGREEMENT = '''
-from third_party import utils
+from ranks import gather as utils
 ranks = utils.start_ranks()
 own = ['', 'grün'][ranks.rank]
 assert utils.gather_texts(ranks, own) == ['', 'grün'], ranks
@@ -231,7 +231,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 sys.path.insert(0, {tests!r})
 from networks import make_network
-from third_party import utils
+from ranks import gather as utils
 tf.disable_eager_execution()
 ranks = utils.start_ranks()
 image = np.random.RandomState(0).uniform(-1, 1, [6, 16, 16, 3])
@@ -280,7 +280,7 @@ COMPRESSED = '''
 import numpy as np
 import tensorflow.compat.v1 as tf
 import training
-from third_party import utils
+from ranks import gather as utils
 tf.disable_v2_behavior()
 ranks = utils.start_ranks()
 own = np.float32([[1 / 3, 1000.1, 1e-9], [1.0, 0.0, 0.0]])[ranks.rank]

@@ -1,4 +1,4 @@
-"""third_party/imagedata/records.py, tools/make_tfrecords.py: shards, judged by TensorFlow's own reader and writer."""
+"""data/records.py, tools/make_tfrecords.py: shards, judged by TensorFlow's own reader and writer."""
 import importlib.util
 import os
 import re

@@ -29,7 +29,7 @@ SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
 COUNT_BUILT = """
 import os, sys, time
 import numpy as np
-from third_party.imagedata.server import WorkerPool
+from data.server import WorkerPool
 class Stream:
     unreadable = {}
     specs = [(np.uint8, (1, 2, 2, 3)), (np.int32, (1,))]
@@ -457,7 +457,7 @@ def test_the_benchmark_reports_and_stops_on_a_signal():
 # A short benchmark of serve-data.py with the flags in argv.
 SHORT_BENCHMARK = """
 import runpy, sys
-import third_party.imagedata.server as server
+import data.server as server
 measure = server.measure
 server.measure = lambda pool, sink, batch, seconds, *rest: measure(pool, sink, batch, 0.5, *rest)
 sys.argv[0] = 'third_party/serve-data.py'

@@ -1,7 +1,7 @@
-"""third_party/imagedata/slots.py: memory that a process shares with its workers."""
+"""data/slots.py: memory that a process shares with its workers."""
 import os
 
-from third_party.imagedata.slots import Slots
+from data.slots import Slots
 
 
 def test_a_slot_is_free_again_when_nobody_refers_to_what_was_lent():

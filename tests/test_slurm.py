@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-import checkpoints
+from weights import match as checkpoints
 import hosts
 import slurm_cluster
 

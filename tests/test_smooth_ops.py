@@ -6,7 +6,7 @@ import tensorflow.compat.v1 as tf
 
 from test_smooth_activations import POINTS, TOLERANCE, TRUTH
 from smooth_activations import ACTIVATIONS, activate, activate_for_two, parse_name
-from third_party import smooth_ops
+from native import smooth_ops
 
 COMPILED = [name for name in TRUTH if parse_name(name)[0] in ACTIVATIONS]
 

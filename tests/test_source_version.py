@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from third_party.utils import source_version
+from ranks.gather import source_version
 
 
 def git(folder, *words):

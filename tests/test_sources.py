@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from weights import match as checkpoints
 import commands
 import main
 import sources
@@ -21,8 +21,8 @@ from efficientnet import main as released
 from image_folders import make_folder, make_noise_folder
 from small_runs import ROOT, epochs_in, read_json
 from test_main import refusal
-from third_party.imagedata.synsets import synsets
-from third_party.utils import Ranks
+from data.synsets import synsets
+from ranks.gather import Ranks
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 # But for data, of which it takes what there is.

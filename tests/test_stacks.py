@@ -68,8 +68,8 @@ def test_every_set_gives_each_image_the_same_verdict(checkpoints, tmp_path):
             assert tables[python] == first, (name(STACKS[0]), name(python))
 
 
-@pytest.mark.parametrize('package', ['zmq_ops', 'smooth_ops'])
-def test_a_library_for_another_tensorflow_is_refused_in_words(package, tmp_path):
+@pytest.mark.parametrize('room, package', [('third_party', 'zmq_ops'), ('native', 'smooth_ops')])
+def test_a_library_for_another_tensorflow_is_refused_in_words(room, package, tmp_path):
     versions = {version(python): python for python in STACKS}
     if len(versions) < 2:
         pytest.skip('one TensorFlow only')
@@ -77,9 +77,9 @@ def test_a_library_for_another_tensorflow_is_refused_in_words(package, tmp_path)
         folder = tmp_path / ours / package
         path = folder / 'build' / ('tensorflow-' + ours) / 'lib{}.so'.format(package)
         path.parent.mkdir(parents=True)
-        shutil.copy(os.path.join(ROOT, 'third_party', package, 'build', 'tensorflow-' + theirs, path.name), path)
+        shutil.copy(os.path.join(ROOT, room, package, 'build', 'tensorflow-' + theirs, path.name), path)
         said = run(python, '-c', '''
-import op_library
+from native import op_library
 try:
     op_library.load({!r})
 except ImportError as error:

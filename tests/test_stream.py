@@ -1,4 +1,4 @@
-"""third_party/imagedata/stream.py: which image is in which batch."""
+"""data/stream.py: which image is in which batch."""
 import itertools
 import logging
 import os

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from weights import match as checkpoints
 import main
-import training
+from training import run as training
 from small_runs import BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, variables
-from third_party.utils import source_version
+from ranks.gather import source_version
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from third_party.imagedata.images import decode_image
+from data.images import decode_image
 
 RNG = np.random.default_rng(0)
 COLOUR, GREY = RNG.integers(0, 256, (20, 30, 3), np.uint8), RNG.integers(0, 256, (20, 30), np.uint8)

@@ -4,7 +4,7 @@ import json
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from third_party import typed
+from files import typed
 
 CHECK = typed.record({
     'request': typed.one_of('hello', 'bye'), 'job': typed.text(5), 'pid': typed.whole(1, 100),

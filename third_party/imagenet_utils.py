@@ -10,16 +10,16 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if _ROOT not in sys.path:
     sys.path.append(_ROOT)
 
-from third_party.imagedata.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
-                                           resize_shortest_edge, validation_transform)
-from third_party.imagedata.folders import ImageSet, count_classes, default_data, list_images, open_dataset
-from third_party.imagedata.handshake import Job, default_data_address, info_address, new_job
-from third_party.imagedata.images import Unreadable, decode_image, read_image
-from third_party.imagedata.lease import Lease, check_servers
-from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
-from third_party.imagedata.records import RecordSet
-from third_party.imagedata.stream import FakeStream, TrainingStream, ValidationBatches, available_cores, iterate
-from third_party.imagedata.synsets import synset_words, synsets
+from data.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
+                          resize_shortest_edge, validation_transform)
+from data.folders import ImageSet, count_classes, default_data, list_images, open_dataset
+from data.handshake import Job, default_data_address, info_address, new_job
+from data.images import Unreadable, decode_image, read_image
+from data.lease import Lease, check_servers
+from data.policies import POLICIES, describe_policy, make_policy
+from data.records import RecordSet
+from data.stream import FakeStream, TrainingStream, ValidationBatches, available_cores, iterate
+from data.synsets import synset_words, synsets
 
 __all__ = ['AUGMENTATIONS', 'FakeStream', 'ImageSet', 'Job', 'Lease', 'POLICIES', 'RecordSet', 'TrainingStream',
            'Unreadable', 'ValidationBatches', 'augment', 'available_cores', 'center_crop', 'check_servers',

@@ -16,13 +16,13 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the imports below
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 try:
-    from third_party.imagedata import handshake, server
-    from third_party.imagedata.augment import AUGMENTATIONS, default_augmentation
-    from third_party.imagedata.folders import default_data, open_dataset
-    from third_party.imagedata.policies import POLICIES, describe_policy, make_policy
-    from third_party.imagedata.stream import FakeStream, TrainingStream, available_cores
-    from third_party.imagedata.synsets import synsets
-    from third_party.utils import OneLineParser
+    from data import handshake, server
+    from data.augment import AUGMENTATIONS, default_augmentation
+    from data.folders import default_data, open_dataset
+    from data.policies import POLICIES, describe_policy, make_policy
+    from data.stream import FakeStream, TrainingStream, available_cores
+    from data.synsets import synsets
+    from ranks.gather import OneLineParser
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))

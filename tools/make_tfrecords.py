@@ -15,7 +15,7 @@ import sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends the program without a traceback
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from third_party.quiet_tensorflow import quieten_tensorflow
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
@@ -23,12 +23,11 @@ try:
     import cv2
     import numpy as np
 
-    from third_party.imagedata.folders import class_folders, default_data, open_dataset
-    from third_party.imagedata.images import JPEG_START, Undecodable, Unreadable, decode_image
-    from third_party.imagedata.records import (CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards,
-                                               read_class_file)
-    from third_party.imagedata.stream import available_cores, in_order
-    from third_party.utils import OneLineParser, fail
+    from data.folders import class_folders, default_data, open_dataset
+    from data.images import JPEG_START, Undecodable, Unreadable, decode_image
+    from data.records import CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards, read_class_file
+    from data.stream import available_cores, in_order
+    from ranks.gather import OneLineParser, fail
 except ModuleNotFoundError as missing:
     sys.exit("make_tfrecords: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))

@@ -8,12 +8,12 @@ import numpy as np
 
 import nets
 import smooth_activations
-from checksums import with_checksum, without_checksum
+from files.checksums import with_checksum, without_checksum
 from efficientnet.scaling import SIZES
 from recipes import RECIPES
 from resnet_model import PADDINGS
-from third_party.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth, whole
-from third_party.utils import source_version
+from files.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth, whole
+from ranks.gather import source_version
 from weights.stored import ENTRY
 
 ENDING = '.network.json'

@@ -3,8 +3,8 @@ import os
 import sys
 from typing import List, NamedTuple, Optional
 
-import checkpoints
-from third_party.utils import launched_rank
+from weights import match as checkpoints
+from ranks.gather import launched_rank
 from weights import card as cards, identity
 from weights.identity import AVERAGE, describe, network_of_flags, network_of_words, network_part
 from zoo import published

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-import checkpoints
-from third_party.utils import reason
+from weights import match as checkpoints
+from ranks.gather import reason
 from zoo import published
 
 PART = '.part'

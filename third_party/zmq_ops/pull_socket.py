@@ -3,7 +3,7 @@ import functools
 import os
 import secrets
 
-import op_library
+from native import op_library
 
 from .wire import DTYPE_CODES
 

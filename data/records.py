@@ -1,0 +1,316 @@
+"""Folders of TFRecord shards, as the EfficientNet release reads ImageNet. An index gives access in any order.
+
+The framing is TensorFlow's (tensorflow/core/lib/io/record_writer.h): uint64 length, uint32 masked CRC-32C of the
+length, the data, uint32 masked CRC-32C of the data, all little-endian. The data is a tf.train.Example
+(tensorflow/core/example/example.proto). TensorFlow itself is not imported: the data server's processes start, and fork,
+without it.
+"""
+import array
+import collections.abc
+import concurrent.futures
+import itertools
+import os
+import re
+import struct
+
+import google_crc32c
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from data.images import IMAGE_SUFFIXES, Unreadable
+from data.synsets import synsets
+
+SHARD_PREFIXES = {'train': 'train-', 'val': 'validation-'}
+CLASS_FILE = 'classes.txt'  # class names in label order, one on a line; beside the shards
+IMAGE_KEY, LABEL_KEY = 'image/encoded', 'image/class/label'
+# Networks of this many outputs were trained with the labels as they are in the records, 1 to 1000; 0 is BACKGROUND.
+BACKGROUND_OUTPUTS, BACKGROUND = 1001, 'background'
+
+_HEADER, _CRC = struct.Struct('<QI'), struct.Struct('<I')
+_LENGTH_BYTES = 8  # the part of the header that its checksum is of
+_NUMBERED = re.compile(r'-(\d+)-of-(\d+)')
+# Indexing waits for the file system, which over a network answers in parallel; 1.28 million questions add up.
+_INDEX_THREADS = 16
+
+
+class RecordSet:
+    """A data set split in TFRecord shards. The order is that of the sorted shard names and of the records in them.
+
+    It has the interface of ``ImageSet`` but for ``labels``: only a record itself tells its label.
+
+    Attributes:
+        files (sequence of str): a name for each of the N records, ``'<shard>#<number in the shard>'``.
+        classes (list of str): class names; the index is the label.
+        name (str): real path of the folder.
+        shards (list of str): paths of the files.
+
+    Args:
+        root (str): folder of the shards.
+        shards (list of str): their names.
+        classes (list of str): see the attribute.
+        labels (list of int): the network's labels for the labels 1, 2, ... of the records. Records with other labels
+            are unreadable.
+    Raises:
+        ValueError: a shard is damaged or there are no records.
+    """
+
+    def __init__(self, root, shards, classes, labels):
+        self.classes, self.name = classes, os.path.realpath(root)
+        self._labels, self.shards = labels, [os.path.join(root, shard) for shard in shards]
+        with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS, thread_name_prefix='index') as pool:
+            parts = list(pool.map(_index_shard, self.shards))
+        self._offsets = np.concatenate([offsets for offsets, _ in parts])
+        self._lengths = np.concatenate([lengths for _, lengths in parts])
+        if not len(self._offsets):
+            raise ValueError("{}: its {} shards ({} ...) hold no records".format(root, len(shards), shards[0]))
+        self.files = _RecordNames(shards, [len(offsets) for offsets, _ in parts])
+
+    def load(self, index):
+        """The image of one record as it is stored, and the network's label of it. Safe in threads and after a fork.
+
+        Returns:
+            content (bytes), label (int).
+        Raises:
+            Unreadable: the record is damaged, lacks one of the two, or has a label out of range.
+        """
+        try:
+            example = _Example.FromString(self._read(index))
+        except DecodeError:
+            raise Unreadable(self.files[index], 'it is no tf.train.Example') from None
+        content = self._only_value(index, example, IMAGE_KEY, 'bytes_list')
+        label = self._only_value(index, example, LABEL_KEY, 'int64_list')
+        if not content:
+            raise Unreadable(self.files[index], '{} is empty'.format(IMAGE_KEY))
+        if not 1 <= label <= len(self._labels):
+            raise Unreadable(self.files[index], 'label {} is not in 1..{}'.format(label, len(self._labels)))
+        return content, self._labels[label - 1]
+
+    def _read(self, index):
+        """The data of a record (bytes), its checksum verified."""
+        length = int(self._lengths[index])
+        shard, _ = self.files.place(index)
+        try:
+            # Opened for each record, as image files are: that takes microseconds, and 1024 shards that stay open in
+            # every process would exceed the usual limit of open files.
+            file = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(file, length + _CRC.size, int(self._offsets[index]))
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise Unreadable(self.files[index], error.strerror) from None
+        if len(data) < length + _CRC.size:
+            raise Unreadable(self.files[index], 'the file has become shorter')
+        data, crc = data[:length], data[length:]
+        if _masked_crc(data) != _CRC.unpack(crc)[0]:
+            raise Unreadable(self.files[index], 'the checksum of its data is wrong')
+        return data
+
+    def _only_value(self, index, example, key, kind):
+        values = getattr(example.features.feature[key], kind).value
+        if len(values) != 1:
+            raise Unreadable(self.files[index], '{} has {} values, not one'.format(key, len(values)) if values else
+                             'it has no {}'.format(key))
+        return values[0]
+
+
+class _RecordNames(collections.abc.Sequence):
+    """Names of records, made when asked for: 1.28 million strings would take 100 MB in every process.
+
+    Args:
+        shards (list of str): file names.
+        counts (list of int): records in each.
+    """
+
+    def __init__(self, shards, counts):
+        self._shards, self._ends = shards, np.cumsum(counts)
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def __getitem__(self, index):
+        shard, number = self.place(range(len(self))[index])
+        return '{}#{}'.format(self._shards[shard], number)
+
+    def place(self, index):
+        """Number of the shard that holds record ``index``, and the record's number in it."""
+        shard = int(np.searchsorted(self._ends, index, side='right'))
+        return shard, int(index - (self._ends[shard - 1] if shard else 0))
+
+
+def list_shards(root):
+    """The shards directly in ``root``: {split: sorted names}, without the splits that have none.
+
+    Raises:
+        ValueError: ``root`` cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(tuple(SHARD_PREFIXES.values()))
+                           and os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES and entry.is_file())
+    except OSError as error:
+        raise ValueError("cannot list {}: {}".format(root, error.strerror)) from error
+    found = {split: [name for name in names if name.startswith(prefix)] for split, prefix in SHARD_PREFIXES.items()}
+    return {split: names for split, names in found.items() if names}
+
+
+def open_records(root, shards, split, num_classes, classes):
+    """Index the records of one split.
+
+    Args:
+        root (str): folder of the shards.
+        shards (dict): what ``list_shards`` found in it.
+        split, num_classes, classes: see ``open_dataset``.
+    Returns:
+        RecordSet.
+    Raises:
+        ValueError: a shard is missing or damaged, there are no records, or the classes do not fit.
+    """
+    if split not in shards:
+        there = ' and '.join('{} {}*'.format(len(names), SHARD_PREFIXES[other]) for other, names in shards.items())
+        raise ValueError("--data {!r}: {} shards are there, but no {}* for the {} split".format(
+            root, there, SHARD_PREFIXES[split], split))
+    _check_complete(root, shards[split])
+    names, labels = _classes_and_labels(root, num_classes, classes)
+    return RecordSet(root, shards[split], names, labels)
+
+
+def read_class_file(root):
+    """The class names of ``root``'s ``classes.txt`` (list of str), None if there is no such file.
+
+    Raises:
+        ValueError: it is empty, holds a name twice or an empty one, or cannot be read.
+    """
+    path = os.path.join(root, CLASS_FILE)
+    try:
+        with open(path, encoding='utf-8', errors='surrogateescape') as source:  # as Python decodes the names of folders
+            names = source.read().rstrip('\n').split('\n')
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError("cannot read {}: {}".format(path, error.strerror)) from error
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError("{}: expected one class name on each line, none of them twice".format(path))
+    return names
+
+
+def _classes_and_labels(root, num_classes, classes):
+    """Class names of the network, and its labels for the labels 1, 2, ... of the records."""
+    listed = read_class_file(root)
+    own = listed or synsets()
+    known = list(classes) if classes else with_background(own, num_classes)
+    index = {name: label for label, name in enumerate(known)}
+    unknown = [name for name in own if name not in index]
+    if unknown:
+        raise ValueError("{}: {} of its {} classes (first: {!r}), which come from {}, are not among the {} known "
+                         "classes ({} ...), which come from the checkpoint".format(
+                             root, len(unknown), len(own), unknown[0], CLASS_FILE if listed else
+                             'ImageNet, as there is no ' + CLASS_FILE, len(known), ', '.join(known[:3])))
+    labels = [index[name] for name in own]
+    if num_classes is not None and max(labels) >= num_classes:
+        if listed or classes:
+            raise ValueError("--num-classes {}: {} has class {!r} with label {}, the network's labels end at {}; give "
+                             "--num-classes {} or more".format(num_classes, root, known[max(labels)], max(labels),
+                                                               num_classes - 1, max(labels) + 1))
+        labels = labels[:num_classes]  # all of ImageNet's classes are a guess: the records may hold only the first ones
+    return known, labels
+
+
+def with_background(names, num_classes):
+    """Class names, for a network of 1001 outputs with 'background' in front, unless ``names`` are as many already."""
+    return [BACKGROUND] + names if num_classes == BACKGROUND_OUTPUTS > len(names) else names
+
+
+def _check_complete(root, names):
+    """Refuse a set of which shards are missing, by the numbers in their names if they have any."""
+    numbers = collections.defaultdict(set)
+    for found in filter(None, map(_NUMBERED.search, names)):
+        numbers[int(found[2])].add(int(found[1]))
+    if len(numbers) > 1:
+        raise ValueError("{}: shards of different sets ({}), such as {} and {}; keep those of one".format(
+            root, ' and '.join('{} shards'.format(total) for total in sorted(numbers)), names[0], names[-1]))
+    for total, present in numbers.items():
+        if len(present) < total:
+            first = next(number for number in itertools.count() if number not in present)
+            raise ValueError("{}: {} of the {} shards like {} are missing, the first is number {:05d}; complete the "
+                             "folder".format(root, total - len(present), total, names[0], first))
+
+
+def _index_shard(path):
+    """Walk the record headers of a shard.
+
+    Returns:
+        offsets of the records' data in the file, their lengths: two int64 [records], in bytes.
+    Raises:
+        ValueError: the file cannot be read, ends within a record, or a header's checksum is wrong.
+    """
+    offsets, lengths = array.array('q'), array.array('q')
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # Without read-ahead: only the headers are wanted, a few bytes of every 100 KB.
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+            size, place = os.fstat(file).st_size, 0
+            while place < size:
+                header = os.pread(file, _HEADER.size, place)
+                if len(header) < _HEADER.size:
+                    raise _damage(path, offsets, place, 'the file ends there, within a header')
+                length, crc = _HEADER.unpack(header)
+                if _masked_crc(header[:_LENGTH_BYTES]) != crc:
+                    raise _damage(path, offsets, place, 'the checksum of the header is wrong')
+                begin, place = place, place + _HEADER.size + length + _CRC.size
+                if place > size:
+                    raise _damage(path, offsets, begin, 'the record needs {} bytes, the file ends after {}'.format(
+                        place - begin, size - begin))
+                offsets.append(begin + _HEADER.size)
+                lengths.append(length)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ValueError("cannot read {}: {}".format(path, error.strerror)) from error
+    return np.array(offsets, np.int64), np.array(lengths, np.int64)
+
+
+def _damage(path, records, place, what):
+    return ValueError("{}: damaged after {} whole records, at byte {}: {}; get this file again, or remove it if it is "
+                      "no TFRecord shard".format(path, len(records), place, what))
+
+
+def _masked_crc(data):
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+
+
+def _example_class():
+    """The message class of tf.train.Example, as far as it is needed.
+
+    Built in a pool of its own, so a process may import TensorFlow, which registers the same messages, as well.
+    """
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name='imagedata/example.proto', package='imagedata', syntax='proto3')
+
+    def add_message(messages, name, *fields):
+        message = messages.add(name=name)
+        for number, label, name, kind in fields:
+            new = message.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                new.type, new.type_name = field.TYPE_MESSAGE, '.imagedata.' + kind
+            else:
+                new.type = kind
+        return message
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    add_message(file.message_type, 'BytesList', (1, many, 'value', field.TYPE_BYTES))
+    add_message(file.message_type, 'Int64List', (1, many, 'value', field.TYPE_INT64))
+    add_message(file.message_type, 'Feature', (1, one, 'bytes_list', 'BytesList'), (3, one, 'int64_list', 'Int64List'))
+    features = add_message(file.message_type, 'Features', (1, many, 'feature', 'Features.FeatureEntry'))
+    entry = add_message(features.nested_type, 'FeatureEntry', (1, one, 'key', field.TYPE_STRING),
+                        (2, one, 'value', 'Feature'))
+    entry.options.map_entry = True
+    add_message(file.message_type, 'Example', (1, one, 'features', 'Features'))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName('imagedata.Example'))
+
+
+_Example = _example_class()

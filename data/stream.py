@@ -1,0 +1,281 @@
+"""Batches as functions of their number, and loops that prepare them ahead in threads. Nothing here forks."""
+import collections
+import concurrent.futures
+import functools
+import itertools
+import logging
+import os
+import threading
+
+import cv2
+import numpy as np
+
+from data.augment import augment, check_augmentation, validation_transform
+from data.images import Undecodable, Unreadable, decode_image, open_image
+from data.stopwatch import stopwatch
+from native.jpeg_part import load_library
+
+logger = logging.getLogger(__name__)
+
+# Second word of a random stream's seed: what the stream is for.
+_ORDER, _SAMPLE = 0, 1
+
+
+def available_cores():
+    """Number of CPU cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class TrainingStream:
+    """An endless sequence of augmented training batches, each a function of (seed, number) alone.
+
+    The samples are passes over the set, one after the other, pass p in an order drawn from (seed, p); batch b holds the
+    samples ``b*batch`` to ``(b+1)*batch - 1``, so a batch may span passes and the set may be smaller than a batch.
+    The augmentation of sample i draws from (seed, i). (FD serves shuffled passes without such an order.)
+
+    With ``shard`` (I, N) the set is images I, I + N, I + 2N, ... only, and I joins the seed: N streams of one seed hold
+    every image once, and which images meet does not depend on the order of the files.
+
+    An unreadable image is replaced by the next readable one of its pass, with one warning per image.
+
+    Attributes:
+        unreadable (dict of str to str): names of the images that could not be had so far, each with what is wrong.
+        specs (list of (dtype, shape)): of the arrays of a batch.
+
+    Args:
+        augmentation (str), policy (Policy or None): see ``augment``.
+    Raises:
+        ValueError: ``batch``, ``seed``, ``augmentation`` or ``shard`` is out of range, or `make setup` has not been run.
+    """
+
+    def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None, shard=(0, 1)):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        check_augmentation(augmentation)
+        if seed < 0:
+            raise ValueError("--seed {}: must not be negative".format(seed))
+        index, count = shard
+        if not 0 <= index < count <= len(dataset.files):
+            raise ValueError("--shard {}/{}: needs 0 <= I < N, and N no larger than the {} images of {}".format(
+                index, count, len(dataset.files), dataset.name))
+        self._dataset, self._batch, self._size, self._augmentation, self._policy = (
+            dataset, batch, input_size, augmentation, policy)
+        self._indexes = np.arange(index, len(dataset.files), count)
+        self._seed = [seed], [index] if count > 1 else []  # what comes before and after the words of one draw
+        self.specs = _specs(batch, input_size)
+        self._reader = _Reader(dataset)
+        load_library()
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
+
+    @property
+    def unreadable(self):
+        return dict(self._reader.unreadable)
+
+    def batch(self, number):
+        """Batch ``number`` (from 0).
+
+        Returns:
+            image (uint8 [batch,S,S,3], BGR), label (int32 [batch]).
+        Raises:
+            ValueError: not one image of the set can be decoded.
+        """
+        arrays = tuple(np.empty(shape, dtype) for dtype, shape in self.specs)
+        self.fill(number, *arrays)
+        return arrays
+
+    def fill(self, number, image, label):
+        """Write batch ``number`` into arrays of the shapes and dtypes in ``specs``. Raises: see ``batch``."""
+        with stopwatch.during('batch'):
+            for row in range(self._batch):
+                image[row], label[row] = self._sample(number * self._batch + row)
+
+    def _sample(self, position):
+        passes, offset = divmod(position, len(self._indexes))
+        order = self._order(passes)
+        for index in itertools.chain(order[offset:], order[:offset]):
+            found = self._reader.read(index, functools.partial(self._view, position))
+            if found is not None:
+                return found
+        raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
+            len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[self._indexes[0]]]))
+
+    def _view(self, position, content):
+        rng = self._random(_SAMPLE, position)
+        image = open_image(content)
+        with stopwatch.during('augment'):
+            return augment(image, self._size, self._augmentation, rng, self._policy)
+
+    def _draw_order(self, passes):
+        return self._random(_ORDER, passes).permutation(self._indexes)
+
+    def _random(self, purpose, number):
+        before, after = self._seed
+        return np.random.default_rng(before + [purpose, number] + after)
+
+
+class FakeStream:
+    """The same batch for ever (``--fake``): pixel noise, labels 0, 1, 2, ... For speed tests and dry runs."""
+
+    unreadable = {}
+
+    def __init__(self, batch, input_size, num_classes):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        _check_positive('--num-classes', num_classes)
+        self._image = np.random.default_rng(0).integers(0, 256, (batch, input_size, input_size, 3), dtype=np.uint8)
+        self._label = np.arange(batch, dtype=np.int32) % np.int32(num_classes)
+        self.specs = _specs(batch, input_size)
+
+    def batch(self, number):
+        """Returns: image (uint8 [batch,S,S,3]), label (int32 [batch]), the same arrays for every ``number``."""
+        return self._image, self._label
+
+    def fill(self, number, image, label):
+        """Write the batch into arrays of the shapes and dtypes in ``specs``."""
+        with stopwatch.during('batch'):
+            image[:], label[:] = self._image, self._label
+
+
+class ValidationBatches:
+    """This rank's share of a validation set, or of a list of its images, in order, every batch filled up to one size.
+
+    Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks together
+    hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each of R ranks
+    ``N // R`` images and never evaluates the remainder.)
+
+    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the set).
+    Rows without an image, at the end of the list or because one is unreadable, have index -1, label 0, zero pixels.
+
+    Args:
+        indices (sequence of int): positions in the set of the listed images; None lists the whole set.
+
+    Attributes:
+        rounds (int): batches of the rank that has the most, which may be one more than this one has.
+        round_size (int): images of all ranks' batches together.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, dataset, batch, input_size, augmentation, rank=0, size=1, threads=None, indices=None):
+        _check_positive('--batch', batch)
+        _check_positive('--input-size', input_size)
+        check_augmentation(augmentation)
+        if not 0 <= rank < size:
+            raise ValueError("rank {} of {} ranks".format(rank, size))
+        self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
+        self._indices = range(len(dataset.files)) if indices is None else indices
+        num_batches = -(-len(self._indices) // batch)
+        self._numbers = range(rank, num_batches, size)
+        self.rounds, self.round_size = len(range(0, num_batches, size)), size * batch
+        self._threads = available_cores() if threads is None else threads
+        self._reader = _Reader(dataset)
+
+    @property
+    def unreadable(self):
+        """Names (sorted list of str) of the images that could not be had so far."""
+        return sorted(self._reader.unreadable)
+
+    def __len__(self):
+        return len(self._numbers)
+
+    def __iter__(self):
+        return in_order(self._build, self._numbers, self._threads)
+
+    def _build(self, number):
+        image, label, index = self._empty(np.uint8)
+        for row, position in enumerate(self._positions(number)):
+            found = self._reader.read(position)
+            if found is not None:
+                picture, label[row] = found
+                image[row], index[row] = validation_transform(picture, self._size, self._augmentation), position
+        return image, label, index
+
+    def _positions(self, number):
+        """Where in the set the images of a batch are."""
+        return self._indices[number * self._batch:(number + 1) * self._batch]
+
+    def _empty(self, dtype):
+        """Arrays of a batch whose rows are all without an image."""
+        return (np.zeros((self._batch, self._size, self._size, 3), dtype), np.zeros(self._batch, np.int32),
+                np.full(self._batch, -1, np.int32))
+
+
+def iterate(stream, start=0, stride=1, threads=None):
+    """Yield ``stream.batch(start)``, ``stream.batch(start + stride)``, ... in this order, for ever.
+
+    At most ``threads + 1`` batches are prepared ahead, in threads that end when the generator is closed.
+
+    Args:
+        threads (int or None): number of threads; None takes one per available core.
+    Raises:
+        ValueError: ``threads`` or ``stride`` is not positive.
+    """
+    _check_positive('stride', stride)
+    return in_order(stream.batch, itertools.count(start, stride), available_cores() if threads is None else threads)
+
+
+def in_order(build, numbers, threads):
+    """Yield ``build(number)`` for each of ``numbers``, in this order; ``threads + 1`` at most are prepared ahead.
+
+    Raises:
+        ValueError: ``threads`` is not positive.
+    """
+    _check_positive('threads', threads)
+    return _prefetch(build, iter(numbers), threads)
+
+
+def _prefetch(build, numbers, threads):
+    cv2.setNumThreads(0)  # the pool's threads are the parallelism; OpenCV's own would only compete with them
+    pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='batch')
+    waiting = collections.deque(pool.submit(build, number) for number in itertools.islice(numbers, threads + 1))
+    try:
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(build, number) for number in itertools.islice(numbers, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Reader:
+    """Decodes images by index; remembers those that fail and warns of each once. Safe to share between threads."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+        self._lock = threading.Lock()
+        self.unreadable = {}  # name to what is wrong
+
+    def read(self, index, decode=decode_image):
+        """``decode``'s result for the content, and the label (int), or None.
+
+        Every image is tried each time: whether a part of a damaged one can be had depends on the part, and must not
+        depend on what was asked for before.
+        """
+        try:
+            with stopwatch.during('read'):
+                content, label = self._dataset.load(index)
+            return decode(content), label
+        except Undecodable as error:
+            self.leave_out(index, error)
+        except Unreadable as error:
+            self.leave_out(index, error)
+        return None
+
+    def leave_out(self, index, error=None):
+        """Remember that the image cannot be had; ``error``: why, Unreadable or Undecodable, if that is known."""
+        name = self._dataset.files[index]
+        with self._lock:
+            if name not in self.unreadable:
+                self.unreadable[name] = str(error if isinstance(error, Unreadable) else Unreadable(name, str(error or '')))
+                logger.warning("%s; it is left out", self.unreadable[name])
+
+
+def _specs(batch, input_size):
+    """dtype and shape of a batch's images and of its labels."""
+    return [(np.uint8, (batch, input_size, input_size, 3)), (np.int32, (batch,))]
+
+
+def _check_positive(name, value):
+    if value < 1:
+        raise ValueError("{} {}: must be at least 1".format(name, value))

@@ -1,0 +1,1 @@
+"""What this machine and its software are: GPUs, TensorFlow's log, versions."""

@@ -1,0 +1,1 @@
+"""C and C++ that `make setup` compiles, each part with the Python that loads it."""

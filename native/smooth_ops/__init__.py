@@ -1,0 +1,25 @@
+"""Activations, their gradients and parts of layers as one TensorFlow op each, for CPUs: float32 or bfloat16.
+
+The library is compiled by `make setup`. It has its loops for several instruction sets and takes the best that the
+processor knows; SMOOTH_OPS_INSTRUCTIONS=base, avx2 or avx512 in the environment limits them, to compare.
+"""
+import functools
+import os
+
+from native import op_library
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+FUNCTIONS = ('relu', 'silu', 'softplus', 'gelu', 'gelu_erf', 'celu', 'mish')
+
+
+@functools.lru_cache(maxsize=None)
+def load_op_library():
+    """Load the compiled ops, once.
+
+    Returns:
+        module: has the op wrappers ``smooth_activation``, ``smooth_activation_grad``, ``smooth_max_pool_grad``,
+        ``smooth_depthwise_grad``, ``smooth_channel_sums`` and ``smooth_channel_affine``.
+    Raises:
+        ImportError: the library has not been built, or was built for another TensorFlow.
+    """
+    return op_library.load(FOLDER)

@@ -1,0 +1,1 @@
+"""A training run: input, trainer, schedule, checkpoints, logs, and its end."""

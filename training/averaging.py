@@ -1,0 +1,45 @@
+"""Moving averages of a network's weights (EN release), kept beside the weights and saved with them."""
+import contextlib
+
+import tensorflow.compat.v1 as tf
+from tensorpack.callbacks import Callback
+
+from weights import match as checkpoints
+
+
+class AverageWeights(Callback):
+    """After each step n, counted from 1, moves the average of every variable of the network towards the variable.
+
+    The averages are the variables ``<name>/ExponentialMovingAverage`` of the released checkpoints, those of batch norm's
+    own averages included; the decay is min(``decay``, (1 + n) / (10 + n)), so that young averages are not held back by
+    the first weights.
+
+    Args:
+        decay (float): in (0, 1).
+    """
+    _chief_only = False
+
+    def __init__(self, decay):
+        self.decay = decay
+
+    def _setup_graph(self):
+        self._variables = checkpoints.network_variables(tf.global_variables())
+        self._step = tf.placeholder(tf.int64, [], name='averaged_step')
+        average = tf.train.ExponentialMovingAverage(self.decay, num_updates=self._step)
+        self._update = average.apply(self._variables)
+        self._take = tf.group(*[v.assign(average.average(v)) for v in self._variables])
+
+    def _trigger_step(self):
+        # Not with the step itself, whose order of reading and writing a variable is not said.
+        self.trainer.sess.run(self._update, {self._step: self.global_step})
+
+    @contextlib.contextmanager
+    def in_place(self):
+        """Inside, the network has the averages for weights."""
+        session = self.trainer.sess
+        weights = session.run(self._variables)
+        session.run(self._take)
+        try:
+            yield
+        finally:
+            checkpoints.load_into(session, zip(self._variables, weights))
