@@ -15,11 +15,11 @@ from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 from tensorpack.utils import logger
 
-from training.step.accumulation import mean_over_parts
-from attacks.early_stop import until_success
-from layers.convolution import Frozen
 from attacks.balls import BALLS
+from attacks.early_stop import until_success
+from layers import Frozen
 from smooth_activations import backward_slope, tensorflow_ops_only
+from training.step.accumulation import mean_over_parts
 
 # Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
 # gradients a weight's update can overtake the gradient that still has to flow through that weight.

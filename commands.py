@@ -17,28 +17,51 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from weights import match as checkpoints
-from evaluation import passes as evaluation
-from evaluation import journal
-from evaluation import judging
 import nets
-from files import output_folders
 import recipes
 import sources
-from training import run as training
 from adv_model import NoOpAttacker, PGDAttacker
-from attacks.gradient import Ensemble, FGSMAttacker, MomentumAttacker
+from attacks.ensemble import Ensemble
+from attacks.gradient import FGSMAttacker, MomentumAttacker
 from data.efficientnet_view import ReleasedValidationBatches
-from smooth_activations import can_compile
-from training.stopping import StopSignal, exit_code, signals_of
+from data.folders import ImageSet, list_images
+from data.handshake import Job, default_data_address, new_job
+from data.lease import Lease, check_servers
+from data.policies import describe_policy, make_policy
+from data.stream import FakeStream, TrainingStream, ValidationBatches
+from data.synsets import synsets
+from evaluation import journal, judging
+from evaluation.passes import ROW, EvaluationTower, row_ranges
+from evaluation.results import (
+    make_results,
+    make_results_folder,
+    print_results,
+    results_name,
+    threat_model,
+    write_results,
+)
+from evaluation.verdicts import CLEAN, MAX_UNREADABLE, UNREADABLE_EXIT_CODE, too_many_unreadable
+from files import output_folders
+from files.atomic import write_text
 from machine.gpus import check_override
+from machine.versions import library_versions
+from ranks.cores import threads_for
+from ranks.end import end_by, fail
+from ranks.gather import gather_texts, together
 from ranks.heartbeats import Heartbeats
-from third_party.imagenet_utils import (FakeStream, ImageSet, Job, Lease, TrainingStream, ValidationBatches,
-                                        check_servers, default_data_address, describe_policy, list_images,
-                                        make_policy, new_job, synsets)
-from ranks.gather import (end_by, fail, gather_texts, launched_rank, library_versions, session_config, start_ranks,
-                          threads_for, together)
+from ranks.launched import launched_rank
+from ranks.sessions import session_config
+from ranks.start import start_ranks
+from smooth_activations import can_compile
+from training.directory import last_run, log_directory, open_log_directory
+from training.inputs import ServedBatches, local_input, served_input
+from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
+from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from training.stopping import StopSignal, exit_code, signals_of
+from weights.classes import read_classes
+from weights.find import find_checkpoint, open_checkpoint
 from weights.flags import refuse_another_network
+from weights.match import load_into, match_variables
 from weights.plausible import doubts, not_finite
 from zoo import published
 from zoo.fetch import bring
@@ -179,18 +202,18 @@ def validation_batches(args, dataset, ranks, augmentation, indices=None):
 
 
 def matched(args, values):
-    """The current graph's variables with a checkpoint's weights, or their averages; see ``checkpoints.match``.
+    """The current graph's variables with a checkpoint's weights, or their averages; see ``match_variables``.
 
     Raises:
         ValueError: the checkpoint does not fit the network.
     """
-    return checkpoints.match(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
+    return match_variables(tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0)
 
 
 def open_session(ranks, pairs):
     """A session on the current graph with ``pairs`` of (variable, array) in it; see ``matched``."""
     session = tf.Session(config=session_config(ranks))
-    checkpoints.load_into(session, pairs)
+    load_into(session, pairs)
     return session
 
 
@@ -207,7 +230,7 @@ def _settings(args, dataset, values, attackers):
     """
     settings = {'checkpoint content': journal.digest_of_checkpoint(values),
                 journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
-                'columns': evaluation.ROW}
+                'columns': ROW}
     for number, attacker in enumerate(attackers, 1):
         for name, value in attacker.describe().items():
             settings['attack {}: {}'.format(number, name)] = value
@@ -222,10 +245,10 @@ def _results_folder(args, attacker):
         ValueError: it cannot be made or written.
     """
     if args.results_dir:
-        evaluation.make_results_folder(args.results_dir)
+        make_results_folder(args.results_dir)
         return args.results_dir
-    base = os.path.join('results', evaluation.results_name(
-        nets.network_name(args), checkpoints.find(args.load), attacker, args.data or 'digits'))
+    base = os.path.join('results', results_name(
+        nets.network_name(args), find_checkpoint(args.load), attacker, args.data or 'digits'))
     unfinished = [folder for folder in output_folders.numbered(base)[0]
                   if args.resume_eval and os.path.exists(os.path.join(folder, journal.FILE))]
     return unfinished[-1] if unfinished else output_folders.make_new(base)
@@ -238,7 +261,7 @@ def evaluate(args, ranks, signals, held):
     """
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
-    classes, values = together(ranks, lambda: (checkpoints.read_classes(args.load), checkpoints.stored(args.load)))
+    classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
     dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
     attacker = together(ranks, lambda: make_evaluation_attacker(args))
     _print_recipe(args)
@@ -246,7 +269,7 @@ def evaluate(args, ranks, signals, held):
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
     if attacker:
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
-                    'verdict: {}'.format(attacker.name, attacker.verdict, **evaluation.threat_model(attacker)))
+                    'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
 
     model = make_model(args)
     ensemble = isinstance(attacker, Ensemble)
@@ -258,13 +281,13 @@ def evaluate(args, ranks, signals, held):
         held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
         return held.enter_context(contextlib.closing(journal.Journal(
             folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attackers),
-            evaluation.row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
+            row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
     pairs = together(ranks, lambda: matched(args, values))
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, pairs)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(
             args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
-    read = len(outcome.verdicts[evaluation.CLEAN].index)
+    read = len(outcome.verdicts[CLEAN].index)
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
@@ -279,27 +302,27 @@ def evaluate(args, ranks, signals, held):
 
 def _refuse_unreadable(args, ranks, read, total, what):
     """End all ranks with an exit code of its own if too many images could not be read; what was found is written."""
-    if evaluation.too_many_unreadable(read, total) and not args.allow_unreadable:
+    if too_many_unreadable(read, total) and not args.allow_unreadable:
         together(ranks, lambda: None)
         fail('{} of {} images could not be read, more than {:g}%: {}; --allow-unreadable accepts that'.format(
-            total - read, total, 100 * evaluation.MAX_UNREADABLE, what), ranks.rank, evaluation.UNREADABLE_EXIT_CODE)
+            total - read, total, 100 * MAX_UNREADABLE, what), ranks.rank, UNREADABLE_EXIT_CODE)
 
 
 def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
     """Write and print what an evaluation has found, all of it or up to a signal."""
     folder = os.path.dirname(kept.path)
-    clean = outcome.verdicts[evaluation.CLEAN]
+    clean = outcome.verdicts[CLEAN]
     stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
         signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
     if not len(clean.index):
         logger.warning(stopped.format(''))
         return
-    results = evaluation.make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
+    results = make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
                                       library_versions(), seconds, not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
                                  args)
     results['warnings'] += not_finite([verdicts.prediction for verdicts in outcome.verdicts.values()])
-    evaluation.write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
+    write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
             results['num_unreadable'], outcome.tried))
@@ -313,28 +336,28 @@ def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
         return
     if args.allow_unreadable or not results['too_many_unreadable']:
         kept.remove()
-    evaluation.print_results(results)
+    print_results(results)
     logger.info('Results are in {}'.format(folder))
 
 
 def classify_directory(args, ranks):
     """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
     together(ranks, lambda: check_override(args.tf32))
-    values = together(ranks, lambda: checkpoints.stored(args.load))
+    values = together(ranks, lambda: open_checkpoint(args.load))
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
     model = make_model(args)
-    tower = evaluation.EvaluationTower(model, NoOpAttacker(), ranks)
+    tower = EvaluationTower(model, NoOpAttacker(), ranks)
     dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
     batches = validation_batches(args, dataset, ranks,
                                   'efficientnet' if args.augmentation == 'efficientnet' else 'none')
     with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
-        verdicts = tower.run(session, batches, [], ranks.is_chief)[evaluation.CLEAN]
+        verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:
-        checkpoints.write_text(args.prediction_file, ''.join(lines))
+        write_text(args.prediction_file, ''.join(lines))
         logger.info('{} predictions are in {}; {} files could not be read'.format(
             len(lines), args.prediction_file, len(files) - len(lines)))
         for warning in not_finite([verdicts.prediction]):
@@ -348,7 +371,7 @@ def train(args, ranks, signals, held):
     data = together(ranks, lambda: _open_training_data(args, ranks))
     args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
-        args.steps_per_epoch = training.FAKE_STEPS_PER_EPOCH if args.fake else \
+        args.steps_per_epoch = FAKE_STEPS_PER_EPOCH if args.fake else \
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
@@ -359,7 +382,7 @@ def train(args, ranks, signals, held):
     _say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
-    training.train(
+    run_training(
         make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(args, validation, ranks, args.augmentation)),
                         len(validation.files)),
@@ -388,13 +411,13 @@ def _open_training_data(args, ranks):
     if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return _TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
-                             lambda step: training.local_input(stream, step))
-    classes = checkpoints.read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
+                             lambda step: local_input(stream, step))
+    classes = read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
         return _TrainingData(len(dataset.files), dataset.classes, args.seed,
-                             lambda step: training.local_input(stream, step), lambda: stream.unreadable)
+                             lambda step: local_input(stream, step), lambda: stream.unreadable)
     return _served_data(args, ranks, classes)
 
 
@@ -440,9 +463,9 @@ def _served_data(args, ranks, classes):
     except ValueError:
         lease.close()  # now: the program that called may live on
         raise
-    batches = training.ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
+    batches = ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
     return _TrainingData(served['num_images'], served['classes'], served['seed'],
-                         lambda step: training.served_input(batches, not args.no_zmq_ops))
+                         lambda step: served_input(batches, not args.no_zmq_ops))
 
 
 def _open_run(args, ranks, classes, fast, held):
@@ -454,20 +477,20 @@ def _open_run(args, ranks, classes, fast, held):
     error = None
     if ranks.is_chief:
         try:
-            base = training.log_directory(args, ranks.size)
-            last = training.last_run(base) if args.resume_if_any else None
-            folder = last or training.open_log_directory(base, args.resume)
+            base = log_directory(args, ranks.size)
+            last = last_run(base) if args.resume_if_any else None
+            folder = last or open_log_directory(base, args.resume)
             held.enter_context(output_folders.locked(folder, 'give another --logdir'))
             resume = args.resume or last is not None
             before = None
             if resume:
-                before = training.check_same_run(folder, dict(vars(args), ranks=ranks.size))
-                training.check_same_classes(folder, classes)
-            args.attack_precision, why = training.decide_precision(args.attack_precision, before, fast)
-            start = training.find_start(args, folder, resume)
+                before = check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                check_same_classes(folder, classes)
+            args.attack_precision, why = decide_precision(args.attack_precision, before, fast)
+            start = find_start(args, folder, resume)
             logger.set_logger_dir(folder, action='k')
             logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
-            training.trim_statistics(folder, start.epoch)
+            trim_statistics(folder, start.epoch)
             told = json.dumps([folder, start, args.attack_precision])
         except (ValueError, OSError) as e:
             error = e
@@ -477,4 +500,4 @@ def _open_run(args, ranks, classes, fast, held):
     if not told:
         return None, None
     folder, start, args.attack_precision = json.loads(told)
-    return folder, training.Start(*start)
+    return folder, Start(*start)

@@ -21,14 +21,20 @@ try:
     import numpy as np
     import tensorflow.compat.v1 as tf
 
-    from weights import match as checkpoints
     import nets
     from data.efficientnet_view import released_view
+    from files.atomic import write_text
     from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+    from ranks.command_line import OneLineParser, mode_parser, run_mode
+    from ranks.end import reason
     from smooth_activations import tensorflow_ops_only
-    from ranks.gather import OneLineParser, mode_parser, reason, run_mode
     from weights import card
+    from weights.classes import read_classes
+    from weights.find import PARTS, open_checkpoint
     from weights.flags import parse_with_checkpoint, published_as
+    from weights.identity import AVERAGE, is_of_training
+    from weights.match import load_into, match_variables
+    from weights.save import put_in_place
     from zoo import published
     from zoo.fetch import bring
 except ModuleNotFoundError as missing:
@@ -53,9 +59,9 @@ def convert_weights(argv):
     args = parser.parse_args(argv)
     with _mistakes_in_one_line(parser):
         bring(args.load, print)
-        stored = checkpoints.stored(args.load)
+        stored = open_checkpoint(args.load)
         values = select(stored, args.keep, args.optimizer, args.load)
-        network = _card(stored, any(name.endswith(checkpoints.AVERAGE) for name in values))
+        network = _card(stored, any(name.endswith(AVERAGE) for name in values))
         (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values, network)
     print('{} variables are in {}'.format(len(values), args.output))
 
@@ -112,19 +118,19 @@ def select(values, keep='both', optimizer=False, path=''):
     Batch norm's vectors, which the SAT release's EfficientNets may hold as [1, 1, 1, 1, C], become [C].
 
     Args:
-        values (dict): from ``checkpoints.read``. keep (str): 'both', 'weights' or 'averages'. optimizer (bool): keep
+        values (dict): from ``read_checkpoint``. keep (str): 'both', 'weights' or 'averages'. optimizer (bool): keep
             what only training needs. path (str): for messages.
     Returns:
         dict: name to array.
     Raises:
         ValueError: no averages in it, or no weights.
     """
-    averages = {name: value for name, value in values.items() if name.endswith(checkpoints.AVERAGE)}
+    averages = {name: value for name, value in values.items() if name.endswith(AVERAGE)}
     training = {name: value for name, value in values.items()
-                if checkpoints.is_of_training(name) and name not in averages}
+                if is_of_training(name) and name not in averages}
     weights = {name: value for name, value in values.items() if name not in averages and name not in training}
     kept = {'weights': weights, 'both': dict(weights, **averages),
-            'averages': {name[:-len(checkpoints.AVERAGE)]: value for name, value in averages.items()}}[keep]
+            'averages': {name[:-len(AVERAGE)]: value for name, value in averages.items()}}[keep]
     if not kept:
         raise ValueError("'{}' holds no {}".format(path, 'weights' if keep == 'both' else keep))
     if optimizer:
@@ -145,7 +151,7 @@ def _unfinished(output):
     Raises:
         ValueError: ``output``, or part of a checkpoint of that name, is there.
     """
-    for path in (output, *(output + part for part in (*checkpoints.PARTS, card.ENDING))):
+    for path in (output, *(output + part for part in (*PARTS, card.ENDING))):
         if os.path.lexists(path):
             raise ValueError("'{}' is there already; choose another name, nothing is overwritten".format(path))
     parent = os.path.dirname(os.path.abspath(output))
@@ -185,7 +191,7 @@ def write_checkpoint(prefix, values, network=None):
         fed = [tf.placeholder(np.asarray(values[name]).dtype) for name in names]
         save = tf.raw_ops.SaveV2(prefix=temporary, tensor_names=names, shape_and_slices=[''] * len(names), tensors=fed)
         session.run(save, dict(zip(fed, (values[name] for name in names))))
-        checkpoints.put_in_place(temporary, prefix, network)
+        put_in_place(temporary, prefix, network)
 
 
 def write_saved_model(output, args):
@@ -202,7 +208,7 @@ def write_saved_model(output, args):
         ValueError: the folder is there, or the checkpoint does not fit. OSError, tf.errors.OpError: it cannot be
             written.
     """
-    values = checkpoints.stored(args.load)
+    values = open_checkpoint(args.load)
     # Who serves the model has no compiled ops of ours.
     with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session, tensorflow_ops_only():
         model = getattr(nets, args.arch + 'Model')(args)
@@ -213,14 +219,14 @@ def write_saved_model(output, args):
             files = tf.placeholder(tf.string, [None], name='files')
             views = tf.map_fn(lambda content: released_view(content, size), files, tf.float32)
             signatures[FROM_FILES] = _signature('files', files, model.classify(tf.reverse(views, [3])))
-        checkpoints.load_into(session, checkpoints.match(
+        load_into(session, match_variables(
             tf.global_variables(), values, args.load, averages=args.moving_average_decay > 0))
         temporary = os.path.join(folder, 'model')
         builder = tf.saved_model.Builder(temporary)
         builder.add_meta_graph_and_variables(session, [tf.saved_model.SERVING], signatures)
         builder.save()
         os.mkdir(os.path.dirname(os.path.join(temporary, NOTES)))
-        checkpoints.write_text(os.path.join(temporary, NOTES), json.dumps(_notes(args, signatures), indent=1))
+        write_text(os.path.join(temporary, NOTES), json.dumps(_notes(args, signatures), indent=1))
         os.rename(temporary, output)
 
 
@@ -234,7 +240,7 @@ def _notes(args, signatures):
                   args.input_size),
               FROM_FILES: 'files: string [N], JPEG or PNG files; the middle of each is cut out and resized'}
     flags = {name: value for name, value in vars(args).items() if name != 'output'}
-    return {'network': nets.network_name(args), 'flags': flags, 'classes': checkpoints.read_classes(args.load),
+    return {'network': nets.network_name(args), 'flags': flags, 'classes': read_classes(args.load),
             'inputs': {name: inputs[name] for name in signatures},
             'outputs': 'logits, probabilities: float32 [N,{}]; class: int64 [N]'.format(args.num_classes)}
 

@@ -14,16 +14,18 @@ quieten_tensorflow()
 import cv2
 import tensorflow.compat.v1 as tf
 
-from weights import match as checkpoints
 import nets
+from data.augment import resize_plain
 from data.efficientnet_view import for_tensorflow, released_view
-from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
 from data.images import Undecodable, Unreadable, decode_image, read_content
-from third_party.imagenet_utils import resize_plain, synset_words
-from ranks.gather import OneLineParser
+from data.synsets import synset_words
+from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+from ranks.command_line import OneLineParser
+from weights.classes import read_classes
+from weights.find import open_checkpoint
 from weights.flags import parse_with_checkpoint
+from weights.match import load_into, match_variables
 from zoo.fetch import bring
-
 
 DEPTH = 152  # FD release
 
@@ -54,13 +56,13 @@ def main():
     logits = model.classify(pixels[tf.newaxis])
     try:
         bring(args.load, None)
-        pairs = checkpoints.match(tf.global_variables(), checkpoints.stored(args.load), args.load,
+        pairs = match_variables(tf.global_variables(), open_checkpoint(args.load), args.load,
                                   averages=args.moving_average_decay > 0)
-        names = checkpoints.read_classes(args.load) or synset_words()
+        names = read_classes(args.load) or synset_words()
     except (ValueError, OSError) as error:
         parser.error(error)
     with tf.Session() as session:
-        checkpoints.load_into(session, pairs)
+        load_into(session, pairs)
         scores = session.run(logits)[0]
     best = scores.argsort()[::-1][:5]
     print('Prediction: ', best[0])

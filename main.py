@@ -19,14 +19,17 @@ try:
     import smooth_activations
     import sources
     from adv_model import OPTIMIZERS, PRECISIONS
+    from attacks.balls import BALLS
     from attacks.gradient import ATTACKS, TARGETS, default_step_size
-    from weights.match import find
+    from data.augment import AUGMENTATIONS
+    from data.folders import default_data
+    from data.policies import POLICIES, make_policy
     from efficientnet.scaling import SIZES
     from nets import ARCHITECTURES, DEFAULT_MODEL_NAME, INPUT_SCALINGS, architecture_defaults
-    from attacks.balls import BALLS
+    from ranks.command_line import OneLineParser
+    from ranks.launched import launched_rank
     from resnet_model import PADDINGS
-    from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_data, make_policy
-    from ranks.gather import OneLineParser, launched_rank
+    from weights.find import find_checkpoint
     from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published
 except ModuleNotFoundError as missing:
@@ -370,7 +373,7 @@ def parse_args(argv=None):
         argv (list of str): default sys.argv[1:].
     Returns:
         argparse.Namespace: every value set; ``attack_*`` are those of the attacker that this mode uses. In training
-        ``attack_precision`` is None if it was not typed: the machines decide it (``training.decide_precision``).
+        ``attack_precision`` is None if it was not typed: the machines decide it (``training.resume.decide_precision``).
         ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str): lines that the program is to say.
     """
     parser = get_parser()
@@ -527,7 +530,7 @@ def _check(args, parser):
         parser.error('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
     if args.load and not published.is_named(args.load):
         try:
-            find(args.load)
+            find_checkpoint(args.load)
         except ValueError as error:
             parser.error(error)
     for name in ('data', 'eval_directory'):

@@ -16,7 +16,7 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 try:
-    from ranks.gather import mode_parser, run_mode
+    from ranks.command_line import mode_parser, run_mode
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("model_zoo.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python model_zoo.py".format(
@@ -56,8 +56,8 @@ def download(argv):
 
 def verify(argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
-    from weights import match as checkpoints
     from main import add_architecture_flags, add_averages_flag, resolve_architecture
+    from weights.find import find_checkpoint
     from weights.flags import parse_with_checkpoint
     from zoo.fetch import check_unchanged
     parser = mode_parser('model_zoo.py verify', verify)
@@ -74,7 +74,7 @@ def verify(argv):
         parser.error(error)
     except ValueError as unknown:
         try:
-            checkpoints.find(load)
+            find_checkpoint(load)
         except ValueError:
             parser.error("'{}': no such checkpoint; {}".format(load, unknown))
     args = parse_with_checkpoint(parser, argv, load)
@@ -152,7 +152,7 @@ def report(load, args):
     """Print how a checkpoint fits the network of resolved flags.
 
     Args:
-        load (str): see ``checkpoints.find``. args: with ``moving_average_decay``.
+        load (str): see ``find_checkpoint``. args: with ``moving_average_decay``.
     Returns:
         int: exit code, 0 if it fits.
     Raises:
@@ -160,15 +160,16 @@ def report(load, args):
     """
     import tensorflow.compat.v1 as tf
 
-    from weights import match as checkpoints
     import nets
+    from weights.find import open_checkpoint
     from weights.identity import describe, network_of_flags
+    from weights.match import compare_variables
     from weights.stored import fault_of
-    values = checkpoints.stored(load)
+    values = open_checkpoint(load)
     with tf.Graph().as_default():
         model = getattr(nets, args.arch + 'Model')(args)
         model.classify(tf.placeholder(tf.uint8, model.inputs()[0].shape))
-        found = checkpoints.compare(tf.global_variables(), values, args.moving_average_decay > 0)
+        found = compare_variables(tf.global_variables(), values, args.moving_average_decay > 0)
     different = ['{}: {} in the network, {} in the checkpoint'.format(*each) for each in found.different]
     faults = {}
     for v, name in found.pairs:

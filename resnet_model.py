@@ -9,8 +9,8 @@ import functools
 
 import tensorflow.compat.v1 as tf
 
-from layers import convolution as layers
-from layers.convolution import channels_of, max_pool
+import layers
+from layers import channels_of, max_pool
 from smooth_activations import activate, activate_for_two
 
 # He et al. 2015, Table 1: residual blocks in the four groups.

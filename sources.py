@@ -1,10 +1,11 @@
 """Where the images of a command come from: ``--data``, the embedded digits, or what its data server reads."""
 import os
 
-from nets import ARCHITECTURES, architecture_defaults, network_name
+from data.augment import default_augmentation
 from data.digits import NAME as DIGITS
+from data.folders import count_classes, open_dataset
 from data.handshake import FAKE
-from third_party.imagenet_utils import count_classes, default_augmentation, open_dataset
+from nets import ARCHITECTURES, architecture_defaults, network_name
 
 DIGIT_CLASSES = 10
 # Fields that a training without a data set takes from its server's description.

@@ -2,8 +2,8 @@
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from ranks.sessions import cpu_session_config
 from smooth_activations import activate
-from ranks.gather import cpu_session_config
 
 # The captions: ReLU beside Parametric Softplus, and five smooth functions.
 FIGURES = {'figure1': ('relu', 'parametric_softplus'),

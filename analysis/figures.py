@@ -3,6 +3,7 @@ import base64
 import io
 
 import matplotlib
+
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np

@@ -8,7 +8,7 @@ import lengths
 import main
 from analysis import landscape, sweep
 from nets import network_name
-from ranks.gather import OneLineParser
+from ranks.command_line import OneLineParser
 
 PROGRAM = 'python -m analysis'
 _MODEL = re.compile(r'([^=]+)=(.*)', re.DOTALL)

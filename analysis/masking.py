@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import binomtest
 
-from evaluation.passes import wilson
+from evaluation.verdicts import wilson
 
 # A comparison counts as a finding where chance alone would give it less often than this, over all comparisons of a
 # check together (Bonferroni). Ours.

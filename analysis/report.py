@@ -8,16 +8,17 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from weights import match as checkpoints
 from analysis import figures, masking, transfer
 from analysis.flags import Network
 from analysis.landscape import Landscape
 from analysis.page import Code, Figure, Section, Table, Text, Verdict
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
-from evaluation.passes import wilson
-from nets import network_name
-from third_party.imagenet_utils import synset_words, synsets
+from data.synsets import synset_words, synsets
+from evaluation.verdicts import wilson
+from files.json_files import read_json
 from files.typed import anything, number, record, text, whole
+from nets import network_name
+from weights.find import find_checkpoint
 
 # What is taken from the results of an evaluation.
 _RESULTS = record({'attack': anything, 'adversarial': anything, 'num_images': whole(1, 2 ** 31),
@@ -94,7 +95,7 @@ def read_results(paths, networks):
     rows = {}
     for path in paths:
         try:
-            results = checkpoints.read_json(path, _RESULTS)
+            results = read_json(path, _RESULTS)
             attack, attacked = results['attack'], results['adversarial']
             load, total = results['args']['load'], results['num_images']
             if attacked:
@@ -120,7 +121,7 @@ def _attacked(total):
 
 def _same_checkpoint(first, second):
     try:
-        return os.path.realpath(checkpoints.find(first)) == os.path.realpath(checkpoints.find(second))
+        return os.path.realpath(find_checkpoint(first)) == os.path.realpath(find_checkpoint(second))
     except ValueError:  # what was judged then is no longer there
         return False
 
@@ -279,7 +280,7 @@ def _provenance(found, command, versions):
          ['attack', 'PGD, {} steps, epsilon {:g}, step size {:g}, random start'.format(
              plan.num_iter, plan.epsilon, plan.step_size)]]
         + [['network ' + f.network.name, '{}, weights {}'.format(
-            network_name(f.network.args), checkpoints.find(f.network.args.load))] for f in found]
+            network_name(f.network.args), find_checkpoint(f.network.args.load))] for f in found]
         + [[name, version] for name, version in versions.items()], 'Settings and versions.')]
     return blocks + [Code(json.dumps(vars(f.network.args), indent=1, sort_keys=True),
                           'All flags of {}'.format(f.network.name)) for f in found]

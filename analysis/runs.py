@@ -10,16 +10,21 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from weights import match as checkpoints
-from evaluation import passes as evaluation
 import sources
 from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from commands import bring_weights
-from nets import network_name
+from evaluation.results import make_results_folder
+from files.atomic import write_text
 from machine.gpus import check_override
-from ranks.gather import Ranks, end_by, fail, launched_rank, library_versions, source_version, together
-from training.run import open_log_directory
+from machine.versions import library_versions, source_version
+from nets import network_name
+from ranks.end import end_by, fail
+from ranks.gather import together
+from ranks.launched import Ranks, launched_rank
+from training.directory import open_log_directory
+from weights.classes import read_classes
+from weights.find import find_checkpoint
 
 
 def run(own, networks):
@@ -46,9 +51,9 @@ def _asked(action):
 
 def _new_folder(own, networks):
     name = own.results_dir or os.path.join('results', '-'.join([own.command] + [
-        '{}-{}'.format(network_name(n.args), os.path.basename(checkpoints.find(n.args.load))) for n in networks]))
+        '{}-{}'.format(network_name(n.args), os.path.basename(find_checkpoint(n.args.load))) for n in networks]))
     name = open_log_directory(name.rstrip(os.sep), resume=False)
-    _asked(lambda: evaluation.make_results_folder(name))
+    _asked(lambda: make_results_folder(name))
     return name
 
 
@@ -60,7 +65,7 @@ def _images(own, networks):
     """
     images = open_images(networks[0].args, own.images)
     for network in networks[1:]:
-        classes = sources.open_images(network.args, 'val', checkpoints.read_classes(network.args.load)).classes
+        classes = sources.open_images(network.args, 'val', read_classes(network.args.load)).classes
         if list(classes) != images.classes:
             raise ValueError("--model {} and --model {} were trained with different classes or another order".format(
                 networks[0].name, network.name))
@@ -98,14 +103,14 @@ def _write_json(folder, name, networks, content):
               'source': source_version(), 'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
     if networks:
         origin.update(seed=networks[0].args.seed, networks={n.name: vars(n.args) for n in networks})
-    checkpoints.write_text(os.path.join(folder, name), json.dumps(dict(origin, **content), indent=1) + '\n')
+    write_text(os.path.join(folder, name), json.dumps(dict(origin, **content), indent=1) + '\n')
 
 
 def _write_markdown(folder, name, title, lead, blocks):
     for block in blocks:
         if isinstance(block, page.Figure):
             _write_picture(folder, block.name, block.content)
-    checkpoints.write_text(os.path.join(folder, name), page.as_markdown(title, lead, blocks))
+    write_text(os.path.join(folder, name), page.as_markdown(title, lead, blocks))
 
 
 def _write_picture(folder, name, content):
@@ -207,7 +212,7 @@ def run_report(own, networks):
         crossed = transfer.measure(subjects, images, _pgd(networks[0].args)) if len(subjects) > 1 else None
     title, lead, blocks = report.compose(findings, crossed, extra, _command(), _versions())
     _write_markdown(folder, 'report.md', title, lead, blocks)
-    checkpoints.write_text(os.path.join(folder, 'report.html'), page.as_html(title, lead, blocks))
+    write_text(os.path.join(folder, 'report.html'), page.as_html(title, lead, blocks))
     return folder
 
 

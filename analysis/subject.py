@@ -7,15 +7,24 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from weights import match as checkpoints
 import commands
 import sources
-from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttacker, add_metrics, image_preprocess,
-                       image_seeds)
+from adv_model import (
+    EVALUATION_STREAM,
+    NO_TARGET,
+    PIXEL,
+    PREDICTION,
+    PGDAttacker,
+    add_metrics,
+    image_preprocess,
+    image_seeds,
+)
 from analysis.noise import RandomNoise
 from attacks.autoattack.losses import margin
+from ranks.launched import Ranks
 from smooth_activations import backward_slope
-from ranks.gather import Ranks
+from weights.classes import read_classes
+from weights.find import open_checkpoint
 
 # Attackers of which one graph serves all lengths, because these numbers of theirs can be fed.
 _FED_KINDS = (PGDAttacker, RandomNoise)
@@ -70,7 +79,7 @@ def open_images(args, count):
     Raises:
         ValueError: no data set, or none of the images can be read.
     """
-    dataset = sources.open_images(args, 'val', checkpoints.read_classes(args.load))
+    dataset = sources.open_images(args, 'val', read_classes(args.load))
     total = len(dataset.files)
     positions = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
     batches = list(commands.validation_batches(args, dataset, Ranks(), args.augmentation, positions))
@@ -121,7 +130,7 @@ class Subject:
         Raises:
             ValueError: the checkpoint does not fit the network.
         """
-        values = checkpoints.stored(args.load)
+        values = open_checkpoint(args.load)
         return cls(name, commands.make_model(args), args.batch,
                    lambda: commands.open_session(Ranks(), commands.matched(args, values)), args.attack_gradient)
 

@@ -8,7 +8,7 @@ from adv_model import PGDAttacker
 from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome
 from attacks.autoattack.square import SquareAttacker
-from evaluation.passes import wilson
+from evaluation.verdicts import wilson
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
 EPSILONS = (0, 1, 2, 4, 8, 16, 32, 64, 128)

@@ -1,7 +1,7 @@
 """Attacks by the loss's gradient beside PGD, and what an evaluation calls them."""
 import tensorflow.compat.v1 as tf
 
-from adv_model import ANY_STEP, PGDAttacker
+from adv_model import PGDAttacker
 
 
 class FGSMAttacker(PGDAttacker):
@@ -45,31 +45,6 @@ class MomentumAttacker(PGDAttacker):
         size = tf.reduce_mean(tf.abs(gradient), axis=[1, 2, 3], keepdims=True)
         total = self.decay * total + tf.math.divide_no_nan(gradient, size)
         return [total, total]
-
-
-class Ensemble:
-    """Attackers that run one after another, each on the images that still stand.
-
-    Attributes:
-        name, norm (str). epsilon (float): in pixel levels. attackers (list): of different names; each stays where it
-            has succeeded.
-
-    Raises:
-        ValueError: two attackers have the same name.
-    """
-
-    verdict = ANY_STEP  # see PGDAttacker.verdict
-
-    def __init__(self, name, norm, epsilon, attackers):
-        names = [a.name for a in attackers]
-        if len(set(names)) < len(names):
-            raise ValueError('{}: an attack is listed twice: {}'.format(name, ', '.join(names)))
-        self.name, self.norm, self.epsilon, self.attackers = name, norm, epsilon, attackers
-
-    def describe(self):
-        """JSON-ready, as an attacker's, with the names of its parts."""
-        return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'targeted': False,
-                'attacks': [a.name for a in self.attackers]}
 
 
 ATTACKS = ('pgd', 'fgsm', 'momentum', 'autoattack')

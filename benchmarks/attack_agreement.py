@@ -29,7 +29,7 @@ import commands
 from adv_model import PIXEL, PGDAttacker
 from attack_case import asked, get_parser, open_case, parse
 from attacks.gradient import FGSMAttacker, MomentumAttacker
-from ranks.gather import fail
+from ranks.end import fail
 
 
 def arts_attack(network, attacker):

@@ -5,13 +5,15 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from weights import match as checkpoints
 import commands
 import main
 import measure
 from adv_model import AdvImageNetModel, image_preprocess
 from analysis.subject import open_images
-from ranks.gather import OneLineParser, Ranks, together
+from ranks.command_line import OneLineParser
+from ranks.gather import together
+from ranks.launched import Ranks
+from weights.find import open_checkpoint
 
 
 class Network(NamedTuple):
@@ -71,7 +73,7 @@ def open_case(args, count):
         ValueError: no such data or none of the images can be read; the checkpoint does not fit the network.
     """
     commands.bring_weights(args.load, Ranks())
-    values = checkpoints.stored(args.load)
+    values = open_checkpoint(args.load)
     images = open_images(args, count)
     model = commands.make_model(args)
     pixels = tf.placeholder(tf.float32, [None, *images.pixels.shape[1:]])

@@ -17,17 +17,18 @@ from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 
 quieten_tensorflow()
 
-import measure  # noqa: E402  (behind the path, like what follows)
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 from tensorpack.tfutils.tower import TowerContext  # noqa: E402
 
 import commands  # noqa: E402
 import main  # noqa: E402
+import measure  # noqa: E402  (behind the path, like what follows)
 import nets  # noqa: E402
 from adv_model import image_preprocess  # noqa: E402
+from ranks.launched import Ranks
+from ranks.sessions import session_config  # noqa: E402
 from smooth_activations import tensorflow_ops_only  # noqa: E402
-from ranks.gather import Ranks, session_config  # noqa: E402
 
 
 def build(args, as_published):

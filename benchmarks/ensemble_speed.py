@@ -35,14 +35,15 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
-from weights import match as checkpoints
 import commands
 from adv_model import EVALUATION_STREAM, NO_TARGET, PGDAttacker, image_seeds
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
-from attacks.gradient import Ensemble
+from attacks.ensemble import Ensemble
+from files.atomic import write_text
+from machine.versions import library_versions
 from measure import new_file
-from ranks.gather import fail, library_versions
+from ranks.end import fail
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
 
@@ -217,7 +218,7 @@ def run(argv):
             print(row(cost), flush=True)
             costs.append(cost)
             if own.json:
-                checkpoints.write_text(own.json, json.dumps({
+                write_text(own.json, json.dumps({
                     'command': sys.argv, 'date': time.strftime('%Y-%m-%d %H:%M:%S'), 'versions': library_versions(),
                     'args': vars(args), 'images': len(case.label), 'attacks': [c.describe() for c in costs]},
                     indent=1) + '\n')

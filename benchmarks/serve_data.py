@@ -29,8 +29,10 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 import measure
-from data.folders import DATA_VARIABLE
-from third_party.imagenet_utils import Lease, available_cores, new_job, open_dataset
+from data.folders import DATA_VARIABLE, open_dataset
+from data.handshake import new_job
+from data.lease import Lease
+from data.stream import available_cores
 
 WARM_UP = 3.0  # seconds
 PLAIN, SERVER = 'AugmentImageComponent + BatchData + PrefetchDataZMQ', 'serve-data.py'
@@ -39,8 +41,16 @@ QUANTITIES = [measure.Quantity('images/s', 0), measure.Quantity('images per s of
 
 def plain_batches(args):
     """The batches of tensorpack's pipeline, endless, with the augmentors that FD's list consists of."""
-    from tensorpack.dataflow import (AugmentImageComponent, BatchData, DataFromList, MapData, PrefetchDataZMQ, RepeatedData,
-                                     imgaug)
+    from tensorpack.dataflow import (
+        AugmentImageComponent,
+        BatchData,
+        DataFromList,
+        MapData,
+        PrefetchDataZMQ,
+        RepeatedData,
+        imgaug,
+    )
+
     from data import augment
     dataset = open_dataset(args.data, 'train')
     colors = [imgaug.BrightnessScale(augment.BRIGHTNESS, clip=False), imgaug.Contrast(augment.CONTRAST, clip=False),

@@ -10,11 +10,12 @@ import argparse
 import sys
 import time
 
-import measure
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import measure
 
 
 class Normed(nn.Sequential):

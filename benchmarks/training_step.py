@@ -21,7 +21,10 @@ from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
 quieten_tensorflow()
 
 import measure  # noqa: E402  (behind the path, like what follows)
-from ranks.gather import gather_texts, launched_rank, session_config, start_ranks  # noqa: E402
+from ranks.gather import gather_texts
+from ranks.launched import launched_rank
+from ranks.sessions import session_config
+from ranks.start import start_ranks  # noqa: E402
 
 PROGRAM = os.path.abspath(__file__)
 WARM_UP = 2  # steps; TensorFlow prepares its graph in the first one
@@ -97,8 +100,10 @@ def train(flags, steps, among_others=False, gradient_times=False):
     import commands
     import main
     import nets
-    from training import run as training
-    from third_party.imagenet_utils import FakeStream
+    from data.stream import FakeStream
+    from training.callbacks import FeedTrainingStep
+    from training.inputs import local_input, staged
+    from training.trainer import make_trainer
 
     class Clock(Callback):
         """Times the steps behind the warm-up and hands the result over; with others at work, keeps them company then
@@ -142,12 +147,12 @@ def train(flags, steps, among_others=False, gradient_times=False):
     logger.setLevel('ERROR')
     model = commands.make_training_model(args, ranks.rank)
     tf.set_random_seed(args.seed)
-    trainer = training.make_trainer(ranks, args.gradient_compression)
+    trainer = make_trainer(ranks, args.gradient_compression)
     if gradient_times:
         note_gradients(trainer)
-    source = training.local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
-    trainer.setup_graph(model.get_input_signature(), training.staged(source), model.build_graph, model.get_optimizer)
-    trainer.train([training.FeedTrainingStep(), RunUpdateOps(), Clock()], [],
+    source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
+    trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
+    trainer.train([FeedTrainingStep(), RunUpdateOps(), Clock()], [],
                   NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
 
 

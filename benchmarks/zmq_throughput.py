@@ -94,7 +94,9 @@ def receiver(way, arrays, address, hwm, receivers):
         socket.connect(address)
         return lambda: socket.recv(copy=False)
     import tensorflow.compat.v1 as tf
-    from ranks.gather import Ranks, session_config
+
+    from ranks.launched import Ranks
+    from ranks.sessions import session_config
     from zmq_ops import ZMQPullSocket
     tf.disable_v2_behavior()
     image, label = ZMQPullSocket(address, [tf.uint8, tf.int32], hwm=hwm, bind=False).pull()

@@ -9,7 +9,7 @@ from data.augment import VALIDATION_MARGIN
 from data.images import JPEG_START, check_whole, decode_image
 from data.stream import ValidationBatches
 from data.transparency import blend
-from ranks.gather import cpu_session_config
+from ranks.sessions import cpu_session_config
 
 
 def released_view(content, size):

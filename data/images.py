@@ -2,9 +2,9 @@
 import cv2
 import numpy as np
 
-from native import jpeg_part
 from data.stopwatch import stopwatch
 from data.transparency import on_white
+from native import jpeg_part
 
 IMAGE_SUFFIXES = frozenset(['.jpeg', '.jpg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff'])  # in lower case
 JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content

@@ -8,8 +8,8 @@ import time
 
 import zmq
 
-from files import typed
 from data import handshake
+from files import typed
 
 # Processes of one job that a server feeds; beyond any machine's GPUs, and a bound on what a stranger can have stored.
 MOST_PROCESSES = 10000

@@ -11,8 +11,8 @@ import time
 
 import zmq
 
-from files import typed
 from data import handshake
+from files import typed
 
 _PATIENCE = 100  # milliseconds until a wait looks whether it should end
 _LOOK = 0.5  # seconds between two looks at whether a server has become free

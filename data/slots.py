@@ -6,7 +6,6 @@ import mmap
 import os
 import weakref
 
-
 _PER_MAP = 64  # slots that are mapped together, as each map holds a file descriptor
 
 

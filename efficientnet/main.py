@@ -20,10 +20,11 @@ if __name__ == '__main__':
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import main as program
+from data.folders import default_data, open_dataset
 from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
-from third_party.imagenet_utils import default_data, open_dataset
-from ranks.gather import OneLineParser, start_ranks
+from ranks.command_line import OneLineParser
+from ranks.start import start_ranks
 from weights.flags import checkpoint_words
 
 MODES = ('train_and_eval', 'train', 'eval')

@@ -8,9 +8,9 @@ from typing import Optional
 
 import tensorflow.compat.v1 as tf
 
-from layers import convolution as layers
+import layers
 from efficientnet.scaling import plan
-from layers.convolution import channels_of
+from layers import channels_of
 from smooth_activations import activate
 
 SE_RATIO = 0.25  # EN release, of a block's input channels

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 
-
 if __name__ == '__main__':
     # In place of this file's folder, where `main` would be efficientnet/main.py.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -20,7 +19,7 @@ import tensorflow.compat.v1 as tf
 
 from efficientnet.network import Style, efficientnet
 from efficientnet.scaling import PREFIX, SIZES
-from ranks.gather import OneLineParser
+from ranks.command_line import OneLineParser
 
 # Millions of parameters and billions of multiply-adds, None where not published. b0 to b7: EN Table 2. b8: not in a
 # paper; of timm's port of the AdvProp checkpoint (Xie et al. 2019; its paper says 9.4 times less than 829 million

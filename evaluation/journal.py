@@ -14,7 +14,7 @@ import secrets
 import numpy as np
 from tensorpack.utils import logger
 
-from weights.match import keep_older, write_text
+from files.atomic import keep_older, write_text
 from files.checksums import with_checksum, without_checksum
 from files.typed import Malformed, anything, number, one_of, parse, record, text
 
@@ -143,7 +143,7 @@ def _is_older(line):
 
 
 def digest_of_checkpoint(values):
-    """Hash of the content of ``checkpoints.read``, whatever format it came from."""
+    """Hash of the content of ``read_checkpoint``, whatever format it came from."""
     content = hashlib.sha256()
     for name in sorted(values):
         value = np.asarray(values[name])

@@ -8,8 +8,10 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils.utils import get_tqdm
 
 from adv_model import NO_TARGET, TARGET
-from evaluation.passes import CLEAN, FOUND, ROW, Passes, Verdicts
-from ranks.gather import fail, gather_rows
+from evaluation.passes import FOUND, ROW, Passes
+from evaluation.verdicts import CLEAN, Verdicts
+from ranks.end import fail
+from ranks.gather import gather_rows
 
 _SIGNAL = -2  # as the number of a pass: not a verdict, but the signal that a rank has got
 

@@ -22,7 +22,8 @@ import time
 
 import psutil
 
-from ranks.gather import fail, fail_at_once, gather_texts
+from ranks.end import fail, fail_at_once
+from ranks.gather import gather_texts
 
 PERIOD = 1.0  # seconds
 MOST = 10000  # datagrams that are read in a period

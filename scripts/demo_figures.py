@@ -3,6 +3,7 @@ import json
 import os
 
 import matplotlib
+
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,11 +38,13 @@ def _attack_first_images(network, folder, activation, epsilon):
     import tensorflow.compat.v1 as tf
     from tensorpack.tfutils.tower import TowerContext
 
-    from weights import match as checkpoints
     import nets
     from adv_model import PIXEL, PGDAttacker, image_preprocess
+    from data.folders import open_dataset
+    from data.stream import ValidationBatches
     from main import parse_args
-    from third_party.imagenet_utils import ValidationBatches, open_dataset
+    from weights.find import read_checkpoint
+    from weights.match import load_into, match_variables
 
     args = parse_args(network + ['--activation-name', activation, '--data-format', 'NHWC'])
     dataset = open_dataset(None, 'val', args.num_classes)
@@ -54,9 +57,9 @@ def _attack_first_images(network, folder, activation, epsilon):
         clean = image_preprocess(tf.constant(image), model.data_format)
         adv, _ = PGDAttacker(10, epsilon, 4).attack(clean, tf.constant(label), model.get_logits)
         outputs = [(adv + 1) / PIXEL] + [tf.argmax(model.get_logits(x), 1) for x in (clean, adv)]
-        values = checkpoints.read(folder)
+        values = read_checkpoint(folder)
         with tf.Session() as session:
-            checkpoints.load_into(session, checkpoints.match(tf.global_variables(), values, folder))
+            load_into(session, match_variables(tf.global_variables(), values, folder))
             attacked, before, after = session.run(outputs)
     return image, attacked, label, before, after
 

@@ -16,7 +16,8 @@ quieten_tensorflow()
 import horovod.tensorflow as hvd  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
-from ranks.gather import session_config, start_ranks  # noqa: E402
+from ranks.sessions import session_config
+from ranks.start import start_ranks  # noqa: E402
 
 
 def allreduce(device):

@@ -76,8 +76,8 @@ def load_rule_weights(weights_rule):
     def load(session):
         import tensorflow.compat.v1 as tf
 
-        from weights import match as checkpoints
-        checkpoints.load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
+        from weights.match import load_into
+        load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
                                         for v in tf.global_variables()])
     return load
 

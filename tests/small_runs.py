@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from weights import match as checkpoints
+from weights.find import read_checkpoint
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN = os.path.join(ROOT, 'main.py')
@@ -30,7 +30,7 @@ def start_training(data, logdir, *flags):
 
 
 def variables(folder, step):
-    return checkpoints.read(str(folder / 'model-{}'.format(step)))
+    return read_checkpoint(str(folder / 'model-{}'.format(step)))
 
 
 def read_json(path):

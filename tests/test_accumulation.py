@@ -5,12 +5,12 @@ import tensorflow.compat.v1 as tf
 from scipy.special import expit, softmax
 from tensorpack.tfutils.tower import TowerContext
 
-from layers import convolution as layers
+import layers
 import resnet_model
-from training.step.accumulation import mean_over_parts
 from adv_model import AdvImageNetModel, NoOpAttacker, PGDAttacker
 from networks import make_network
 from smooth_activations import activate
+from training.step.accumulation import mean_over_parts
 
 CLASSES = 10
 

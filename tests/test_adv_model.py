@@ -10,10 +10,20 @@ from scipy.special import expit, log_softmax, softmax
 from tensorpack.tfutils.tower import TowerContext
 
 import adv_model
-from layers import convolution as layers
+import layers
 import resnet_model
-from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, AdvImageNetModel, NoOpAttacker, PGDAttacker,
-                       add_metrics, image_preprocess, image_seeds, smoothed_cross_entropy)
+from adv_model import (
+    EVALUATION_STREAM,
+    NO_TARGET,
+    PIXEL,
+    AdvImageNetModel,
+    NoOpAttacker,
+    PGDAttacker,
+    add_metrics,
+    image_preprocess,
+    image_seeds,
+    smoothed_cross_entropy,
+)
 from smooth_activations import activate
 
 CLASSES = 10

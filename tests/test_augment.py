@@ -10,8 +10,15 @@ from hypothesis import given, settings, strategies as st
 
 from data import augment as ours
 from data.policies import apply_policy
-from third_party.imagenet_utils import (AUGMENTATIONS, augment, default_augmentation, make_policy, read_image,
-                                        resize_plain, validation_transform)
+from third_party.imagenet_utils import (
+    AUGMENTATIONS,
+    augment,
+    default_augmentation,
+    make_policy,
+    read_image,
+    resize_plain,
+    validation_transform,
+)
 
 
 @pytest.fixture(scope='module')

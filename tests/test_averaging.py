@@ -4,9 +4,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from training.averaging import AverageWeights
-from weights.match import AVERAGE
 from networks import make_network
+from training.averaging import AverageWeights
+from weights.identity import AVERAGE
 
 
 class Trainer:

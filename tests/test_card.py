@@ -10,20 +10,25 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from weights import match as checkpoints
 import commands
 import convert
 import main
 import model_zoo
+import weights.find
+import weights.flags
 from efficientnet import main as released
+from files.atomic import write_text
 from image_folders import make_noise_folder, write_image
+from ranks.launched import Ranks
 from small_runs import LEAN, STEPS, read_json
-from test_main import refusal
 from test_identity import SHAPES
-from ranks.gather import Ranks
+from test_main import refusal
 from weights import card
+from weights.classes import classes_in, read_classes
+from weights.find import PARTS, read_checkpoint
 from weights.flags import published_as
-from weights.identity import AVERAGE, describe, network_of_words
+from weights.identity import AVERAGE, describe, is_of_training, network_of_words
+from weights.save import put_in_place
 from weights.stored import ENTRY, Stored
 from zoo import published
 
@@ -143,8 +148,8 @@ def refuses(capsys, load):
 @pytest.mark.parametrize('foreign', FOREIGN)
 def test_what_another_program_wrote_is_refused_in_one_line(capsys, prefix, foreign):
     text = card.as_text(FOREIGN[foreign](card.read(Stored(prefix))))
-    np.savez(prefix + '.npz', **checkpoints.read(prefix), **{ENTRY: np.frombuffer(text.encode(), np.uint8)})
-    checkpoints.write_text(prefix + card.ENDING, text)
+    np.savez(prefix + '.npz', **read_checkpoint(prefix), **{ENTRY: np.frombuffer(text.encode(), np.uint8)})
+    write_text(prefix + card.ENDING, text)
     assert refuses(capsys, prefix) and refuses(capsys, prefix + '.npz')
 
 
@@ -173,7 +178,7 @@ def test_no_flip_or_cut_is_believed(prefix):
 
 
 def test_what_belongs_to_another_checkpoint_is_refused(capsys, prefix):
-    checkpoints.write_text(prefix + card.ENDING, card.as_text(changed(card.read(Stored(prefix)), depth=20)))
+    write_text(prefix + card.ENDING, card.as_text(changed(card.read(Stored(prefix)), depth=20)))
     line = refusal(capsys, main.parse_args, ['--eval', '--load', prefix])
     assert 'CifarResNet of 8 layers' in line and 'CifarResNet of 20 layers' in line
 
@@ -192,9 +197,9 @@ def test_a_conversion_keeps_them_and_the_classes(run, tmp_path, output, capsys):
     convert.main(['weights', '--load', str(run / 'best'), str(tmp_path / output)])
     args = judged(tmp_path / output)
     assert network_of(args) == CARD_FLAGS
-    assert checkpoints.read_classes(str(tmp_path / output)) == ['a', 'b']
-    assert set(checkpoints.read(str(tmp_path / output))) == {
-        name for name in checkpoints.read(str(run / 'best')) if not checkpoints.is_of_training(name)}
+    assert read_classes(str(tmp_path / output)) == ['a', 'b']
+    assert set(read_checkpoint(str(tmp_path / output))) == {
+        name for name in read_checkpoint(str(run / 'best')) if not is_of_training(name)}
     assert model_zoo.main(['verify', str(tmp_path / output)]) == 0
 
 
@@ -218,10 +223,10 @@ def test_averages_are_the_default_where_they_are(train, tmp_path):
 def test_what_is_said_is_there_before_the_weights_are_complete(prefix, monkeypatch):
     order = []
     monkeypatch.setattr(os, 'replace', lambda source, target: order.append(target))
-    for part in checkpoints.PARTS:
+    for part in PARTS:
         shutil.copy(prefix + part, prefix + '.writing' + part)
-    checkpoints.put_in_place(prefix + '.writing', prefix, card.read(Stored(prefix)))
-    assert [name.replace(prefix, '') for name in order] == [card.ENDING, *checkpoints.PARTS]
+    put_in_place(prefix + '.writing', prefix, card.read(Stored(prefix)))
+    assert [name.replace(prefix, '') for name in order] == [card.ENDING, *PARTS]
 
 
 # The files of published models
@@ -298,9 +303,10 @@ def test_every_published_file_s_name_says_its_flags(name, monkeypatch, tmp_path)
     held = Stored(write_headers(tmp_path / 'X.npz', {n + averages: shape for n, shape in SHAPES[row].items()}))
     path = str(tmp_path / name / model.prefix)
     held.path = path
-    monkeypatch.setattr(checkpoints, 'find', lambda _: path)
-    monkeypatch.setattr(main, 'find', lambda _: path)
-    monkeypatch.setattr(checkpoints, 'Stored', lambda _: held)
+    for user in (main, weights.flags, weights.find):
+        monkeypatch.setattr(user, 'find_checkpoint', lambda _: path)
+    for user in (weights.flags, weights.find):
+        monkeypatch.setattr(user, 'Stored', lambda _: held)
     args = {flag: value for flag, value in vars(judged(path)).items() if flag != 'load'}
     wanted = vars(judged('zoo:' + name))
     assert args == {flag: wanted[flag] for flag in args}
@@ -354,7 +360,7 @@ def test_training_on_classes_that_a_checkpoint_lacks_is_refused_unless_told_othe
     assert "'c'" in line and 'known classes (a, b' in line and not (tmp_path / 'run').exists()
     with tf.Graph().as_default():
         main.main(flags + ['--ignore-checkpoint-flags'])
-    assert checkpoints.classes_in(str(tmp_path / 'run')) == ['c', 'd']
+    assert classes_in(str(tmp_path / 'run')) == ['c', 'd']
 
 
 def test_a_data_server_with_other_classes_than_the_checkpoint_is_refused(run, tmp_path, monkeypatch):
@@ -376,7 +382,7 @@ def test_a_data_server_with_other_classes_than_the_checkpoint_is_refused(run, tm
 def test_a_checkpoint_of_another_step_than_its_name_says_is_not_resumed(capsys, train, run, tmp_path):
     folder = tmp_path / 'run'
     shutil.copytree(run, folder)
-    for part in checkpoints.PARTS:
+    for part in PARTS:
         shutil.copy(folder / 'model-{}{}'.format(STEPS, part), folder / 'model-240{}'.format(part))
     before = sorted(os.listdir(folder))
     line = refusal(capsys, lambda flags: train(folder, *flags), [*STYLE, '--attack-iter', '0', '--resume'])

@@ -8,8 +8,12 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from weights import match as checkpoints
+from files.atomic import write_text
 from networks import make_network
+from weights.classes import read_classes, write_classes
+from weights.find import latest_checkpoint, read_checkpoint, saved_steps
+from weights.match import LoadWeights, load_into, match_variables, network_variables
+from weights.save import CheckpointSaver
 
 VALUES = {'conv0/W': np.arange(12, dtype=np.float32).reshape(3, 4), 'conv0/bn/mean/EMA': np.ones(4, np.float32)}
 MONITOR = 'eval-10step-top1-error'
@@ -32,14 +36,14 @@ def save(session, prefix, write_meta_graph=True):
 def test_npz_names_may_end_in_the_output_number(tmp_path, suffix):
     path = str(tmp_path / 'X.npz')
     np.savez(path, **{name + suffix: value for name, value in VALUES.items()})
-    assert same(checkpoints.read(path), VALUES)
+    assert same(read_checkpoint(path), VALUES)
 
 
 @pytest.mark.parametrize('suffix', ['', ':0'])
 def test_tensorpack_s_older_npy_dictionaries_are_read(tmp_path, suffix):
     path = str(tmp_path / 'X.npy')
     np.save(path, {name + suffix: value for name, value in VALUES.items()}, allow_pickle=True)
-    assert same(checkpoints.read(path), VALUES)
+    assert same(read_checkpoint(path), VALUES)
 
 
 def test_a_npz_with_pickled_objects_is_refused_unread(tmp_path):
@@ -49,7 +53,7 @@ def test_a_npz_with_pickled_objects_is_refused_unread(tmp_path):
     path = str(tmp_path / 'X.npz')
     np.savez(path, W=np.array([Trap()], dtype=object))
     with pytest.raises(ValueError, match='not a readable checkpoint'):
-        checkpoints.read(path)
+        read_checkpoint(path)
     assert not (tmp_path / 'code-has-run').exists()
 
 
@@ -66,13 +70,13 @@ def saved(tmp_path, sess):
                                   'checkpoint', '.', ''])
 def test_a_tensorflow_checkpoint_may_be_named_by_prefix_file_or_folder(saved, name):
     path = os.path.join(os.path.dirname(saved), name)
-    assert same(checkpoints.read(path), VALUES)
+    assert same(read_checkpoint(path), VALUES)
 
 
 def test_a_folder_s_checkpoint_may_be_named_from_inside(saved, monkeypatch):
     monkeypatch.chdir(os.path.dirname(saved))
     for name in ('checkpoint', '.', 'model-500'):
-        assert same(checkpoints.read(name), VALUES)
+        assert same(read_checkpoint(name), VALUES)
 
 
 def test_the_checkpoint_file_decides_which_of_the_checkpoints_is_meant(tmp_path, sess):
@@ -80,12 +84,12 @@ def test_the_checkpoint_file_decides_which_of_the_checkpoints_is_meant(tmp_path,
     for step in (100, 200, 300):
         variable.load(float(step), sess)
         save(sess, tmp_path / 'net.ckpt-{}'.format(step))
-    assert checkpoints.read(str(tmp_path / 'checkpoint'))['W'] == 300
+    assert read_checkpoint(str(tmp_path / 'checkpoint'))['W'] == 300
 
 
 def test_a_folder_beside_a_checkpoint_of_the_same_name_does_not_hide_it(saved):
     os.mkdir(saved)
-    assert same(checkpoints.read(saved), VALUES)
+    assert same(read_checkpoint(saved), VALUES)
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'swapped'])
@@ -96,42 +100,42 @@ def test_a_damaged_tensorflow_checkpoint_is_refused_by_name(saved, damage):
     with open(path, 'wb') as f:
         f.write(content[:10] if damage == 'truncated' else content[::-1])
     with pytest.raises(ValueError, match=re.escape(saved)):
-        checkpoints.read(saved)
+        read_checkpoint(saved)
 
 
 def test_a_tensorflow_checkpoint_without_its_data_is_refused_by_name(saved):
     os.remove(saved + '.data-00000-of-00001')
     with pytest.raises(ValueError, match=re.escape(saved)):
-        checkpoints.read(saved)
+        read_checkpoint(saved)
 
 
 def test_absent_variables_are_counted_and_named(graph):
     variables = make_variables({'W{}'.format(k): 0.0 for k in range(5)})
     with pytest.raises(ValueError, match=r"'X.npz' lacks 4 of the network's 5 variables: W1, W2, W3 and 1 more"):
-        checkpoints.match(variables, {'W0': np.float32(0)}, 'X.npz')
+        match_variables(variables, {'W0': np.float32(0)}, 'X.npz')
 
 
 def test_other_shapes_are_refused_with_both(graph):
     variables = make_variables({'linear/W': np.zeros([64, 10])})
     with pytest.raises(ValueError, match=r"'X.npz'.*linear/W is \[64, 10\] in the network and \[64, 7\] in the checkp"):
-        checkpoints.match(variables, {'linear/W': np.zeros([64, 7])}, 'X.npz')
+        match_variables(variables, {'linear/W': np.zeros([64, 7])}, 'X.npz')
 
 
 def test_a_shape_that_would_broadcast_is_refused_too(graph):
     with pytest.raises(ValueError, match='other shapes'):
-        checkpoints.match(make_variables({'b': np.zeros(3)}), {'b': np.zeros([1])}, 'X.npz')
+        match_variables(make_variables({'b': np.zeros(3)}), {'b': np.zeros([1])}, 'X.npz')
 
 
 def test_what_only_training_has_is_neither_wanted_nor_loaded(graph):
     variables = make_variables({'linear/W': 0.0, 'linear/W/Momentum': 0.0, 'learning_rate': 0.0, 'global_step': 0.0})
     values = {'linear/W': np.float32(3), 'learning_rate': np.float32(3), 'unused/Momentum': np.zeros(9)}
-    assert [v.op.name for v, _ in checkpoints.match(variables, values, 'X.npz')] == ['linear/W']
+    assert [v.op.name for v, _ in match_variables(variables, values, 'X.npz')] == ['linear/W']
 
 
 @pytest.mark.parametrize('slot', ['Momentum', 'RMSProp', 'RMSProp_1', 'ExponentialMovingAverage'])
 def test_neither_slots_nor_averages_are_of_the_network(graph, slot):
     variables = make_variables({'W': 0.0, 'W/' + slot: 0.0, 'W/Other': 0.0, 'RMSProp/W': 0.0, 'global_step': 0.0})
-    assert [v.op.name for v in checkpoints.network_variables(variables)] == ['W', 'W/Other', 'RMSProp/W']
+    assert [v.op.name for v in network_variables(variables)] == ['W', 'W/Other', 'RMSProp/W']
 
 
 def with_averages(values):
@@ -140,7 +144,7 @@ def with_averages(values):
 
 @pytest.mark.parametrize('averages', [False, True])
 def test_plain_weights_or_their_averages_are_taken_as_asked(graph, averages):
-    pairs = checkpoints.match(make_variables(VALUES), with_averages(VALUES), 'X.npz', averages)
+    pairs = match_variables(make_variables(VALUES), with_averages(VALUES), 'X.npz', averages)
     assert len(pairs) == len(VALUES)
     for variable, value in pairs:
         np.testing.assert_array_equal(value, -VALUES[variable.op.name] - 1 if averages else VALUES[variable.op.name])
@@ -149,13 +153,13 @@ def test_plain_weights_or_their_averages_are_taken_as_asked(graph, averages):
 def test_a_checkpoint_without_averages_is_refused_with_the_flag_for_its_plain_weights(graph):
     with pytest.raises(ValueError, match=r"'X.npz' lacks 2 of the network's 2 variables: conv0/W/ExponentialMoving"
                                          r"Average, .*plain weights alone: give --moving-average-decay 0$"):
-        checkpoints.match(make_variables(VALUES), VALUES, 'X.npz', averages=True)
+        match_variables(make_variables(VALUES), VALUES, 'X.npz', averages=True)
 
 
 def test_a_checkpoint_of_averages_alone_is_refused_with_the_flag_for_them(graph):
     values = {name + '/ExponentialMovingAverage': value for name, value in VALUES.items()}
     with pytest.raises(ValueError, match=r"lacks 2 .*averages alone: give --moving-average-decay 0.9999$"):
-        checkpoints.match(make_variables(VALUES), values, 'X.npz')
+        match_variables(make_variables(VALUES), values, 'X.npz')
 
 
 @pytest.mark.parametrize('averages', [False, True])
@@ -163,7 +167,7 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_architecture_flags(
     # One of the network's two variables is there, in both kinds.
     values = with_averages({'conv0/W': VALUES['conv0/W'], 'other/W': np.zeros(1)})
     with pytest.raises(ValueError, match='lacks 1 of .* check --arch, --depth, --model-name') as error:
-        checkpoints.match(make_variables(VALUES), values, 'X.npz', averages)
+        match_variables(make_variables(VALUES), values, 'X.npz', averages)
     assert '--moving-average-decay' not in str(error.value)
 
 
@@ -175,7 +179,7 @@ def test_batch_norm_vectors_of_rank_five_are_loaded_as_vectors(sess, averages):
     stored = dict(values, **{'tpu_batch_normalization/gamma': np.arange(4.0).reshape(1, 1, 1, 1, 4)})
     if averages:
         stored = {name + '/ExponentialMovingAverage': value for name, value in stored.items()}
-    checkpoints.load_into(sess, checkpoints.match(variables, stored, 'X.npz', averages))
+    load_into(sess, match_variables(variables, stored, 'X.npz', averages))
     for variable in variables:
         np.testing.assert_array_equal(sess.run(variable), values[variable.op.name])
 
@@ -185,7 +189,7 @@ def test_batch_norm_vectors_of_rank_five_are_loaded_as_vectors(sess, averages):
     ([2, 3], [3, 2]), ([2, 3], [1, 3, 2])])
 def test_no_other_shape_is_taken_for_a_vector(graph, wanted, stored):
     with pytest.raises(ValueError, match='other shapes'):
-        checkpoints.match(make_variables({'W': np.zeros(wanted)}), {'W': np.zeros(stored)}, 'X.npz')
+        match_variables(make_variables({'W': np.zeros(wanted)}), {'W': np.zeros(stored)}, 'X.npz')
 
 
 def load_weights(sess, values, **options):
@@ -193,7 +197,7 @@ def load_weights(sess, values, **options):
     make_variables({'W': 0.0, 'W/ExponentialMovingAverage': 0.0, 'W/RMSProp': 0.0, 'learning_rate': 0.0})
     tf.train.get_or_create_global_step()
     sess.run(tf.global_variables_initializer())
-    init = checkpoints.LoadWeights('X.npz', {k: np.float32(v) for k, v in values.items()}, **options)
+    init = LoadWeights('X.npz', {k: np.float32(v) for k, v in values.items()}, **options)
     init._setup_graph()
     init._run_init(sess)
     return {v.op.name: float(sess.run(v)) for v in tf.global_variables()}
@@ -221,7 +225,7 @@ def test_a_resumed_run_wants_its_averages(sess):
 
 def test_half_precision_values_are_loaded_into_float32_variables(sess):
     variable, = make_variables({'W': np.zeros(2)})
-    checkpoints.load_into(sess, checkpoints.match([variable], {'W': np.array([0.5, -2], np.float16)}, 'X.npz'))
+    load_into(sess, match_variables([variable], {'W': np.array([0.5, -2], np.float16)}, 'X.npz'))
     assert sess.run(variable).tolist() == [0.5, -2]
 
 
@@ -257,8 +261,8 @@ def test_a_training_checkpoint_of_tensorflow_s_saver_gives_the_same_network(tmp_
             'linear/b', 'group2/block0/conv2/W', 'group2/block0/conv2/bn/variance/EMA'} < set(names)
     with tf.Graph().as_default(), tf.Session() as session:
         logits = small_network()
-        values = checkpoints.read(prefix)
-        checkpoints.load_into(session, checkpoints.match(tf.global_variables(), values, prefix))
+        values = read_checkpoint(prefix)
+        load_into(session, match_variables(tf.global_variables(), values, prefix))
         found = session.run(logits)
     assert np.ptp(expected) > 0
     assert np.array_equal(found, expected)
@@ -295,7 +299,7 @@ def trainer(sess):
 @pytest.fixture
 def make_saver(trainer, tmp_path):
     def make(keep=10):
-        saver = checkpoints.CheckpointSaver(str(tmp_path), keep, MONITOR)
+        saver = CheckpointSaver(str(tmp_path), keep, MONITOR)
         saver.setup_graph(trainer)
         return saver
     return make
@@ -303,7 +307,7 @@ def make_saver(trainer, tmp_path):
 
 def epoch_of(prefix):
     """The epoch that a checkpoint of ``Trainer`` was written in; fails for a mixture."""
-    epoch, = np.unique(checkpoints.read(str(prefix))['W'])
+    epoch, = np.unique(read_checkpoint(str(prefix))['W'])
     return int(epoch)
 
 
@@ -311,9 +315,9 @@ def test_each_epoch_is_saved_under_its_step(make_saver, trainer, tmp_path):
     saver = make_saver()
     for epoch in (1, 2, 10):
         trainer.run(saver, epoch)
-    assert checkpoints.saved_steps(str(tmp_path)) == [1, 2, 10]
+    assert saved_steps(str(tmp_path)) == [1, 2, 10]
     assert [epoch_of(tmp_path / 'model-{}'.format(k)) for k in (1, 2, 10)] == [1, 2, 10]
-    assert checkpoints.latest(str(tmp_path)) == str(tmp_path / 'model-10')
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / 'model-10')
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'model-10')
     assert not [name for name in os.listdir(tmp_path) if 'writing' in name]
 
@@ -322,7 +326,7 @@ def test_only_the_newest_and_the_best_are_kept(make_saver, trainer, tmp_path):
     saver = make_saver(keep=2)
     for epoch, error in enumerate([0.9, 0.5, 0.7, 0.5, 0.6], 1):
         trainer.run(saver, epoch, error)
-    assert checkpoints.saved_steps(str(tmp_path)) == [4, 5]
+    assert saved_steps(str(tmp_path)) == [4, 5]
     assert epoch_of(tmp_path / 'best') == 2
     with open(tmp_path / 'best.json') as f:
         found = json.load(f)
@@ -376,14 +380,14 @@ def test_a_crash_while_saving_leaves_a_whole_latest_and_a_whole_best(make_saver,
     monkeypatch.setattr(os, 'replace', crash)
     with pytest.raises(Killed):
         trainer.run(saver, 2, 0.5)
-    steps = checkpoints.saved_steps(str(tmp_path))
-    assert epoch_of(checkpoints.latest(str(tmp_path))) == steps[-1]
+    steps = saved_steps(str(tmp_path))
+    assert epoch_of(latest_checkpoint(str(tmp_path))) == steps[-1]
     assert steps[-1] == (1 if renamed + (call == 'after') < 2 else 2)
     assert epoch_of(tmp_path / 'best') in (1, 2)
     # The next run goes on from there.
     monkeypatch.setattr(os, 'replace', replace)
     trainer.run(make_saver(keep=1), 3, 0.4)
-    assert checkpoints.saved_steps(str(tmp_path)) == [3]
+    assert saved_steps(str(tmp_path)) == [3]
     assert epoch_of(tmp_path / 'best') == 3
 
 
@@ -407,31 +411,31 @@ def test_a_crash_while_tensorflow_writes_leaves_the_earlier_checkpoint(make_save
     monkeypatch.setattr(saver.saver, 'save', half)
     with pytest.raises(Killed):
         trainer.run(saver, 2)
-    assert epoch_of(checkpoints.latest(str(tmp_path))) == 1
+    assert epoch_of(latest_checkpoint(str(tmp_path))) == 1
 
 
 def test_an_index_without_data_is_no_checkpoint(make_saver, trainer, tmp_path):
     trainer.run(make_saver(), 1)
     (tmp_path / 'model-7.index').write_bytes((tmp_path / 'model-1.index').read_bytes())
-    assert checkpoints.saved_steps(str(tmp_path)) == [1]
+    assert saved_steps(str(tmp_path)) == [1]
 
 
 def test_a_text_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = str(tmp_path / 'run.json')
-    checkpoints.write_text(path, 'before')
+    write_text(path, 'before')
     monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(OSError):
-        checkpoints.write_text(path, 'after')
+        write_text(path, 'after')
     with open(path) as f:
         assert f.read() == 'before'
 
 
 def test_class_names_stored_beside_a_checkpoint_are_found_from_any_name_of_it(saved):
     folder = os.path.dirname(saved)
-    checkpoints.write_classes(folder, ['cat', 'dög'])
+    write_classes(folder, ['cat', 'dög'])
     for name in (saved, saved + '.index', folder, os.path.join(folder, 'checkpoint')):
-        assert checkpoints.read_classes(name) == ['cat', 'dög']
+        assert read_classes(name) == ['cat', 'dög']
 
 
 def test_a_checkpoint_without_class_names_has_none(saved):
-    assert checkpoints.read_classes(saved) is None
+    assert read_classes(saved) is None

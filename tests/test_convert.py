@@ -11,11 +11,13 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from weights import match as checkpoints
 import convert
 from data.efficientnet_view import released_view
 from networks import make_network
 from test_main import refusal
+from weights.classes import CLASSES_FILE, write_classes
+from weights.find import read_checkpoint
+from weights.match import load_into, match_variables
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 AVERAGE = '/ExponentialMovingAverage'
@@ -103,7 +105,7 @@ def test_a_converted_efficientnet_loads_its_averages_as_weights(tmp_path, few_bl
         values = {name + AVERAGE: weights_rule.weight(name + AVERAGE, shape) for name, shape in stored.items()}
         np.savez(tmp_path / 'X.npz', **values)
         convert.main(['weights', '--load', str(tmp_path / 'X.npz'), str(tmp_path / 'flat'), '--keep', 'averages'])
-        pairs = checkpoints.match(tf.global_variables(), checkpoints.read(str(tmp_path / 'flat')), 'flat')
+        pairs = match_variables(tf.global_variables(), read_checkpoint(str(tmp_path / 'flat')), 'flat')
     assert len(pairs) == len(values)
     for variable, value in pairs:
         np.testing.assert_array_equal(value, values[variable.op.name + AVERAGE].reshape(value.shape))
@@ -142,8 +144,8 @@ def test_a_mistake_is_refused_in_one_line_and_leaves_nothing(capsys, tmp_path, m
 def test_a_disk_that_fills_up_leaves_nothing_and_is_said_in_one_line(capsys, tmp_path, monkeypatch, network, mode):
     def full(*_, **__):
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(*{'npz': (np, 'savez'), 'checkpoint': (checkpoints, 'put_in_place'),
-                          'saved-model': (checkpoints, 'write_text')}[mode], full)
+    monkeypatch.setattr(*{'npz': (np, 'savez'), 'checkpoint': (convert, 'put_in_place'),
+                          'saved-model': (convert, 'write_text')}[mode], full)
     out = str(tmp_path / ('X.npz' if mode == 'npz' else 'X'))
     argv = ['saved-model', '--load', network[0], out, *FLAGS] if mode == 'saved-model' else [
         'weights', '--load', network[0], out]
@@ -210,7 +212,7 @@ def graph_logits(flags, load, bgr, averages=False):
         image = image if model.channels == 'BGR' else image[..., ::-1]
         with TowerContext('', is_training=False):
             logits = model.get_logits(image)
-        checkpoints.load_into(session, checkpoints.match(tf.global_variables(), checkpoints.read(load), load, averages))
+        load_into(session, match_variables(tf.global_variables(), read_checkpoint(load), load, averages))
         return session.run(logits)
 
 
@@ -238,11 +240,11 @@ def test_a_saved_model_gives_the_graph_s_logits_in_a_fresh_process(tmp_path, net
 def test_a_saved_model_says_what_it_takes(tmp_path, network):
     load, _ = network
     folder = os.path.dirname(load)
-    checkpoints.write_classes(folder, list('abcdefghij'))
+    write_classes(folder, list('abcdefghij'))
     try:
         convert.main(['saved-model', '--load', load, str(tmp_path / 'served'), *FLAGS])
     finally:
-        os.remove(os.path.join(folder, checkpoints.CLASSES_FILE))
+        os.remove(os.path.join(folder, CLASSES_FILE))
     with open(tmp_path / 'served' / 'assets.extra' / 'network.json') as f:
         notes = json.load(f)
     assert notes['classes'] == list('abcdefghij') and notes['network'] == 'CifarResNet8'

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from weights import match as checkpoints
-from files import checksums
-from evaluation import passes as evaluation
-from training import run as training
 from analysis import report
-from test_journal import DAMAGES
+from evaluation.results import _is_incomplete
+from files import checksums
 from files.typed import Malformed
+from test_journal import DAMAGES
+from training.callbacks import Statistics
+from training.resume import _FIXED, _statistics, check_same_run, trim_statistics
+from weights.classes import _parse_classes, classes_in, write_classes
+from weights.find import _parse_best, find_checkpoint
 
 CLASSES = ['ant', 'bee', 'cat', 'dög', 'n01440764']
 OTHERS = ['', 'null', 'true', '5', '1e999', 'NaN', '"text"', '[]', '{}', '[5]', '[[]]', '{"a": 1}', '[null]', '[{"a": NaN}]',
@@ -28,10 +30,10 @@ def write(path, text):
 @pytest.mark.parametrize('text', OTHERS)
 def test_a_file_of_another_type_is_one_line(tmp_path, text):
     for name, read, fine in (
-            ('classes.json', lambda: checkpoints.classes_in(str(tmp_path)), ()),
-            ('best.json', lambda: checkpoints.find(str(tmp_path / 'best')), ()),
-            ('stats.json', lambda: training.trim_statistics(str(tmp_path), 2), ('[]',)),
-            ('run.json', lambda: training.check_same_run(str(tmp_path), {name: 1 for name in training._FIXED}), ()),
+            ('classes.json', lambda: classes_in(str(tmp_path)), ()),
+            ('best.json', lambda: find_checkpoint(str(tmp_path / 'best')), ()),
+            ('stats.json', lambda: trim_statistics(str(tmp_path), 2), ('[]',)),
+            ('run.json', lambda: check_same_run(str(tmp_path), {name: 1 for name in _FIXED}), ()),
             ('results.json', lambda: report.read_results([str(tmp_path / 'results.json')], []), ())):
         write(tmp_path / name, text)
         if text in fine:
@@ -41,7 +43,7 @@ def test_a_file_of_another_type_is_one_line(tmp_path, text):
                 read()
             assert '\n' not in str(error.value) and len(str(error.value)) < 600
     # Results that are not known to be unfinished ones are kept.
-    assert not evaluation._is_incomplete(str(tmp_path / 'results.json'))
+    assert not _is_incomplete(str(tmp_path / 'results.json'))
 
 
 RESULTS = {'attack': {'name': 'PGD-10', 'norm': 'Linf', 'epsilon': 4}, 'adversarial': {'top1_correct': 3},
@@ -67,14 +69,14 @@ def test_results_that_there_cannot_be_are_refused(tmp_path, change):
 def test_class_names_of_earlier_runs_or_written_by_hand_are_read(tmp_path):
     for indent in (None, 0, 4):
         (tmp_path / 'classes.json').write_text(json.dumps(CLASSES, indent=indent))
-        assert checkpoints.classes_in(str(tmp_path)) == CLASSES
-    checkpoints.write_classes(str(tmp_path), CLASSES)
-    assert checkpoints.classes_in(str(tmp_path)) == CLASSES
+        assert classes_in(str(tmp_path)) == CLASSES
+    write_classes(str(tmp_path), CLASSES)
+    assert classes_in(str(tmp_path)) == CLASSES
 
 
 @pytest.mark.parametrize('content, read', [
-    ({'classes': CLASSES}, checkpoints._parse_classes),
-    ({'eval-10step-top1-error': 0.625, 'global_step': 7500, 'epoch': 3}, checkpoints._parse_best)])
+    ({'classes': CLASSES}, _parse_classes),
+    ({'eval-10step-top1-error': 0.625, 'global_step': 7500, 'epoch': 3}, _parse_best)])
 def test_of_ten_thousand_damages_none_is_believed(content, read):
     rng = random.Random(0)
     written = checksums.with_checksum(content).encode()
@@ -94,24 +96,24 @@ def test_of_ten_thousand_damages_none_is_believed(content, read):
 def test_no_damage_of_a_run_s_other_files_is_a_traceback(tmp_path, name, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda _: None)
     rng = random.Random(0)
-    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in training._FIXED}, command=['main.py'])
+    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in _FIXED}, command=['main.py'])
     content = {'stats.json': [{'epoch_num': e, 'global_step': 3 * e, 'loss': 0.25} for e in range(1, 9)], 'run.json': run}[name]
     written = json.dumps(content).encode()
     for _ in range(500):
         (tmp_path / name).write_bytes(rng.choice(DAMAGES[:3] + DAMAGES[4:])(rng, written))
         try:
-            training.trim_statistics(str(tmp_path), 20) if name == 'stats.json' else training.check_same_run(
+            trim_statistics(str(tmp_path), 20) if name == 'stats.json' else check_same_run(
                 str(tmp_path), run)
         except ValueError as error:
             assert '\n' not in str(error)
 
 
 def test_numbers_that_json_lacks_do_not_make_statistics_unreadable(tmp_path):
-    statistics = object.__new__(training.Statistics)
+    statistics = object.__new__(Statistics)
     statistics._fname, statistics._stats = str(tmp_path / 'stats.json'), [
         {'epoch_num': 1, 'a': float('nan'), 'b': float('inf'), 'c': 0.5}, {'epoch_num': 2, 'a': None}]
     statistics._write_stat()
-    assert training._statistics(str(tmp_path)) == [{'epoch_num': 1, 'a': None, 'b': None, 'c': 0.5},
+    assert _statistics(str(tmp_path)) == [{'epoch_num': 1, 'a': None, 'b': None, 'c': 0.5},
                                                    {'epoch_num': 2, 'a': None}]
 
 

@@ -13,17 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import zmq
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from weights import match as checkpoints
 import zmq_ops
 from data.doorkeeper import guard
 from data.handshake import new_job
 from data.info_server import InfoServer
 from data.lease import Lease
-from ranks.gather import _RANK_VARIABLES as RANK_VARIABLES
-from ranks.gather import reason
+from ranks.end import reason
+from ranks.launched import RANK_VARIABLES
+from weights.find import read_checkpoint
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MAIN, SERVER = os.path.join(ROOT, 'main.py'), os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -121,9 +120,9 @@ def test_training_ends_with_one_line_when_what_arrives_is_no_batch(address, last
 
 
 def test_silence_names_what_the_server_has_said():
-    from training import run as training
+    from training.inputs import ServedBatches
     lease = SimpleNamespace(address='ipc://@here', lost='it feeds another job')
-    assert str(training.ServedBatches(lease, 3.0, 2).silence()) == (
+    assert str(ServedBatches(lease, 3.0, 2).silence()) == (
         "no batch from 'ipc://@here' for 3 s; the data server says: it feeds another job")
 
 
@@ -132,9 +131,9 @@ def batches(address):
     """function(messages): a context in which they are served, as a ServedBatches."""
     @contextlib.contextmanager
     def run(messages):
-        from training import run as training
+        from training.inputs import ServedBatches
         with served(address, messages), Lease(address, {}, new_job(), 20) as lease:
-            yield training.ServedBatches(lease, 20.0, 3)
+            yield ServedBatches(lease, 20.0, 3)
     return run
 
 
@@ -142,9 +141,9 @@ def batches(address):
 def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
     import tensorflow.compat.v1 as tf
 
-    from training import run as training
+    from training.inputs import ServedInput
     with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
-        source = training.ServedInput(served_batches)
+        source = ServedInput(served_batches)
         source.setup([tf.TensorSpec([None, 8, 8, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label')])
         tensors = source.get_input_tensors()
         image, label = sess.run(tensors)
@@ -159,10 +158,10 @@ def test_the_op_gives_no_batch_but_of_the_announced_shape(batches, sess, wrong):
 def test_python_gives_no_batch_but_of_the_announced_shape(batches, tmp_path, monkeypatch, wrong):
     from tensorpack.dataflow import DataFlowTerminated
 
-    from training import run as training
+    from training.inputs import ServedDataFlow
     monkeypatch.chdir(tmp_path)
     with batches([GOOD, WRONG[wrong], GOOD]) as served_batches:
-        flow = training.ServedDataFlow(served_batches)
+        flow = ServedDataFlow(served_batches)
         arriving = iter(flow)
         image, label = next(arriving)
         assert (image == IMAGES).all() and (label == LABELS).all() and not flow.failure
@@ -183,9 +182,9 @@ flipped = st.builds(lambda at, byte: GOOD[0][:at] + bytes([GOOD[0][at] ^ byte]) 
 @pytest.mark.parametrize('count', [300, pytest.param(10000, marks=pytest.mark.slow)])
 def test_no_damaged_message_becomes_a_wrong_batch(address, count):
     """Read in Python: a batch of the announced shape with labels in range, or a ValueError; never anything else."""
-    from training import run as training
+    from training.inputs import ServedBatches, ServedDataFlow
     lease = SimpleNamespace(address=address, description={'batch': BATCH, 'input_size': 8})
-    flow = training.ServedDataFlow(training.ServedBatches(lease, 1.0, 3))
+    flow = ServedDataFlow(ServedBatches(lease, 1.0, 3))
     kinds = set()
 
     @settings(max_examples=count, deadline=None, derandomize=True, database=None,
@@ -282,4 +281,4 @@ def test_a_data_server_killed_for_good_ends_the_run_after_the_timeout_and_leaves
         out, _ = run.communicate(timeout=60)
         print('{:.1f} s after the kill'.format(time.monotonic() - begin))
     assert run.returncode == 2 and "no batch from '{}' for 5 s".format(address) in out and 'Traceback' not in out, out
-    assert checkpoints.read(str(tmp_path / 'runs' / 'one'))
+    assert read_checkpoint(str(tmp_path / 'runs' / 'one'))

@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 
 from image_folders import make_folder
-from third_party.imagenet_utils import (Unreadable, decode_image, list_images, open_dataset, read_image, synset_words,
-                                        synsets)
+from third_party.imagenet_utils import (
+    Unreadable,
+    decode_image,
+    list_images,
+    open_dataset,
+    read_image,
+    synset_words,
+    synsets,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

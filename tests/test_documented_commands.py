@@ -300,7 +300,8 @@ def check_zoo(workplace, done):
 
 
 def check_converted(workplace, done):
-    from weights import match as checkpoints
+    from weights.find import read_checkpoint
+    from weights.identity import is_of_training
     words = flags_of(workplace.run)
     output = words[words.index('--load') + 2]
     place = os.path.join(workplace.folder, output)
@@ -308,7 +309,7 @@ def check_converted(workplace, done):
         assert os.path.isfile(os.path.join(place, 'saved_model.pb'))
         assert read_json(the_file(place, 'network.json'))['flags']['activation_name'] == 'silu'
     else:
-        assert len([n for n in checkpoints.read(place) if not checkpoints.is_of_training(n)]) > 200
+        assert len([n for n in read_checkpoint(place) if not is_of_training(n)]) > 200
 
 
 def check_figures(workplace, done):

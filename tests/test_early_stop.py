@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from evaluation import passes as evaluation
 import main
 import nets
 from adv_model import EVALUATION_STREAM, PGDAttacker, image_seeds
+from attack_passes import Passes
 from attacks.gradient import MomentumAttacker
+from evaluation.verdicts import Verdicts, attack_success
 from image_folders import make_noise_folder
 from small_runs import read_json
-from attack_passes import Passes
 
 CLASSES, COUNT, SIDE, STEPS = 7, 40, 8, 6
 RANDOM = np.random.default_rng(2)
@@ -170,10 +170,10 @@ def test_both_verdicts_of_a_whole_evaluation_and_the_one_of_a_stopped_one(evalua
 
 def test_successes_at_any_step_are_counted_among_the_images_that_count():
     def verdicts(prediction, any_step, target=(-1, -1, -1, -1)):
-        return evaluation.Verdicts(*map(np.array, (range(4), [0, 1, 2, 3], prediction, [0] * 4, target, any_step)))
+        return Verdicts(*map(np.array, (range(4), [0, 1, 2, 3], prediction, [0] * 4, target, any_step)))
     clean = verdicts([0, 1, 2, 0], [0, 0, 0, 1])
-    assert evaluation.attack_success(clean, verdicts([5, 1, 2, 0], [1, 1, 0, 1])) == (1, 3)
-    assert evaluation.attack_success(clean, verdicts([5, 1, 2, 0], [1, 1, 0, 1]), any_step=True) == (2, 3)
+    assert attack_success(clean, verdicts([5, 1, 2, 0], [1, 1, 0, 1])) == (1, 3)
+    assert attack_success(clean, verdicts([5, 1, 2, 0], [1, 1, 0, 1]), any_step=True) == (2, 3)
     targeted = verdicts([5, 1, 2, 0], [1, 0, 1, 1], target=[5, 2, 3, 1])
-    assert evaluation.attack_success(clean, targeted) == (1, 4)
-    assert evaluation.attack_success(clean, targeted, any_step=True) == (3, 4)
+    assert attack_success(clean, targeted) == (1, 4)
+    assert attack_success(clean, targeted, any_step=True) == (3, 4)

@@ -13,11 +13,11 @@ import tiny_cnn
 from adv_model import AdvImageNetModel
 from attack_case import Case, Network
 from attack_passes import Passes, Rounds
-from attacks.gradient import Ensemble
 from attacks.autoattack.apgd import APGDAttacker
 from attacks.autoattack.ensemble import make_attackers
 from attacks.autoattack.fab import FABAttacker
 from attacks.autoattack.square import SquareAttacker
+from attacks.ensemble import Ensemble
 from ensemble_speed import Cost, PlainLoops, measure
 from networks import make_network
 

@@ -11,13 +11,15 @@ import scipy.stats
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from evaluation import passes as evaluation
 import main
 import nets
 from adv_model import NO_TARGET, PGDAttacker
-from attacks.gradient import Ensemble
+from attacks.ensemble import Ensemble
+from evaluation.passes import ROW, EvaluationTower, Passes
+from evaluation.results import make_results, results_name
+from evaluation.verdicts import Verdicts, attack_success, too_many_unreadable, wilson
+from machine.versions import source_version
 from networks import make_network
-from ranks.gather import source_version
 
 SIDE, CLASSES = 16, 10
 NUM_IMAGES = 13
@@ -28,12 +30,12 @@ ARCHITECTURE = ['--arch', 'CifarResNet', '-d', '8', '--input-size', str(SIDE), '
 @pytest.mark.parametrize('count, total', [(0, 1), (1, 1), (0, 50), (50, 50), (1, 3), (475, 1000), (30300, 50000)])
 def test_intervals_are_wilson_s(count, total):
     interval = scipy.stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
-    assert evaluation.wilson(count, total) == pytest.approx([interval.low, interval.high], abs=1e-12)
+    assert wilson(count, total) == pytest.approx([interval.low, interval.high], abs=1e-12)
 
 
 def verdicts(label, prediction, target=None, wrong_top5=None):
     n = len(label)
-    return evaluation.Verdicts(np.arange(n), np.array(label), np.array(prediction),
+    return Verdicts(np.arange(n), np.array(label), np.array(prediction),
                                np.array(wrong_top5 or [0] * n), np.array(target or [NO_TARGET] * n), np.zeros(n))
 
 
@@ -41,26 +43,26 @@ def test_errors_are_fractions_of_all_images():
     summary = verdicts([1, 2, 3, 4], [1, 2, 0, -1], wrong_top5=[0, 0, 0, 1]).summary()
     assert {k: v for k, v in summary.items() if not k.endswith('_95')} == dict(
         top1_error=0.5, top1_correct=2, top5_error=0.25, top5_correct=3)
-    assert summary['top1_error_95'] == evaluation.wilson(2, 4) and summary['top5_error_95'] == evaluation.wilson(1, 4)
+    assert summary['top1_error_95'] == wilson(2, 4) and summary['top5_error_95'] == wilson(1, 4)
 
 
 def test_a_targeted_attack_succeeds_where_its_target_is_predicted_of_all_images():
     clean = verdicts([0, 1, 2, 3], [0, 1, 0, 0])
     attacked = verdicts([0, 1, 2, 3], [5, 1, 6, 9], target=[5, 6, 6, 7])
-    assert evaluation.attack_success(clean, attacked) == (2, 4)
+    assert attack_success(clean, attacked) == (2, 4)
 
 
 def test_an_untargeted_attack_succeeds_where_it_makes_a_right_answer_wrong():
     clean = verdicts([0, 1, 2, 3, 4], [0, 1, 2, 0, 0])
     attacked = verdicts([0, 1, 2, 3, 4], [0, 5, 5, 5, 4])
-    assert evaluation.attack_success(clean, attacked) == (2, 3)
+    assert attack_success(clean, attacked) == (2, 3)
 
 
 def test_an_attack_on_a_network_that_is_never_right_has_nothing_to_succeed_at():
     clean = attacked = verdicts([0, 1], [1, 0])
-    assert evaluation.attack_success(clean, attacked) == (0, 0)
+    assert attack_success(clean, attacked) == (0, 0)
     attacker = PGDAttacker(1, 4.0, 4.0)
-    results = evaluation.make_results({'clean': clean, 'PGD-1': attacked}, attacker, 2, {'seed': 0}, {}, 1.0)
+    results = make_results({'clean': clean, 'PGD-1': attacked}, attacker, 2, {'seed': 0}, {}, 1.0)
     assert results['attack_success_rate'] == 0.0
     json.dumps(results)
 
@@ -284,7 +286,7 @@ def test_more_unreadable_images_than_one_percent_are_no_success(network, damaged
 @pytest.mark.parametrize('read, total, many', [(99, 100, False), (98, 100, True), (100, 100, False), (0, 1, True),
                                                (49500, 50000, False), (49499, 50000, True)])
 def test_one_percent_may_be_unreadable(read, total, many):
-    assert evaluation.too_many_unreadable(read, total) is many
+    assert too_many_unreadable(read, total) is many
 
 
 def test_a_set_without_a_readable_image_is_refused(evaluate, tmp_path, capsys):
@@ -330,7 +332,7 @@ def test_each_evaluation_has_a_folder_of_its_own_named_by_network_attack_and_dat
     (PGDAttacker(10, 127.5, 1.0, norm='L2'), 'R50-x.npz-PGD-10-L2-eps127.5-val2'),
     (Ensemble('autoattack-standard-Linf', 'Linf', 8.0, []), 'R50-x.npz-autoattack-standard-Linf-eps8-val2')])
 def test_a_folder_s_name_says_norm_epsilon_steps_and_data(attacker, expected):
-    assert evaluation.results_name('R50', 'some/x.npz', attacker, '/data/val2/') == expected
+    assert results_name('R50', 'some/x.npz', attacker, '/data/val2/') == expected
 
 
 def test_an_unusable_results_folder_is_refused_before_the_evaluation(network, data, tmp_path, capsys):
@@ -434,22 +436,22 @@ def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsy
     ('Linf', 48.0), pytest.param('L2', 1300.0, marks=pytest.mark.slow),
     pytest.param('L1', 9000.0, marks=pytest.mark.slow)])
 def test_one_graph_judges_as_a_graph_for_each_attacker_does(network, images, labels, norm, epsilon):
-    from ranks.gather import Ranks
+    from ranks.launched import Ranks
     args = main.parse_args(ARCHITECTURE)
     attackers = [PGDAttacker(k, share * epsilon, share * epsilon / 2, num_classes=CLASSES, enlarge_small_steps=False,
                              norm=norm) for k, share in ((1, 1), (2, 0.2), (3, 1))]
     batch = images, labels.astype(np.int32), np.arange(NUM_IMAGES, dtype=np.int32)
     with tf.Graph().as_default():
         model = nets.CifarResNetModel(args)
-        tower = evaluation.EvaluationTower(model, attackers[0], Ranks())
-        own = evaluation.Passes(model, attackers)
+        tower = EvaluationTower(model, attackers[0], Ranks())
+        own = Passes(model, attackers)
         with tf.Session() as session:
             for variable in tf.global_variables():
                 variable.load(np.load(network.path)[variable.op.name], session)
             size = len(tf.get_default_graph().get_operations())
             found = tower.run(session, [batch], attackers, False)
             assert len(tf.get_default_graph().get_operations()) == size
-            expected = [own.judge(session, k, batch)[:, evaluation.ROW.index('prediction')] for k in range(4)]
+            expected = [own.judge(session, k, batch)[:, ROW.index('prediction')] for k in range(4)]
     assert list(found) == ['clean'] + [a.name for a in attackers]
     for verdicts, prediction in zip(found.values(), expected):
         np.testing.assert_array_equal(verdicts.prediction, prediction)

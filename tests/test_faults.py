@@ -18,13 +18,16 @@ import psutil
 import pytest
 from tensorpack.dataflow import DataFlowTerminated
 
-from weights import match as checkpoints
-from evaluation import passes as evaluation
+import commands
+import recipes
+from evaluation.passes import EvaluationTower
 from files import output_folders
-from training import stopping
-from training import run as training
-from small_runs import (ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for)
 from ranks.heartbeats import Silence, Times
+from small_runs import ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for
+from training import stopping
+from training.callbacks import FeedTrainingStep
+from training.inputs import StreamDataFlow
+from weights.find import find_checkpoint, read_checkpoint, saved_steps
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -71,13 +74,13 @@ def exit_code(run, *args):
 
 def in_step(monkeypatch, step, act):
     """Let a run ``act`` before its step of this number, from 1."""
-    before_run = training.FeedTrainingStep._before_run
+    before_run = FeedTrainingStep._before_run
 
     def run(self, context):
         if self.global_step == step - 1:
             act()
         return before_run(self, context)
-    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', run)
+    monkeypatch.setattr(FeedTrainingStep, '_before_run', run)
 
 
 def signal_in_step(monkeypatch, step, number):
@@ -95,7 +98,7 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
         assert exit_code(train, folder, *AVERAGED) == 143
     assert [line for line in said if 'stopped' in line] == ['stopped by {} after step {}; checkpoint saved; continue '
                                                             'with --resume'.format(number.name, step)]
-    assert checkpoints.saved_steps(str(folder)) == [STEPS] * (step > STEPS) + [step]
+    assert saved_steps(str(folder)) == [STEPS] * (step > STEPS) + [step]
     assert not [name for name in os.listdir(folder) if 'writing' in name]
     train(folder, '--resume', *AVERAGED)
     assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
@@ -119,7 +122,7 @@ def test_an_interrupt_of_a_single_process_ends_it_like_a_signal_and_resuming_con
 
 
 def test_an_interrupt_before_the_first_step_ends_the_program_at_once(train, tmp_path, monkeypatch, said):
-    monkeypatch.setattr(training, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(commands, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code(train, tmp_path / 'run', *LEAN) == 130
     assert said[-1] == 'stopped by SIGINT before the first step'
 
@@ -132,7 +135,8 @@ def test_ranks_in_training_leave_an_interrupt_to_their_launcher(evaluation, laun
 
 # In a step that sees no signal for half a minute or more.
 BUSY = """
-import hashlib, stopping
+import hashlib
+from training import stopping
 with stopping.StopSignal(stopping.signals_of(False, False)) as signals:
     signals.deferred = True
     print('busy', flush=True)
@@ -173,7 +177,7 @@ def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_
     ('averages', signal.SIGINT, 130)])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
         train, finished, tmp_path, monkeypatch, said, judged, number, code):
-    folder, run, runs, batches = tmp_path / 'run', evaluation.EvaluationTower.run, [], []
+    folder, run, runs, batches = tmp_path / 'run', EvaluationTower.run, [], []
 
     def send(self, session, watched, attackers, show_progress):
         runs.append(None)
@@ -189,7 +193,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_aft
                     yield batch
         return run(self, session, Counted(), attackers, show_progress)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.EvaluationTower, 'run', send)
+        patch.setattr(EvaluationTower, 'run', send)
         assert exit_code(train, folder, *AVERAGED) == code
     assert batches.count(len(runs)) == 1  # of two
     assert 'stopped by {} after step {}; '.format(number.name, 2 * STEPS) in said[-1]
@@ -204,7 +208,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_aft
 def test_a_signal_before_the_first_step_ends_the_program_at_once_and_leaves_nothing_to_resume(
         train, tmp_path, monkeypatch, said):
     with monkeypatch.context() as patch:
-        patch.setattr(training, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+        patch.setattr(commands, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
         assert exit_code(train, tmp_path / 'run', *LEAN) == 143
     assert said[-1] == 'stopped by SIGUSR1 before the first step'
     train(tmp_path / 'run', '--resume-if-any', '--epochs', '1', *LEAN)
@@ -270,7 +274,7 @@ def refusal(capsys, run, *args):
 
 def rate_explodes(monkeypatch, step):
     """The update of this step makes weights infinite; its own loss is that of before."""
-    monkeypatch.setattr(training.recipes, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
+    monkeypatch.setattr(recipes, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
 
 
 @pytest.mark.parametrize('explodes, saved, named', [(1, [], 'there is no checkpoint yet'),
@@ -281,14 +285,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_the_last_good_
     line = refusal(capsys, train, tmp_path / 'run', *LEAN)
     assert 'the loss is not finite at step {}; '.format(explodes + 1) in line
     assert named.format(tmp_path / 'run') in line
-    assert checkpoints.saved_steps(str(tmp_path / 'run')) == saved
+    assert saved_steps(str(tmp_path / 'run')) == saved
 
 
 def test_weights_that_are_not_finite_are_not_saved(train, tmp_path, monkeypatch, capsys):
     rate_explodes(monkeypatch, 2 * STEPS)
     line = refusal(capsys, train, tmp_path / 'run')
     assert 'not finite' in line and 'step {}:'.format(2 * STEPS) in line and 'model-{}\''.format(STEPS) in line
-    assert checkpoints.saved_steps(str(tmp_path / 'run')) == [STEPS] and epochs_in(tmp_path / 'run') == [1]
+    assert saved_steps(str(tmp_path / 'run')) == [STEPS] and epochs_in(tmp_path / 'run') == [1]
     assert read_json(tmp_path / 'run' / 'best.json')['global_step'] == STEPS
 
 
@@ -296,7 +300,7 @@ def test_a_signal_does_not_save_weights_that_are_not_finite(train, tmp_path, mon
     rate_explodes(monkeypatch, STEPS + 2)
     signal_in_step(monkeypatch, STEPS + 2, signal.SIGTERM)
     assert 'not finite' in refusal(capsys, train, tmp_path / 'run', *LEAN)
-    assert checkpoints.saved_steps(str(tmp_path / 'run')) == [STEPS]
+    assert saved_steps(str(tmp_path / 'run')) == [STEPS]
 
 
 @contextlib.contextmanager
@@ -355,10 +359,10 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line_and_leaves
         line = refusal(capsys, train, folder, *LEAN)
         assert 'step {}'.format(2 * STEPS) in line and re.search(says, line), line
         assert "the last good checkpoint is '{}/model-{}'".format(folder, STEPS) in line
-        assert checkpoints.saved_steps(str(folder)) == [STEPS]
-        checkpoints.read(str(folder))
+        assert saved_steps(str(folder)) == [STEPS]
+        read_checkpoint(str(folder))
     train(folder, '--resume', *LEAN)
-    assert checkpoints.saved_steps(str(folder)) == [STEPS, 2 * STEPS] and epochs_in(folder) == [1, 2]
+    assert saved_steps(str(folder)) == [STEPS, 2 * STEPS] and epochs_in(folder) == [1, 2]
 
 
 @pytest.fixture
@@ -400,7 +404,7 @@ def test_resuming_falls_back_to_the_last_whole_checkpoint_and_says_so(train, thr
 def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(train, three_epochs):
     truncate(three_epochs / 'model-{}.index'.format(3 * STEPS))
     train(three_epochs, '--resume', '--epochs', '3', '--keep-checkpoints', '1')
-    assert checkpoints.saved_steps(str(three_epochs)) == [3 * STEPS]
+    assert saved_steps(str(three_epochs)) == [3 * STEPS]
     variables(three_epochs, 3 * STEPS)
 
 
@@ -424,9 +428,9 @@ def test_data_without_any_index_is_of_a_run_that_has_not_saved_yet(train, tmp_pa
 def test_a_damaged_checkpoint_file_is_named_and_does_not_hinder_resuming(train, three_epochs, content):
     (three_epochs / 'checkpoint').write_text(content)
     with pytest.raises(ValueError, match="'{0}/checkpoint' is damaged, .* such as '{0}/model-9'".format(three_epochs)):
-        checkpoints.find(str(three_epochs))
+        find_checkpoint(str(three_epochs))
     train(three_epochs, '--resume', '--epochs', '4')
-    assert checkpoints.find(str(three_epochs)) == str(three_epochs / 'model-12')
+    assert find_checkpoint(str(three_epochs)) == str(three_epochs / 'model-12')
 
 
 @pytest.mark.parametrize('damage', [truncate, os.remove])
@@ -435,13 +439,13 @@ def test_a_damaged_best_checkpoint_is_named(three_epochs, damage, part):
     name = 'best-{}'.format(read_json(three_epochs / 'best.json')['global_step'])
     damage(three_epochs / (name + part))
     with pytest.raises(ValueError, match="--load '{}/.*{}".format(three_epochs, name)):
-        checkpoints.read(str(three_epochs / 'best'))
+        read_checkpoint(str(three_epochs / 'best'))
 
 
 def test_a_damaged_best_json_is_named_and_chosen_anew_by_a_resumed_run(train, three_epochs, said):
     truncate(three_epochs / 'best.json')
     with pytest.raises(ValueError, match='best.json. is damaged'):
-        checkpoints.find(str(three_epochs / 'best'))
+        find_checkpoint(str(three_epochs / 'best'))
     train(three_epochs, '--resume', '--epochs', '4')
     assert [line for line in said if 'best.json' in line and 'chosen anew' in line]
     assert read_json(three_epochs / 'best.json')['global_step'] == 4 * STEPS
@@ -474,7 +478,7 @@ def test_a_new_run_leaves_one_that_is_being_written_alone(train, three_epochs):
 
 
 def test_data_that_end_early_are_no_success(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training.StreamDataFlow, '__iter__', lambda self: (_ for _ in ()).throw(DataFlowTerminated()))
+    monkeypatch.setattr(StreamDataFlow, '__iter__', lambda self: (_ for _ in ()).throw(DataFlowTerminated()))
     assert 'data ended after step 0' in refusal(capsys, train, tmp_path / 'run', *LEAN)
 
 
@@ -500,7 +504,7 @@ class Job:
         self.mpirun = start_ranks(2, MAIN, *self.flags, cwd=cwd, **environment)
         try:
             deadline = time.monotonic() + 120
-            while not (self.folder / 'best.json').exists() and not checkpoints.saved_steps(str(self.folder)):
+            while not (self.folder / 'best.json').exists() and not saved_steps(str(self.folder)):
                 assert self.mpirun.poll() is None and time.monotonic() < deadline, self.mpirun.communicate()
                 time.sleep(0.02)
         except BaseException:
@@ -529,7 +533,7 @@ class Job:
 
     def resumes(self):
         """Whether --resume goes on behind the newest checkpoint and ends well; checks nothing of what it learns."""
-        steps = checkpoints.saved_steps(str(self.folder))
+        steps = saved_steps(str(self.folder))
         epochs = steps[-1] // self.steps + 1
         ended = wait_for(start_ranks(2, MAIN, *self.flags, '--resume', '--epochs', str(epochs), cwd=self.cwd))
         assert ended.returncode == 0, ended.stderr
@@ -546,7 +550,7 @@ class QuietJob(Job):
 def assert_stopped(job, ended, name, exit_code=143):
     assert ended.returncode == exit_code, ended.stderr
     line, = re.findall(r'stopped by (\w+) after step (\d+); checkpoint saved; continue with --resume', ended.stdout)
-    assert line == (name, str(checkpoints.saved_steps(str(job.folder))[-1]))
+    assert line == (name, str(saved_steps(str(job.folder))[-1]))
     assert job.resumes()
 
 
@@ -613,7 +617,7 @@ def test_a_rank_that_wakes_up_in_time_goes_on(tmp_path):
 
 LATE = '''
 import time
-from ranks import gather as utils
+from third_party import utils
 ranks = utils.start_ranks()
 time.sleep(8 * ranks.rank)
 utils.gather_texts(ranks, '')
@@ -630,7 +634,7 @@ def test_horovod_names_a_rank_that_lives_but_is_late(tmp_path):
 SPOILT = '''
 import sys
 import adv_model, main
-from ranks.gather import launched_rank
+from third_party.utils import launched_rank
 smoothed_cross_entropy = adv_model.smoothed_cross_entropy
 if launched_rank() == 1:
     adv_model.smoothed_cross_entropy = lambda *args: smoothed_cross_entropy(*args) * float('nan')

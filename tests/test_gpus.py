@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import tensorflow.compat.v1 as tf
 
-from small_runs import ROOT, mpirun
 from machine import gpus
-from ranks import gather as utils
+from ranks.launched import Ranks
+from ranks.sessions import session_config
+from small_runs import ROOT, mpirun
 
 
 @pytest.mark.parametrize('seen, places', [
@@ -88,16 +89,16 @@ def test_a_driver_that_does_not_answer_is_an_error_in_one_line(monkeypatch):
 
 
 def test_a_session_takes_the_rank_s_gpu_whatever_its_number_on_the_machine():
-    config = utils.session_config(utils.Ranks(5, 8, 1, 4, gpu=0))
+    config = session_config(Ranks(5, 8, 1, 4, gpu=0))
     assert config.gpu_options.visible_device_list == '0'
-    assert utils.session_config(utils.Ranks(5, 8, 1, 4, gpu=1)).gpu_options.visible_device_list == '1'
+    assert session_config(Ranks(5, 8, 1, 4, gpu=1)).gpu_options.visible_device_list == '1'
 
 
 # argv: the GPUs that rank 0 sees, and those that rank 1 sees; a file for the place each takes.
 RANK = '''
 import sys
 from machine import gpus
-from ranks import gather as utils
+from third_party import utils
 gpus.visible = lambda: list(sys.argv[1 + utils.launched_rank()])
 ranks = utils.start_ranks()
 open(sys.argv[3] + str(ranks.rank), 'w').write('{} {}'.format(ranks.local_rank, ranks.gpu))

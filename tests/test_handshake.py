@@ -12,14 +12,21 @@ from types import SimpleNamespace
 
 import pytest
 import zmq
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from files import typed
 from data import handshake, info_server
 from data.info_server import Claims, InfoServer
-from third_party.imagenet_utils import (Job, Lease, check_servers, default_data_address, describe_policy, info_address,
-                                        make_policy, new_job)
+from files import typed
+from third_party.imagenet_utils import (
+    Job,
+    Lease,
+    check_servers,
+    default_data_address,
+    describe_policy,
+    info_address,
+    make_policy,
+    new_job,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DESCRIPTION = {'batch': 32, 'input_size': 224, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 5, 'shard': [0, 1],

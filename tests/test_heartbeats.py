@@ -14,11 +14,10 @@ import threading
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ranks import heartbeats
-from ranks.gather import Ranks
+from ranks.launched import Ranks
 
 ME, OTHER = 0, 1
 BEAT, BYE = 1, 2

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from weights import match as checkpoints
 import main
 from networks import make_network
+from ranks.command_line import OneLineParser
 from test_main import refusal
-from ranks.gather import OneLineParser
 from weights import identity
+from weights.find import read_checkpoint
 from weights.identity import AVERAGE, describe, network_of_flags
+from weights.match import match_variables
 from weights.stored import Stored, fault_of
 from zoo import published
 
@@ -118,9 +119,9 @@ def test_names_that_no_network_has_are_refused_beside_all_of_its_own(graph):
     variables = [tf.get_variable(name, [2]) for name in ('a', 'b')]
     values = {'a': np.zeros(2), 'b': np.zeros(2), 'other/W': np.zeros(2), 'lost' + AVERAGE: np.zeros(2)}
     with pytest.raises(ValueError, match="'X' holds 2 variables that the network lacks: lost, other/W"):
-        checkpoints.match(variables, values, 'X')
+        match_variables(variables, values, 'X')
     values = {'a': np.zeros(2), 'b': np.zeros(2), 'a/Momentum': np.zeros(2), 'global_step': np.int64(1)}
-    assert len(checkpoints.match(variables, values, 'X')) == 2
+    assert len(match_variables(variables, values, 'X')) == 2
 
 
 # Files: names and shapes first
@@ -137,7 +138,7 @@ def test_an_array_that_no_network_needs_is_never_unpacked(graph, tmp_path):
     held = Stored(path)
     assert held.shapes == {'a': (2,), 'bomb': (3 * 2 ** 28,), 'a/Momentum': (2 ** 20,)}
     with pytest.raises(ValueError, match='bomb'):
-        checkpoints.match([tf.get_variable('a', [2])], held, path)
+        match_variables([tf.get_variable('a', [2])], held, path)
     assert held['a'].tolist() == [0, 0] and list(held._read) == ['a']
 
 
@@ -151,7 +152,7 @@ def test_values_that_are_no_weights_are_refused_by_name(graph, value, fault, ave
     values = {'good' + AVERAGE * averages: np.ones(2), 'linear/W' + AVERAGE * averages: value}
     variables = [tf.get_variable(name, [2]) for name in ('good', 'linear/W')]
     with pytest.raises(ValueError, match="'X.npz': 1 of 2 variables are no weights: linear/W is {}".format(fault)):
-        checkpoints.match(variables, values, 'X.npz', averages)
+        match_variables(variables, values, 'X.npz', averages)
 
 
 def test_other_types_are_weights():
@@ -163,7 +164,7 @@ def test_other_types_are_weights():
 def test_a_name_that_is_there_twice_is_refused(tmp_path):
     np.savez(tmp_path / 'X.npz', **{'W': np.zeros(1), 'W:0': np.ones(1)})
     with pytest.raises(ValueError, match="X.npz': not a readable checkpoint .*W is there twice"):
-        checkpoints.read(str(tmp_path / 'X.npz'))
+        read_checkpoint(str(tmp_path / 'X.npz'))
 
 
 def test_a_damaged_array_is_refused_when_it_is_asked_for(tmp_path):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from evaluation import journal
+from evaluation.journal import FILE, Journal
 from evaluation.passes import row_ranges
 from image_folders import make_folder
-from evaluation.journal import FILE, Journal
 from third_party.imagenet_utils import open_dataset
 
 PASSES, IMAGES, CLASSES = 3, 40, 10

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from native import jpeg_part
 from data.images import Jpeg, Undecodable, decode_image, open_image
+from native import jpeg_part
 from third_party.imagenet_utils import augment
 
 SAMPLINGS = {'4:2:0': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, '4:2:2': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,

@@ -15,13 +15,14 @@ import psutil
 import pytest
 import tensorflow.compat.v1 as tf
 
-from evaluation import passes as evaluation
-from evaluation import journal
 import main
 import nets
-from files import output_folders
 from adv_model import PGDAttacker
 from attacks.gradient import FGSMAttacker
+from evaluation import journal
+from evaluation.passes import Passes
+from evaluation.verdicts import wilson
+from files import output_folders
 from image_folders import make_noise_folder
 from small_runs import ROOT, mpirun, read_json
 from third_party.imagenet_utils import open_dataset
@@ -61,7 +62,7 @@ def run_here(argv):
     """``main.main``; with the variable PAUSE, waits for ever before that judged batch (from 1) of this process."""
     sys.modules.update({'attacks.autoattack': Ensemble, 'attacks.autoattack.ensemble': Ensemble})
     nets.CifarResNetModel.network = linear_map
-    pause, judge, calls = int(os.environ.get('PAUSE', 0)), evaluation.Passes.judge, []
+    pause, judge, calls = int(os.environ.get('PAUSE', 0)), Passes.judge, []
 
     def paused(self, *args):
         calls.append(None)
@@ -69,7 +70,7 @@ def run_here(argv):
             open('paused', 'w').close()
             time.sleep(600)
         return judge(self, *args)
-    evaluation.Passes.judge = paused
+    Passes.judge = paused
     sys.exit(main.main(argv))
 
 
@@ -147,7 +148,7 @@ def whole(data, load, tmp_path_factory):
 
 def stop_in(monkeypatch, batch, act):
     """``act`` when a batch has been judged, from 1."""
-    judge, calls = evaluation.Passes.judge, []
+    judge, calls = Passes.judge, []
 
     def run(self, *args):
         rows = judge(self, *args)
@@ -155,7 +156,7 @@ def stop_in(monkeypatch, batch, act):
         if len(calls) == batch:
             act()
         return rows
-    monkeypatch.setattr(evaluation.Passes, 'judge', run)
+    monkeypatch.setattr(Passes, 'judge', run)
     return calls
 
 
@@ -170,13 +171,13 @@ def kill():
 # What an evaluation of several attacks finds
 
 def test_an_ensemble_attacks_only_what_still_stands_and_says_what_broke_it(here, monkeypatch):
-    attacked, run = [], evaluation.Passes.judge
+    attacked, run = [], Passes.judge
 
     def judge(self, session, number, batch, *more):
         attacked.extend((number, index) for index in batch[2] if index >= 0)
         assert len(batch[2]) == 4
         return run(self, session, number, batch, *more)
-    monkeypatch.setattr(evaluation.Passes, 'judge', judge)
+    monkeypatch.setattr(Passes, 'judge', judge)
     results, rows = here('--attack', 'autoattack')
     files = sorted(rows)
     names = [a['name'] for a in results['attacks']]
@@ -193,7 +194,7 @@ def test_an_ensemble_attacks_only_what_still_stands_and_says_what_broke_it(here,
         if number:
             assert (results['attacks'][number - 1]['broken'], results['attacks'][number - 1]['robust_correct'],
                     results['attacks'][number - 1]['num_images']) == (len(broken), len(standing), COUNT)
-            assert results['attacks'][number - 1]['robust_accuracy_95'] == evaluation.wilson(len(standing), COUNT)
+            assert results['attacks'][number - 1]['robust_accuracy_95'] == wilson(len(standing), COUNT)
     assert standing and {rows[files[index]]['broken_by'] for index in standing} == {'none'}
     assert all(rows[files[index]]['adv_pred'] == rows[files[index]]['label'] for index in standing)
     assert results['adversarial']['top1_correct'] == len(standing)
@@ -487,12 +488,13 @@ def test_ten_kills_at_random_moments_of_two_evaluations_of_one_folder_lose_and_m
     loads = {'one': load, 'other': str(tmp_path / 'other.npz')}
     rng, jobs, refused = random.Random(0), {}, 0
     program = PROGRAM.replace('test_judging.run_here', """
-import evaluation, time
-judge = evaluation.Passes.judge
+import time
+from evaluation.passes import Passes
+judge = Passes.judge
 def slowly(self, *args):
     time.sleep(1)
     return judge(self, *args)
-evaluation.Passes.judge = slowly
+Passes.judge = slowly
 test_judging.run_here""")
 
     def begin(name):
@@ -577,14 +579,15 @@ def test_another_number_of_ranks_goes_on(data, load, whole, tmp_path, before, af
 @pytest.mark.slow
 def test_a_signal_to_ranks_ends_them_together_with_partial_results(data, load, whole, tmp_path):
     program = PROGRAM.replace('test_judging.run_here', '''
-import signal, evaluation
-judge, calls = evaluation.Passes.judge, []
+import signal
+from evaluation.passes import Passes
+judge, calls = Passes.judge, []
 def signalled(self, *args):
     calls.append(None)
     if len(calls) == 4 and os.environ['OMPI_COMM_WORLD_RANK'] == '1':
         os.kill(os.getpid(), signal.SIGTERM)
     return judge(self, *args)
-evaluation.Passes.judge = signalled
+Passes.judge = signalled
 test_judging.run_here''')
     ended = mpirun(2, '-c', program, *flags(data, load, *ATTACKS['pgd']), cwd=tmp_path)
     assert ended.returncode == 143 and 'Traceback' not in ended.stderr, ended.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from layers import convolution as layers
+import layers
 import resnet_model
 from adv_model import PIXEL, PGDAttacker
 from efficientnet import network

@@ -10,8 +10,8 @@ import pytest
 import main
 import nets
 import recipes
-from training import run as training
 from image_folders import make_folder
+from training.directory import log_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -276,13 +276,13 @@ def test_training_attacks_in_what_its_machines_decide_and_an_evaluation_in_float
 def test_log_directories_are_named_as_in_the_releases(typed, suffix):
     args = main.parse_args(['--attack-iter', '30', '--attack-epsilon', '16', '--attack-step-size', '1', '-d', '152',
                             '--arch', 'ResNetDenoise'] + typed)
-    assert training.log_directory(args, 128) == (
+    assert log_directory(args, 128) == (
         'train_log/PGD-ResNetDenoise152-Batch32-128GPUs-iter30-epsilon16.0-step1.0' + suffix)
 
 
 def test_log_directories_of_efficientnets_are_named_after_their_size():
     args = main.parse_args(['--arch', 'EfficientNet', '--model-name', 'efficientnet-b4'])
-    assert training.log_directory(args, 8) == 'train_log/PGD-efficientnet-b4-Batch32-8GPUs-iter1-epsilon4.0-step4.0'
+    assert log_directory(args, 8) == 'train_log/PGD-efficientnet-b4-Batch32-8GPUs-iter1-epsilon4.0-step4.0'
 
 
 def refusal(capsys, run, argv):

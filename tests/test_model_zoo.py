@@ -16,7 +16,6 @@ import requests
 import tensorflow.compat.v1 as tf
 from gdown.exceptions import FileURLRetrievalError
 
-from weights import match as checkpoints
 import convert
 import main
 import model_zoo
@@ -24,8 +23,9 @@ from file_server import FileServer
 from networks import make_network
 from small_runs import mpirun, read_json
 from test_main import refusal
-from zoo import fetch as fetching
-from zoo import published
+from weights.find import read_checkpoint
+from weights.identity import AVERAGE
+from zoo import fetch as fetching, published
 from zoo.fetch import fetch
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -388,7 +388,7 @@ def test_files_on_google_drive_come_through_gdown(on_drive, checkpoint_files, fo
     monkeypatch.setattr(gdown, 'download', download)
     path = fetch(on_drive, folder, None)
     assert asked == [published.DRIVE + name for name in checkpoint_files]
-    values = checkpoints.read(path)
+    values = read_checkpoint(path)
     assert values.keys() == weights.keys() and all(np.array_equal(values[k], weights[k]) for k in weights)
 
 
@@ -422,7 +422,7 @@ def test_gdown_itself_confirms_a_large_file_and_goes_on_after_a_cut(drive, on_dr
     drive.cut = 1000
     failure(on_drive, folder)
     drive.cut = None
-    values = checkpoints.read(fetch(on_drive, folder, None))
+    values = read_checkpoint(fetch(on_drive, folder, None))
     assert all(np.array_equal(values[name], weights[name]) for name in weights)
     assert [part for _, part in drive.asked if part] == ['bytes=1000-']
     assert sorted(os.listdir(os.path.join(folder, 'Tiny-silu'))) == sorted(
@@ -469,7 +469,7 @@ def test_averages_and_batch_norm_of_rank_5_fit_as_they_load(capsys, tmp_path, fe
         for v in tf.global_variables():
             shape = v.shape.as_list()
             shape = [1, 1, 1, 1] + shape if 'batch_normalization' in v.op.name else shape
-            name = v.op.name + checkpoints.AVERAGE
+            name = v.op.name + AVERAGE
             values[name] = weights_rule.weight(name, shape)
     np.savez(tmp_path / 'X.npz', **values)
     assert verify(capsys, tmp_path / 'X.npz', *flags)[0] == 0  # the recipe's decay is 0.9999
@@ -533,7 +533,7 @@ def test_the_example_takes_a_model_by_its_name(capsys, graph, server, model, fol
 
 RANKS = '''
 import commands
-from ranks.gather import start_ranks
+from third_party.utils import start_ranks
 from zoo import published
 release = published.MODELS[0].release
 files = published.File('net.npz', {address!r}),

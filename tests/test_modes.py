@@ -7,7 +7,7 @@ import pytest
 import main
 import modes
 import weights.flags
-from ranks.gather import _RANK_VARIABLES as RANK_VARIABLES
+from ranks.launched import RANK_VARIABLES
 from test_main import refusal
 
 # What each mode is asked for with; the folders and files are those of the fixture ``ask``.

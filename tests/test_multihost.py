@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from weights import match as checkpoints
 import hosts
+from weights.find import read_checkpoint, saved_steps
 
 pytestmark = pytest.mark.multihost
 
@@ -87,7 +87,7 @@ def statistics(folder):
 
 
 def test_ranks_are_numbered_on_each_machine(mpirun, tmp_path):
-    program = ('import socket; from ranks.gather import start_ranks; ranks = start_ranks(); '
+    program = ('import socket; from third_party.utils import start_ranks; ranks = start_ranks(); '
                'open("rank-{}".format(ranks.rank), "w").write("{} {}".format(socket.gethostname(), tuple(ranks[:4])))')
     job = mpirun('-H', 'node1:2,node2:1', sys.executable, '-c', program)
     assert job.wait(SECONDS) == 0, job.stdout.read()
@@ -117,7 +117,7 @@ def test_two_machines_with_a_server_each_train_as_one_machine_with_two_servers(n
 def test_a_cut_network_ends_the_job_with_the_name_of_the_machine(network, mpirun, tmp_path):
     job = mpirun('-H', 'node1:1,node2:1', sys.executable, MAIN, *NETWORK, '--fake', '--attack-iter', '0', '--epochs',
                  '1000', '--logdir', tmp_path / 'run')
-    while not checkpoints.saved_steps(str(tmp_path / 'run')):
+    while not saved_steps(str(tmp_path / 'run')):
         assert job.poll() is None, job.stdout.read()
         time.sleep(0.2)
     network.cut(network.nodes[1])
@@ -125,4 +125,4 @@ def test_a_cut_network_ends_the_job_with_the_name_of_the_machine(network, mpirun
     output, _ = job.communicate(timeout=120)
     print('the job ended {:.0f} s after the network was cut'.format(time.time() - begin))
     assert job.returncode != 0 and re.search('Remote daemon: .* on node node2', output), output
-    assert checkpoints.read(str(tmp_path / 'run'))
+    assert read_checkpoint(str(tmp_path / 'run'))

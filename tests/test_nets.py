@@ -11,9 +11,10 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from weights import match as checkpoints
 import nets
 from networks import make_network
+from weights.identity import AVERAGE
+from weights.match import match_variables
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 with gzip.open(os.path.join(HERE, 'fixtures', 'variables.json.gz'), 'rt') as f:
@@ -72,9 +73,9 @@ def load_released(weights_rule):
         names = [(name, shape) for name, shape, _ in VARIABLES[LOGITS[row]['model']]['variables']]
         averages = LOGITS[row].get('averages', False)
         if averages:
-            names += [(name + checkpoints.AVERAGE, shape) for name, shape in names]
+            names += [(name + AVERAGE, shape) for name, shape in names]
         values = {name: weights_rule.weight(name, shape) for name, shape in names}
-        pairs = checkpoints.match(tf.global_variables(), values, row, averages)
+        pairs = match_variables(tf.global_variables(), values, row, averages)
         # As load_into, in one call: a call for each takes seconds in a large graph.
         session.run([v.initializer for v, _ in pairs], {v.initializer.inputs[1]: value for v, value in pairs})
     return load

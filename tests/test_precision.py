@@ -5,16 +5,17 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import nets
-from training import run as training
 from evaluation.passes import EvaluationTower
-from small_runs import BATCH, LEAN, mpirun, read_json
 from machine import gpus
+from small_runs import BATCH, LEAN, mpirun, read_json
+from training.callbacks import FeedTrainingStep
+from training.resume import decide_precision
 
 # argv: what each rank is fastest in; a file for what they agree on.
 RANK = '''
 import sys
 import nets
-from ranks import gather as utils
+from third_party import utils
 ranks = utils.start_ranks()
 agreed = []
 for fastest in ('bfloat16', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float32'):
@@ -68,7 +69,7 @@ def test_a_typed_precision_is_taken_whatever_is_fastest(train, fastest, tmp_path
 
 def test_a_precision_that_there_is_not_is_not_taken_from_a_run():
     with pytest.raises(ValueError, match='the attack_precision 8, which is none of float32, bfloat16, float16'):
-        training.decide_precision(None, {'attack_precision': 8}, 'float32')
+        decide_precision(None, {'attack_precision': 8}, 'float32')
 
 
 def tf32():
@@ -88,7 +89,7 @@ def test_tensorflow_s_tf32_is_off_in_every_program_with_a_network_and_may_be_on_
 
 def test_training_may_compute_in_tf32_and_its_evaluations_never_do(train, tmp_path, monkeypatch):
     """TensorFlow keeps plans with TF32 by shapes: batches of the evaluations then have another size than training's."""
-    before_run, judge = training.FeedTrainingStep._before_run, EvaluationTower.run
+    before_run, judge = FeedTrainingStep._before_run, EvaluationTower.run
 
     def note_step(self, *arguments):
         steps.add(tf32())
@@ -99,7 +100,7 @@ def test_training_may_compute_in_tf32_and_its_evaluations_never_do(train, tmp_pa
         evaluations.update((tf32(), len(image)) for image, *_ in batches)
         return judge(self, session, batches, *arguments)
 
-    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', note_step)
+    monkeypatch.setattr(FeedTrainingStep, '_before_run', note_step)
     monkeypatch.setattr(EvaluationTower, 'run', note_evaluation)
     found = []
     for flags, in_steps, size in ([], {False}, BATCH), (['--tf32'], {True}, BATCH + 1):

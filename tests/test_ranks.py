@@ -8,11 +8,16 @@ import sys
 
 import pytest
 
-from weights import match as checkpoints
 from image_folders import make_noise_folder
+from ranks import cores
+from ranks.cores import _processor_limit, threads_for
+from ranks.end import fail
+from ranks.gather import gather_texts, together
+from ranks.launched import Ranks, launched_rank
+from ranks.sessions import cpu_session_config, session_config
+from ranks.start import start_ranks
 from small_runs import MAIN, ROOT, SECONDS, mpirun
-from ranks import gather as utils
-from ranks.gather import Ranks
+from weights.find import find_checkpoint
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
@@ -29,14 +34,14 @@ def no_launcher(monkeypatch):
 
 
 def test_a_process_that_nobody_launched_has_no_rank_and_is_alone(no_launcher):
-    assert utils.launched_rank() is None
-    assert utils.start_ranks() == Ranks(0, 1, 0, 1)
+    assert launched_rank() is None
+    assert start_ranks() == Ranks(0, 1, 0, 1)
 
 
 @pytest.mark.parametrize('name', RANK_VARIABLES)
 def test_the_rank_is_read_from_each_launcher_s_variable(no_launcher, monkeypatch, name):
     monkeypatch.setenv(name, '3')
-    assert utils.launched_rank() == 3
+    assert launched_rank() == 3
 
 
 ALL, LEFT, RIGHT = set(range(8)), set(range(4)), set(range(4, 8))
@@ -52,17 +57,17 @@ ALL, LEFT, RIGHT = set(range(8)), set(range(4)), set(range(4, 8))
 def test_a_core_is_shared_by_the_ranks_that_may_run_on_it(monkeypatch, ranks_may_run_on, threads):
     monkeypatch.delenv('TF_NUM_INTRAOP_THREADS', raising=False)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ranks_may_run_on[0])
-    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: ranks_may_run_on)
-    monkeypatch.setattr(utils, '_processor_limit', lambda: None)
+    monkeypatch.setattr(cores, '_cores_of_local_ranks', lambda: ranks_may_run_on)
+    monkeypatch.setattr(cores, '_processor_limit', lambda: None)
     size = len(ranks_may_run_on)
-    assert utils.threads_for(Ranks(0, size, 0, size)) == threads
+    assert threads_for(Ranks(0, size, 0, size)) == threads
 
 
 def test_ranks_that_cannot_be_found_count_as_not_bound(monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ALL)
-    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: [ALL])
-    monkeypatch.setattr(utils, '_processor_limit', lambda: None)
-    assert utils.threads_for(Ranks(0, 4, 0, 4)) == 2
+    monkeypatch.setattr(cores, '_cores_of_local_ranks', lambda: [ALL])
+    monkeypatch.setattr(cores, '_processor_limit', lambda: None)
+    assert threads_for(Ranks(0, 4, 0, 4)) == 2
 
 
 @pytest.mark.parametrize('files, local_size, threads', [
@@ -74,16 +79,16 @@ def test_a_container_s_limit_is_shared_like_its_cores(monkeypatch, tmp_path, fil
     (tmp_path / 'cpu').mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text + '\n')
-    limit = utils._processor_limit(str(tmp_path))
+    limit = _processor_limit(str(tmp_path))
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: ALL)
-    monkeypatch.setattr(utils, '_cores_of_local_ranks', lambda: [ALL] * local_size)
-    monkeypatch.setattr(utils, '_processor_limit', lambda: limit)
-    assert utils.threads_for(Ranks(0, local_size, 0, local_size)) == threads
+    monkeypatch.setattr(cores, '_cores_of_local_ranks', lambda: [ALL] * local_size)
+    monkeypatch.setattr(cores, '_processor_limit', lambda: limit)
+    assert threads_for(Ranks(0, local_size, 0, local_size)) == threads
 
 
 THREADS = '''
 import os, sys, time
-from ranks import gather as utils
+from third_party import utils
 rank = utils.launched_rank()
 open('here-{}'.format(rank), 'w').close()
 while not all(os.path.exists('here-{}'.format(k)) for k in (0, 1)):  # as after hvd.init, all are there
@@ -113,13 +118,13 @@ def test_ranks_under_mpirun_find_the_cores_of_those_beside_them(tmp_path, bindin
         assert mine == cores if binding == 'none' else mine < cores or cores == 2
         # A core may have two hardware threads, and a limit of a container may be lower.
         assert threads <= (cores // 2 if binding == 'none' else mine)
-        if utils._processor_limit() is None:
+        if _processor_limit() is None:
             assert threads == (cores // 2 if binding == 'none' else mine)
 
 
 YIELDS = '''
 import ctypes
-from ranks import gather as utils
+from third_party import utils
 ranks = utils.start_ranks()
 yields = ctypes.c_bool.in_dll(ctypes.CDLL('libmpi.so.40'), 'ompi_mpi_yield_when_idle').value
 open('found-{}'.format(ranks.rank), 'w').write(str(yields))
@@ -140,7 +145,7 @@ def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(monkeypatch,
 FIRST_SESSION = '''
 import os
 import tensorflow.compat.v1 as tf
-from ranks import gather as utils
+from third_party import utils
 tf.disable_v2_behavior()
 def threads():
     return len(os.listdir('/proc/self/task'))
@@ -160,11 +165,11 @@ def test_small_work_on_the_host_does_not_take_the_threads_from_the_sessions_behi
 def test_tensorflow_s_own_variables_go_before(monkeypatch, capsys):
     monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '5')
     monkeypatch.setenv('TF_NUM_INTEROP_THREADS', '3')
-    config = utils.session_config(Ranks())
+    config = session_config(Ranks())
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (5, 3)
     monkeypatch.setenv('TF_NUM_INTEROP_THREADS', 'many')
     with pytest.raises(SystemExit):
-        utils.session_config(Ranks())
+        session_config(Ranks())
     assert 'TF_NUM_INTEROP_THREADS=many' in capsys.readouterr().err
 
 
@@ -172,35 +177,35 @@ def test_tensorflow_s_own_variables_go_before(monkeypatch, capsys):
 def test_threads_spin_only_beside_cores_that_are_free(monkeypatch, threads):
     monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', str(threads))
     monkeypatch.delenv('TF_NUM_INTEROP_THREADS', raising=False)
-    for config in (utils.session_config(Ranks()), utils.cpu_session_config()):
+    for config in (session_config(Ranks()), cpu_session_config()):
         assert config.experimental.disable_thread_spinning == (threads == 1)
         assert config.intra_op_parallelism_threads == threads
-    assert utils.session_config(Ranks()).inter_op_parallelism_threads == max(2, threads)
+    assert session_config(Ranks()).inter_op_parallelism_threads == max(2, threads)
 
 
 @pytest.mark.parametrize('rank', [0, 1])
 def test_failing_ends_every_rank_with_2_and_only_the_first_speaks_in_one_line(capsys, monkeypatch, rank):
     monkeypatch.setattr(sys, 'argv', ['/somewhere/main.py'])
     with pytest.raises(SystemExit) as end:
-        utils.fail('two\n  lines', rank)
+        fail('two\n  lines', rank)
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == ''
     assert err == ('main.py: error: two lines\n' if rank == 0 else '')
 
 
 def test_one_rank_alone_agrees_with_itself(capsys):
-    assert utils.gather_texts(Ranks(), 'a b') == ['a b']
-    assert utils.together(Ranks(), lambda: 5) == 5
+    assert gather_texts(Ranks(), 'a b') == ['a b']
+    assert together(Ranks(), lambda: 5) == 5
 
     def fails():
         raise ValueError('no such thing')
     with pytest.raises(SystemExit) as end:
-        utils.together(Ranks(), fails)
+        together(Ranks(), fails)
     assert end.value.code == 2 and 'no such thing' in capsys.readouterr().err
 
 
 AGREEMENT = '''
-from ranks import gather as utils
+from third_party import utils
 ranks = utils.start_ranks()
 own = ['', 'grün'][ranks.rank]
 assert utils.gather_texts(ranks, own) == ['', 'grün'], ranks
@@ -231,7 +236,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 sys.path.insert(0, {tests!r})
 from networks import make_network
-from ranks import gather as utils
+from third_party import utils
 tf.disable_eager_execution()
 ranks = utils.start_ranks()
 image = np.random.RandomState(0).uniform(-1, 1, [6, 16, 16, 3])
@@ -279,13 +284,13 @@ def test_ranks_that_share_statistics_have_the_gradients_and_averages_of_one_rank
 COMPRESSED = '''
 import numpy as np
 import tensorflow.compat.v1 as tf
-import training
-from ranks import gather as utils
+from training.trainer import make_trainer
+from third_party import utils
 tf.disable_v2_behavior()
 ranks = utils.start_ranks()
 own = np.float32([[1 / 3, 1000.1, 1e-9], [1.0, 0.0, 0.0]])[ranks.rank]
 with tf.Graph().as_default(), tf.Session() as sess:
-    none, fp16 = (sess.run(training.make_trainer(ranks, compression).allreduce([(tf.constant(own), None)])[0][0])
+    none, fp16 = (sess.run(make_trainer(ranks, compression).allreduce([(tf.constant(own), None)])[0][0])
                   for compression in ('none', 'fp16'))
 assert none.dtype == fp16.dtype == np.float32
 np.testing.assert_allclose(none, [2 / 3, 500.05, 5e-10], rtol=1e-6)
@@ -346,7 +351,7 @@ def test_two_ranks_train_from_the_data_server_and_the_first_keeps_the_books(trai
         wrong = entry['eval-1step-top1-error'] * NUM_VALIDATION
         assert wrong == pytest.approx(round(wrong))
         assert entry['learning_rate'] == pytest.approx(0.1 * 2 * BATCH / 256)
-    assert (trained / 'model-{}.index'.format(2 * STEPS)).exists() and checkpoints.find(str(trained / 'best'))
+    assert (trained / 'model-{}.index'.format(2 * STEPS)).exists() and find_checkpoint(str(trained / 'best'))
 
 
 @pytest.mark.slow

@@ -13,8 +13,18 @@ import pytest
 import zmq
 
 from image_folders import write_image
-from third_party.imagenet_utils import (Lease, RecordSet, TrainingStream, Unreadable, ValidationBatches, decode_image,
-                                        new_job, open_dataset, read_image, synsets)
+from third_party.imagenet_utils import (
+    Lease,
+    RecordSet,
+    TrainingStream,
+    Unreadable,
+    ValidationBatches,
+    decode_image,
+    new_job,
+    open_dataset,
+    read_image,
+    synsets,
+)
 from third_party.zmq_ops import dump_arrays
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

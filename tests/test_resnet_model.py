@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from layers import convolution as layers
+import layers
 import resnet_model
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from resnet_model import Style

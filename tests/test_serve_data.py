@@ -17,8 +17,17 @@ import pytest
 import zmq
 
 from image_folders import make_folder
-from third_party.imagenet_utils import (Job, Lease, TrainingStream, describe_policy, info_address, make_policy, new_job,
-                                        open_dataset, read_image)
+from third_party.imagenet_utils import (
+    Job,
+    Lease,
+    TrainingStream,
+    describe_policy,
+    info_address,
+    make_policy,
+    new_job,
+    open_dataset,
+    read_image,
+)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')

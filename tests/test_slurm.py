@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from weights import match as checkpoints
 import hosts
 import slurm_cluster
+from weights.find import read_checkpoint, saved_steps
 
 pytestmark = pytest.mark.slurm
 
@@ -106,14 +106,14 @@ def test_two_nodes_train_and_judge(submit, tmp_path, launcher):
 @pytest.mark.parametrize('launcher, signal', [('mpirun', 'TERM'), ('srun', 'USR1')])
 def test_a_warned_job_writes_a_checkpoint_is_requeued_and_goes_on_from_it(cluster, submit, tmp_path, launcher, signal):
     job, run = submit('train.sh', *TRAINING, '--epochs', '12', LAUNCHER=launcher), tmp_path / 'run'
-    job.wait('the first checkpoint', lambda: checkpoints.saved_steps(str(run)))
+    job.wait('the first checkpoint', lambda: saved_steps(str(run)))
     cluster.run('scancel', '--batch', '--signal=' + signal, job.number)
     job.wait('the requeue', lambda: job['Restarts'] == '1')
-    saved = checkpoints.saved_steps(str(run))[-1]
+    saved = saved_steps(str(run))[-1]
     assert saved < 12 * STEPS and 'requeued' in job.output(), job.output()
     assert job.end() == 'COMPLETED', job.output()
     assert 'start 2' in job.output() and 'Start training with global_step={}\n'.format(saved) in job.output()
-    assert checkpoints.saved_steps(str(run))[-1] == 12 * STEPS
+    assert saved_steps(str(run))[-1] == 12 * STEPS
     assert [entry['epoch_num'] for entry in statistics(run)] == list(range(1, 13))
     assert not (tmp_path / 'run-2').exists()
 
@@ -122,21 +122,21 @@ def test_slurm_s_own_warning_before_the_time_limit_requeues_the_job(cluster, sub
     job = submit('train.sh', *TRAINING, '--epochs', '1000', sbatch=['--time=3'])  # the script asks for 120 s before it
     job.wait('the requeue', lambda: job['Restarts'] == '1')
     assert 'train.sh: SIGUSR1: requeued' in job.output(), job.output()
-    assert checkpoints.read(str(tmp_path / 'run'))
+    assert read_checkpoint(str(tmp_path / 'run'))
 
 
 def test_a_cancelled_job_writes_a_checkpoint_and_stays_cancelled(cluster, submit, tmp_path):
     job = submit('train.sh', *TRAINING, '--epochs', '1000', '--keep-checkpoints', '1000', LAUNCHER='srun')
-    job.wait('the first checkpoint', lambda: checkpoints.saved_steps(str(tmp_path / 'run')))
+    job.wait('the first checkpoint', lambda: saved_steps(str(tmp_path / 'run')))
     cluster.run('scancel', job.number)
     assert job.end() == 'CANCELLED', job.output()
     job.wait('the checkpoint', lambda: 'stopped by SIGTERM after step' in job.output())
-    assert job['Restarts'] == '0' and checkpoints.read(str(tmp_path / 'run'))
+    assert job['Restarts'] == '0' and read_checkpoint(str(tmp_path / 'run'))
 
 
 def test_a_data_server_that_dies_ends_the_job_which_says_so_and_keeps_a_checkpoint(cluster, submit, tmp_path):
     job = submit('train.sh', *TRAINING, '--epochs', '1000')
-    job.wait('the first checkpoint', lambda: checkpoints.saved_steps(str(tmp_path / 'run')))
+    job.wait('the first checkpoint', lambda: saved_steps(str(tmp_path / 'run')))
     cluster.kill('node2', 'serve-data.py')
     begin = time.time()
     job.wait('its message', lambda: 'train.sh: a data server ended, ' in job.output())
@@ -145,4 +145,4 @@ def test_a_data_server_that_dies_ends_the_job_which_says_so_and_keeps_a_checkpoi
     print('message after {:.0f} s, job ended after {:.0f} s'.format(said, time.time() - begin))
     assert said < 10
     assert 'srun: error: node2: ' in job.output(), job.output()
-    assert checkpoints.read(str(tmp_path / 'run'))
+    assert read_checkpoint(str(tmp_path / 'run'))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from test_smooth_activations import POINTS, TOLERANCE, TRUTH
-from smooth_activations import ACTIVATIONS, activate, activate_for_two, parse_name
 from native import smooth_ops
+from smooth_activations import ACTIVATIONS, activate, activate_for_two, parse_name
+from test_smooth_activations import POINTS, TOLERANCE, TRUTH
 
 COMPILED = [name for name in TRUTH if parse_name(name)[0] in ACTIVATIONS]
 

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from ranks.gather import source_version
+from machine.versions import source_version
 
 
 def git(folder, *words):

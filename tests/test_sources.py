@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from weights import match as checkpoints
 import commands
 import main
 import sources
 import weights.flags
+from data.synsets import synsets
 from efficientnet import main as released
 from image_folders import make_folder, make_noise_folder
+from ranks.launched import Ranks
 from small_runs import ROOT, epochs_in, read_json
 from test_main import refusal
-from data.synsets import synsets
-from ranks.gather import Ranks
+from weights.classes import classes_in
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 # But for data, of which it takes what there is.
@@ -179,7 +179,7 @@ def test_a_training_without_data_takes_images_augmentation_and_classes_from_its_
     assert epochs_in(tmp_path / 'run') == [1]
     judged = read_json(tmp_path / 'run' / 'stats.json')[0]['eval-clean-top1-error'] * 5
     assert judged == pytest.approx(round(judged))
-    assert checkpoints.classes_in(str(tmp_path / 'run')) == ['a', 'b', 'c']
+    assert classes_in(str(tmp_path / 'run')) == ['a', 'b', 'c']
     assert [line for line in said if 'are those of the data server at ' + address in line]
 
 

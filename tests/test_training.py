@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from weights import match as checkpoints
 import main
-from training import run as training
+from machine.versions import source_version
 from small_runs import BATCH, LEAN, MAIN, NUM_IMAGES, SMALL, STEPS, differing, epochs_in, read_json, variables
-from ranks.gather import source_version
+from training.callbacks import FeedTrainingStep
+from training.directory import log_directory, open_log_directory
+from training.resume import check_same_run, trim_statistics
+from weights.classes import classes_in
+from weights.find import read_checkpoint, saved_steps
+from weights.save import CheckpointSaver
 
 
 @pytest.fixture(scope='module')
@@ -40,11 +44,11 @@ def content(folder):
 def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finished):
     names = os.listdir(finished)
     assert {'stats.json', 'log.log', 'checkpoint', 'classes.json', 'run.json', 'best.json'} <= set(names)
-    assert checkpoints.read(str(finished / 'best'))['global_step'] == read_json(finished / 'best.json')['global_step']
-    assert checkpoints.saved_steps(str(finished)) == [STEPS, 2 * STEPS]
+    assert read_checkpoint(str(finished / 'best'))['global_step'] == read_json(finished / 'best.json')['global_step']
+    assert saved_steps(str(finished)) == [STEPS, 2 * STEPS]
     assert [name for name in names if name.startswith('events.out.tfevents')]
     assert not [name for name in names if 'writing' in name]
-    assert checkpoints.classes_in(finished) == ['a', 'b']
+    assert classes_in(finished) == ['a', 'b']
     run = read_json(finished / 'run.json')
     assert (run['steps_per_epoch'], run['ranks'], run['batch'], run['attack_iter'], run['seed']) == (STEPS, 1, BATCH, 2, 0)
     assert run['source'] == source_version()
@@ -101,13 +105,13 @@ class Crash(Exception):
 
 
 def crash_before(monkeypatch, step):
-    before_run = training.FeedTrainingStep._before_run
+    before_run = FeedTrainingStep._before_run
 
     def crash(self, context):
         if self.global_step == step:
             raise Crash()
         return before_run(self, context)
-    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', crash)
+    monkeypatch.setattr(FeedTrainingStep, '_before_run', crash)
 
 
 def test_a_run_that_crashed_in_an_epoch_ends_after_resuming_as_if_uninterrupted(train, finished, tmp_path, monkeypatch):
@@ -115,7 +119,7 @@ def test_a_run_that_crashed_in_an_epoch_ends_after_resuming_as_if_uninterrupted(
     with monkeypatch.context() as patch, pytest.raises(Crash):
         crash_before(patch, STEPS + 2)
         train(folder)
-    assert checkpoints.saved_steps(str(folder)) == [STEPS]
+    assert saved_steps(str(folder)) == [STEPS]
     train(folder, '--resume')
     assert differing(variables(finished, 2 * STEPS), variables(folder, 2 * STEPS)) == []
     assert os.listdir(tmp_path) == ['run']
@@ -131,20 +135,20 @@ def test_a_run_that_crashed_before_its_first_checkpoint_starts_again(train, tmp_
         crash_before(patch, 1)
         train(folder, *LEAN)
     train(folder, '--resume', '--epochs', '1', *LEAN)
-    assert checkpoints.saved_steps(str(folder)) == [STEPS]
+    assert saved_steps(str(folder)) == [STEPS]
     assert epochs_in(folder) == [1]
     assert os.listdir(tmp_path) == ['run']
 
 
 def test_a_run_that_crashed_between_checkpoint_and_statistics_keeps_its_history(train, tmp_path, monkeypatch):
-    folder, keep_best = tmp_path / 'run', checkpoints.CheckpointSaver._keep_best
+    folder, keep_best = tmp_path / 'run', CheckpointSaver._keep_best
 
     def crash(self, step):
         if step == 2 * STEPS:
             raise Crash()
         keep_best(self, step)
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(checkpoints.CheckpointSaver, '_keep_best', crash)
+        patch.setattr(CheckpointSaver, '_keep_best', crash)
         train(folder, *LEAN)
     train(folder, '--resume', '--epochs', '3', *LEAN)
     assert epochs_in(folder) == [1, 2, 3]
@@ -166,16 +170,16 @@ def test_a_second_run_of_the_same_name_leaves_the_first_untouched(train, tmp_pat
     assert sorted(os.listdir(tmp_path)) == ['run', 'run-2']
     train(folder, '--resume', *LEAN)
     assert content(folder) == before
-    assert checkpoints.saved_steps(str(tmp_path / 'run-2')) == [STEPS, 2 * STEPS]
+    assert saved_steps(str(tmp_path / 'run-2')) == [STEPS, 2 * STEPS]
     assert sorted(os.listdir(tmp_path)) == ['run', 'run-2']
 
 
 def test_a_directory_that_is_no_run_is_neither_written_to_nor_resumed(tmp_path):
     (tmp_path / 'mine').mkdir()
     base = str(tmp_path / 'mine')
-    assert training.open_log_directory(base, resume=False) == base + '-2'
+    assert open_log_directory(base, resume=False) == base + '-2'
     with pytest.raises(ValueError, match='holds no run.json'):
-        training.check_same_run(training.open_log_directory(base, resume=True), {})
+        check_same_run(open_log_directory(base, resume=True), {})
 
 
 def refused(capsys, run):
@@ -212,13 +216,13 @@ def test_resuming_on_other_classes_is_refused(capsys, train, finished, tmp_path)
 
 def test_the_rate_in_the_graph_is_the_schedule_s_before_every_step(train, tmp_path, monkeypatch):
     """12.8 for 256 images is 0.2 for 4, warmed up from 0.1 over 3 steps."""
-    before_run, rates = training.FeedTrainingStep._before_run, []
+    before_run, rates = FeedTrainingStep._before_run, []
 
     def record(self, context):
         variable, = [v for v in tf.global_variables() if v.op.name == 'learning_rate']
         rates.append((self.global_step, float(context.session.run(variable))))
         return before_run(self, context)
-    monkeypatch.setattr(training.FeedTrainingStep, '_before_run', record)
+    monkeypatch.setattr(FeedTrainingStep, '_before_run', record)
     schedule = LEAN + ['--base-lr', '12.8', '--warmup-epochs', '1', '--lr-drop-epochs', '2,3']
     expected = [0.1, 0.1 + 0.1 / 3, 0.1 + 0.2 / 3, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002, 0.002, 0.002]
     train(tmp_path / 'run', '--epochs', '3', *schedule)
@@ -238,7 +242,7 @@ def test_starting_epoch_sets_step_rate_and_numbering(train, finished, tmp_path):
     folder = tmp_path / 'run'
     train(folder, '--load', str(finished), '--starting-epoch', '5', '--epochs', '5', '--lr-drop-epochs', '4', *LEAN)
     assert epochs_in(folder) == [5]
-    assert checkpoints.saved_steps(str(folder)) == [5 * STEPS]
+    assert saved_steps(str(folder)) == [5 * STEPS]
     values = variables(folder, 5 * STEPS)
     assert values['global_step'] == 5 * STEPS
     assert values['learning_rate'] == pytest.approx(0.1 * BATCH / 256 / 10, rel=1e-6)
@@ -256,7 +260,7 @@ def test_clean_training_is_judged_under_attack_every_so_many_epochs_and_after_th
     statistics = read_json(tmp_path / 'run' / 'stats.json')
     assert not any('attack_success_rate' in entry for entry in statistics)
     assert ['eval-2step-top1-error' in entry for entry in statistics] == [False, True, True]
-    assert checkpoints.saved_steps(str(tmp_path / 'run')) == [3]
+    assert saved_steps(str(tmp_path / 'run')) == [3]
 
 
 def test_fake_data_runs_fifty_steps_an_epoch_without_evaluation(train, tmp_path):
@@ -279,16 +283,16 @@ def test_under_attack_the_loss_on_one_batch_falls_well_below_that_of_guessing(tr
 def test_new_runs_get_a_new_number_and_resumed_ones_the_last(tmp_path, base, resume, expected):
     for name in ('one', 'three', 'three-2', 'three-3'):
         (tmp_path / name).mkdir()
-    assert training.open_log_directory(str(tmp_path / base), resume) == str(tmp_path / expected)
+    assert open_log_directory(str(tmp_path / base), resume) == str(tmp_path / expected)
 
 
 def test_a_log_directory_with_a_slash_is_taken_as_it_is():
-    assert training.log_directory(SimpleNamespace(logdir='runs/mine/'), 8) == 'runs/mine'
+    assert log_directory(SimpleNamespace(logdir='runs/mine/'), 8) == 'runs/mine'
 
 
 def test_statistics_of_epochs_that_run_again_are_forgotten(tmp_path):
     (tmp_path / 'stats.json').write_text(json.dumps([{'epoch_num': e, 'x': e} for e in (1, 2, 3, 3, 4)]))
-    training.trim_statistics(str(tmp_path), 3)
+    trim_statistics(str(tmp_path), 3)
     assert read_json(tmp_path / 'stats.json') == [{'epoch_num': 1, 'x': 1}, {'epoch_num': 2, 'x': 2}]
 
 
@@ -431,7 +435,7 @@ def test_a_killed_run_ends_after_resuming_as_if_uninterrupted(train, data, tmp_p
     finally:
         killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    assert checkpoints.saved_steps(str(tmp_path / 'killed'))[-1] < 3 * steps
+    assert saved_steps(str(tmp_path / 'killed'))[-1] < 3 * steps
     train(tmp_path / 'killed', '--resume', *flags)
     assert differing(variables(tmp_path / 'whole', 3 * steps), variables(tmp_path / 'killed', 3 * steps)) == []
     assert epochs_in(tmp_path / 'killed') == [1, 2, 3]

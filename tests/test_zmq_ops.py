@@ -23,8 +23,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import zmq
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import zmq_ops
 from zmq_ops import pull_socket, wire

@@ -10,8 +10,15 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if _ROOT not in sys.path:
     sys.path.append(_ROOT)
 
-from data.augment import (AUGMENTATIONS, augment, center_crop, default_augmentation, resize_plain,
-                          resize_shortest_edge, validation_transform)
+from data.augment import (
+    AUGMENTATIONS,
+    augment,
+    center_crop,
+    default_augmentation,
+    resize_plain,
+    resize_shortest_edge,
+    validation_transform,
+)
 from data.folders import ImageSet, count_classes, default_data, list_images, open_dataset
 from data.handshake import Job, default_data_address, info_address, new_job
 from data.images import Unreadable, decode_image, read_image

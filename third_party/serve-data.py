@@ -22,7 +22,7 @@ try:
     from data.policies import POLICIES, describe_policy, make_policy
     from data.stream import FakeStream, TrainingStream, available_cores
     from data.synsets import synsets
-    from ranks.gather import OneLineParser
+    from ranks.command_line import OneLineParser
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))

@@ -27,7 +27,8 @@ try:
     from data.images import JPEG_START, Undecodable, Unreadable, decode_image
     from data.records import CLASS_FILE, IMAGE_KEY, LABEL_KEY, SHARD_PREFIXES, list_shards, read_class_file
     from data.stream import available_cores, in_order
-    from ranks.gather import OneLineParser, fail
+    from ranks.command_line import OneLineParser
+    from ranks.end import fail
 except ModuleNotFoundError as missing:
     sys.exit("make_tfrecords: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))

@@ -4,7 +4,7 @@ import contextlib
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
 
-from weights import match as checkpoints
+from weights.match import load_into, network_variables
 
 
 class AverageWeights(Callback):
@@ -23,7 +23,7 @@ class AverageWeights(Callback):
         self.decay = decay
 
     def _setup_graph(self):
-        self._variables = checkpoints.network_variables(tf.global_variables())
+        self._variables = network_variables(tf.global_variables())
         self._step = tf.placeholder(tf.int64, [], name='averaged_step')
         average = tf.train.ExponentialMovingAverage(self.decay, num_updates=self._step)
         self._update = average.apply(self._variables)
@@ -42,4 +42,4 @@ class AverageWeights(Callback):
         try:
             yield
         finally:
-            checkpoints.load_into(session, zip(self._variables, weights))
+            load_into(session, zip(self._variables, weights))

@@ -8,8 +8,9 @@ import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
 from tensorpack.utils import logger
 
-from weights import match as checkpoints
-from ranks.gather import fail, largest_over_ranks, together
+from ranks.end import fail
+from ranks.gather import largest_over_ranks, together
+from weights.find import name_latest
 
 # What batch systems and launchers send before a time limit or a preemption.
 SIGNALS = signal.SIGTERM, signal.SIGUSR1
@@ -121,7 +122,7 @@ class StopTogether(Callback):
         if self._bad_rank:
             fail("the loss{} is not finite at step {}; {}; a lower --base-lr may help".format(
                 ' of rank {}'.format(self._bad_rank - 1) if self.ranks.size > 1 else '', self.global_step,
-                checkpoints.name_latest(self.folder)), self.ranks.rank)
+                name_latest(self.folder)), self.ranks.rank)
         self._stop_by(self._number if self.ranks.size > 1 else self.signals.number)
 
     def watched(self, batches):

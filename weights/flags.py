@@ -3,10 +3,11 @@ import os
 import sys
 from typing import List, NamedTuple, Optional
 
-from weights import match as checkpoints
-from ranks.gather import launched_rank
+from ranks.launched import launched_rank
 from weights import card as cards, identity
+from weights.find import find_checkpoint, open_checkpoint
 from weights.identity import AVERAGE, describe, network_of_flags, network_of_words, network_part
+from weights.stored import Stored
 from zoo import published
 
 
@@ -69,10 +70,10 @@ def _defaults(load, training):
     if published.is_named(load):
         return _Defaults(published.flags_of(load, training))
     try:
-        path = checkpoints.find(load)
+        path = find_checkpoint(load)
     except ValueError:  # to be said by who opens it, behind what else is wrong with the flags
         return _Defaults([])
-    stored = checkpoints.Stored(path)
+    stored = Stored(path)
     card, model = cards.read(stored), published_as(stored)
     if card:
         _check_own(card, stored)
@@ -110,5 +111,5 @@ def refuse_another_network(args):
     Raises:
         ValueError: what it is, and the flags to type.
     """
-    identity.refuse_another_network(network_of_flags(vars(args)), describe(checkpoints.stored(args.load).shapes),
+    identity.refuse_another_network(network_of_flags(vars(args)), describe(open_checkpoint(args.load).shapes),
                                     args.load)

@@ -24,7 +24,7 @@ class Stored(collections.abc.Mapping):
     """The variables of a checkpoint: names, without ':0', to arrays, each of which is read when it is asked for.
 
     Args:
-        path (str): an .npz or .npy file, or the prefix of a TensorFlow checkpoint; see ``checkpoints.find``.
+        path (str): an .npz or .npy file, or the prefix of a TensorFlow checkpoint; see ``find_checkpoint``.
     Attributes:
         path. shapes (dict): name to tuple of int. entry (bytes): of an .npz, the array ``ENTRY``; None without one.
     Raises:

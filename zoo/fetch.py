@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 
-from weights import match as checkpoints
-from ranks.gather import reason
+from files.atomic import write_text
+from ranks.end import reason
+from weights.find import read_checkpoint
 from zoo import published
 
 PART = '.part'
@@ -107,7 +108,7 @@ def _note_digests(model, unfinished):
             os.remove(os.path.join(unfinished, file.name))
             raise OSError('{} came with the SHA-256 {}, and {} is published; it was removed'.format(
                 file.name, digests[file.name], file.sha256))
-    checkpoints.write_text(os.path.join(unfinished, SUMS), ''.join(
+    write_text(os.path.join(unfinished, SUMS), ''.join(
         '{}  {}\n'.format(digest, name) for name, digest in digests.items()))
 
 
@@ -140,7 +141,7 @@ def _noted(path):
 def _check_readable(model, unfinished):
     """Every byte has a checksum in a checkpoint; Google Drive tells no sizes before."""
     try:
-        checkpoints.read(os.path.join(unfinished, model.prefix))
+        read_checkpoint(os.path.join(unfinished, model.prefix))
     except ValueError as error:
         for name in os.listdir(unfinished):
             os.remove(os.path.join(unfinished, name))

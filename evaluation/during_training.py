@@ -1,0 +1,75 @@
+"""Judging the network while it is trained."""
+import time
+
+from tensorpack.callbacks import Callback
+from tensorpack.utils import logger
+
+from evaluation.passes import EvaluationTower
+from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable
+from machine.gpus import tensor_float_32
+
+
+class EvaluateRobustness(Callback):
+    """Judges the network during training, over all ranks; every rank runs it, the first one reports.
+
+    Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
+    ``eval-<k>step-attack-success-rate``; with ``averages`` all of these for the averaged weights too, as ``eval-ema-...``.
+
+    Args:
+        model, attacker, ranks: see ``EvaluationTower``.
+        make_batches: () -> ValidationBatches of this rank; if training computes in TF32, of another size than any batch
+            that it computes on (see ``tensor_float_32``). num_images (int): of the whole set.
+        attackers_after: (epoch) -> list of PGDAttacker to judge with after that epoch; empty for none.
+        averages (AverageWeights): set up before this callback, or None.
+    """
+    _chief_only = False
+
+    def __init__(self, model, attacker, ranks, make_batches, num_images, attackers_after, averages=None):
+        self.model, self.attacker, self.ranks = model, attacker, ranks
+        self.make_batches, self.num_images, self.attackers_after = make_batches, num_images, attackers_after
+        self.averages = averages
+
+    def _setup_graph(self):
+        self.tower = EvaluationTower(self.model, self.attacker, self.ranks)
+
+    def _trigger_epoch(self):
+        attackers = self.attackers_after(self.epoch_num)
+        if not attackers:
+            return
+        self._judge(attackers, averaged=False)
+        if self.averages:
+            with self.averages.in_place():
+                self._judge(attackers, averaged=True)
+
+    def _judge(self, attackers, averaged):
+        begin = time.time()
+        with tensor_float_32(False):
+            verdicts = self.tower.run(self.trainer.sess, self.make_batches(), attackers, self.ranks.is_chief)
+        if not self.ranks.is_chief:
+            return
+        judged = len(verdicts[CLEAN].index)
+        if not judged:
+            logger.error('none of the {} validation images could be read: no evaluation'.format(self.num_images))
+            return
+        names = {CLEAN: monitored_name(CLEAN, averaged)}
+        names.update((a.name, monitored_name(a.num_iter, averaged)) for a in attackers)
+        for key, verdict in verdicts.items():
+            summary = verdict.summary()
+            self.trainer.monitors.put_scalar(names[key] + '-top1-error', summary['top1_error'])
+            self.trainer.monitors.put_scalar(names[key] + '-top5-error', summary['top5_error'])
+            if key != CLEAN:
+                success, trials = attack_success(verdicts[CLEAN], verdict)
+                self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
+        if too_many_unreadable(judged, self.num_images):
+            logger.warning('{} of {} validation images could not be read: the figures are of the others alone'.format(
+                self.num_images - judged, self.num_images))
+        logger.info('Epoch {}: accuracy {}{} ({} images, {} unreadable, {:.0f} s)'.format(
+            self.epoch_num, 'of the averaged weights ' if averaged else '',
+            ', '.join('{} {:.1f}%'.format(key, 100 * v.correct.mean()) for key, v in verdicts.items()),
+            judged, self.num_images - judged, time.time() - begin))
+
+
+def monitored_name(attack, averaged=False):
+    """Prefix of the scalars of an evaluation during training, as in the releases: of 'clean' images, or of an attack of
+    so many steps; ``averaged`` weights have their own."""
+    return 'eval-{}{}'.format('ema-' if averaged else '', attack if attack == CLEAN else '{}step'.format(attack))

@@ -1,0 +1,141 @@
+"""An evaluation's results: in results.json, per_example.csv and the released programs' lines."""
+import csv
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from adv_model import LAST_STEP, NoOpAttacker
+from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable, wilson
+from files.atomic import keep_older, write_text
+from files.json_files import read_json
+from files.typed import anything, record, truth
+from machine.versions import source_version
+
+_MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
+
+
+def results_name(network, checkpoint, attacker, data):
+    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, and data set.
+
+    Args:
+        network, checkpoint, data (str): names, or a path of the latter two. attacker: a single one, an ``Ensemble`` or
+        None.
+    """
+    parts = [network, os.path.basename(checkpoint), attacker.name if attacker else 'clean']
+    if attacker:
+        parts += [attacker.norm] if not attacker.name.endswith(attacker.norm) else []
+        parts += ['eps{:g}'.format(attacker.epsilon)]
+    return '-'.join(parts + [os.path.basename(os.path.normpath(data))])
+
+
+def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):
+    """The content of results.json.
+
+    Args:
+        verdicts (dict): 'clean' and the attacks' names to ``Verdicts``, in the order of the attacks.
+        attacker: a single one, or an ``Ensemble``; None for a clean evaluation.
+        files_total (int): images that were to be judged up to now. complete (bool): whether these are all there are.
+    """
+    clean = verdicts[CLEAN]
+    names = list(verdicts)
+    results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
+               'too_many_unreadable': too_many_unreadable(len(clean.index), files_total),
+               'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
+               'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
+               'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
+               'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
+    if attacker:
+        results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
+        attackers = getattr(attacker, 'attackers', [attacker])
+        results['attacks'] = [dict(a.describe(), **_robust(verdicts, names[:number + 1]))
+                              for number, a in enumerate(attackers, 1) if a.name in verdicts]
+    if len(names) > 1:
+        attacked = verdicts[names[-1]]
+        results['adversarial'] = attacked.summary()
+        for name, any_step in (('attack_success_rate', False), ('attack_success_rate_at_any_step', True)):
+            success, trials = attack_success(clean.of(attacked.index), attacked, any_step)
+            results.update({name: success / trials if trials else 0.0,
+                            name + '_95': wilson(success, trials) if trials else None, 'attack_success_of': trials})
+    return results
+
+
+def threat_model(attacker):
+    """Norm and radius, in pixel levels, 0-255, and for images in [0, 1]; JSON-ready."""
+    return {'norm': attacker.norm, 'epsilon': attacker.epsilon, 'epsilon_of_unit_images': attacker.epsilon / 255}
+
+
+def _robust(verdicts, names):
+    """How many of the images that the last of ``names`` is done with were right in all of their verdicts."""
+    index = verdicts[names[-1]].index
+    correct = [verdicts[name].of(index).correct for name in names]
+    n, robust, before = len(index), int(np.all(correct, axis=0).sum()), int(np.all(correct[:-1], axis=0).sum())
+    return {'num_images': n, 'robust_correct': robust, 'broken': before - robust,
+            'robust_accuracy': robust / n if n else None, 'robust_accuracy_95': wilson(robust, n) if n else None}
+
+
+def make_results_folder(folder):
+    """Make ``folder`` if need be.
+
+    Raises:
+        ValueError: it cannot be made, or not be written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ValueError("--results-dir '{}': {}".format(folder, error.strerror)) from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError("--results-dir '{}': not writable".format(folder))
+
+
+def write_results(folder, results, clean, attacked, files, broken_by=None, continued=False):
+    """Write results.json and per_example.csv; files of those names that are there already are kept, renamed.
+
+    Args:
+        clean, attacked (Verdicts): of the same images. files (sequence of str): names by index.
+        broken_by (list of str): a further column, or None.
+        continued (bool): whether incomplete results that are there may be of this evaluation, and be replaced.
+    """
+    path, table = (os.path.join(folder, name) for name in ('results.json', 'per_example.csv'))
+    if not (continued and _is_incomplete(path)):
+        for name in (path, table):
+            keep_older(name)
+    with open(table + '.writing', 'w', newline='') as f:
+        writer = csv.writer(f)
+        writer.writerow(['file', 'label', 'clean_pred', 'adv_pred', 'target'] + ['broken_by'] * (broken_by is not None))
+        for number, (index, *row) in enumerate(zip(clean.index, clean.label, clean.prediction, attacked.prediction,
+                                                   attacked.target)):
+            writer.writerow([files[index]] + [int(v) for v in row] +
+                            ([] if broken_by is None else [broken_by[number]]))
+    os.replace(table + '.writing', table)
+    write_text(path, json.dumps(results, indent=2) + '\n')
+
+
+def _is_incomplete(path):
+    try:
+        return os.path.isfile(path) and read_json(path, _MAYBE_INCOMPLETE).get('complete') is False
+    except ValueError:  # damaged, or something else: to be kept
+        return False
+
+
+def print_results(results):
+    """The released programs' three lines, of the attacked images, after the clean ones; fractions.
+
+    Of images that were left where the attack first succeeded, they have names of their own: these figures are not the
+    releases'.
+    """
+    clean, attacked = results['clean'], results['adversarial']
+    stopped = results['attack'].get('early_stop')
+    if attacked:
+        print('Clean Top1 Error: {}'.format(clean['top1_error']))
+        print('Clean Top5 Error: {}'.format(clean['top5_error']))
+    if attacked and results['verdict'] == LAST_STEP:
+        print('Attack Success Rate At Any Step: {}'.format(results['attack_success_rate_at_any_step']))
+    when = ' When Stopped' if stopped else ''
+    print('Top1 Error{}: {}'.format(when, (attacked or clean)['top1_error']))
+    if attacked:
+        print('Attack Success Rate{}: {}'.format(' At Any Step' if stopped else '', results['attack_success_rate']))
+    print('Top5 Error{}: {}'.format(when, (attacked or clean)['top5_error']))
+    sys.stdout.flush()

@@ -1,0 +1,30 @@
+"""A file is written whole or not at all, and one that is there is kept."""
+import os
+
+UNFINISHED = '.writing'
+
+
+def write_text(path, text):
+    """Write a file whole or not at all."""
+    temporary = path + UNFINISHED
+    with open(temporary, 'w') as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def keep_older(path):
+    """Rename a file that is there already, by a number before its ending.
+
+    Returns:
+        str: its new path; None where there is none.
+    """
+    if not os.path.exists(path):
+        return None
+    stem, extension = os.path.splitext(path)
+    number = 1
+    while os.path.exists('{}.{}{}'.format(stem, number, extension)):
+        number += 1
+    os.rename(path, '{}.{}{}'.format(stem, number, extension))
+    return '{}.{}{}'.format(stem, number, extension)
