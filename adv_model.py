@@ -6,38 +6,23 @@ network's layout; epsilon and step size are in pixel levels (0-255) at every int
 """
 import contextlib
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack import ModelDesc
 from tensorpack.models import regularize_cost
 from tensorpack.tfutils.collection import freeze_collection
 from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
-from tensorpack.utils import logger
 
-from attacks.balls import BALLS
-from attacks.early_stop import until_success
+from attacks.pgd import NoOpAttacker, PGDAttacker
+from attacks.threat import PIXEL, attack_succeeded, predicted_label
 from layers import Frozen
-from smooth_activations import backward_slope, tensorflow_ops_only
+from machine.graph_mode import use_graphs
+from seeds import EVALUATION_STREAM, TRAINING_STREAM, image_seeds
+from smooth_activations import backward_slope
 from training.step.accumulation import mean_over_parts
+from training.step.optimizers import make_optimizer
 
-# Graph mode, before any graph is made. Resource variables stay on: with reference variables and tensorpack's ungated
-# gradients a weight's update can overtake the gradient that still has to flow through that weight.
-tf.disable_v2_behavior()
-tf.enable_resource_variables()
-# float32 is float32 on GPUs since Ampere too, where TensorFlow's default is TF32; training may ask for it.
-tf.config.experimental.enable_tensor_float_32_execution(False)
-
-PIXEL = 2.0 / 255  # one pixel level in the [-1, 1] units that a network sees
-NO_TARGET = -1  # target label of an image that no targeted attack was made on
-
-# SAT and FD releases.
-MOMENTUM = 0.9
-INITIAL_LEARNING_RATE = 0.1
-# SAT's EfficientNet release.
-RMSPROP_DECAY = 0.9
-RMSPROP_EPSILON = 1e-3
-OPTIMIZERS = ('momentum', 'rmsprop')
+use_graphs()
 
 # What a network may compute in under attack.
 PRECISIONS = ('float32', 'bfloat16', 'float16')
@@ -48,236 +33,6 @@ WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_suc
 SUCCESS_AT_ANY_STEP = 'attack_success_at_any_step'
 PREDICTION, TARGET = 'prediction', 'target_label'
 TRAINING_STEP = 'training_step'
-
-# What a verdict on an attacked image is of: where the attack ended, or every point on its way, the start among them.
-LAST_STEP, ANY_STEP = 'last step', 'success at any step'
-
-# Streams of random numbers that one run draws from, so that none repeats another.
-TRAINING_STREAM, EVALUATION_STREAM = 0, 1
-# Within an attack on one image.
-_START, _FROM_CLEAN, _TARGET, _START_LENGTH = 0, 1, 2, 3
-
-
-def image_seeds(seed, stream, position):
-    """Seeds for the random choices of an attack, one pair an image.
-
-    Args:
-        seed (int): of the run. stream (int): see ``*_STREAM``; training adds 2 for every rank.
-        position (tf.Tensor): int [N], different for every image of a stream.
-    Returns:
-        tf.Tensor: int64 [N, 2].
-    """
-    position = tf.cast(position, tf.int64)
-    first = tf.fill(tf.shape(position), tf.constant((seed << 24) + stream, tf.int64))
-    return tf.stack([first, position], axis=1)
-
-
-def _draw_each(seeds, purpose, draw):
-    """``draw(seed [2])`` for every image of ``seeds`` [N, 2]; ``purpose`` keeps one image's draws apart."""
-    # Room for every purpose between two neighbouring positions.
-    seeds = seeds * tf.constant([1, 4], tf.int64) + tf.constant([0, purpose], tf.int64)
-    return tf.map_fn(draw, seeds, fn_output_signature=tf.float32, back_prop=False)
-
-
-class NoOpAttacker:
-    """The attacker of clean training and clean evaluation: it changes nothing."""
-    num_iter = 0
-    name = 'none'
-
-    def describe(self):
-        """As ``PGDAttacker.describe``: an attack of no length."""
-        return {'name': self.name, 'norm': 'Linf', 'epsilon': 0.0, 'step_size': 0.0, 'num_iter': self.num_iter,
-                'targeted': False}
-
-    def attack(self, image, label, get_logits, seeds=None):
-        """Return ``image`` as it is, and NO_TARGET [N] as there is no target."""
-        return image, tf.fill(tf.shape(label), NO_TARGET)
-
-
-class PGDAttacker:
-    """Projected gradient descent in a ball around the image (Madry et al. 2017; FD Sec 6, SAT Sec 3).
-
-    Untargeted, it raises the cross entropy of the true label (SAT); targeted, it lowers that of a wrong one: of a label
-    drawn uniformly (FD Sec 6.1), or of the one that the network finds least likely on the clean image (Kurakin et al.
-    2017).
-
-    Args:
-        num_iter (int): steps, at least 1.
-        epsilon (float): radius in pixel levels, 0-255. step_size (float): of one step, in pixel levels.
-        targeted (bool): see above.
-        random_start (bool): start from a point drawn uniformly from the ball, cut to valid pixels, else from the
-            clean image.
-        prob_start_from_clean (float): probability, for each image, of starting from the clean image all the same.
-        num_classes (int): number of labels that a target is drawn from.
-        enlarge_small_steps (bool): raise step_size to epsilon / num_iter where it is smaller, as the releases do, so
-            that the attack can cross the ball; said in the log. Off: step_size is taken as it is.
-        seed (int): for the draws of images that come without ``seeds``.
-        norm (str): one of ``BALLS``, in which lengths are measured.
-        least_likely (bool): of a targeted attack, see above.
-        xla (bool): let XLA compile a step as a whole, as the FD release's --use-fp16xla does.
-        early_stop (bool): leave each image where the attack first succeeds on it, and take no more steps there.
-    Raises:
-        ValueError: a number out of range; names it.
-    """
-
-    def __init__(self, num_iter, epsilon, step_size, targeted=False, random_start=True, prob_start_from_clean=0.0,
-                 num_classes=1000, enlarge_small_steps=True, seed=0, norm='Linf', least_likely=False, xla=False,
-                 early_stop=False):
-        for name, value, valid, wanted in (
-                ('norm', norm, norm in BALLS, 'one of {}'.format(', '.join(BALLS))),
-                ('num_iter', num_iter, num_iter == int(num_iter) and num_iter >= 1, 'a whole number above 0'),
-                ('epsilon', epsilon, 0 < epsilon <= 255 or (norm != 'Linf' and 0 < epsilon < float('inf')),
-                 'a radius in (0, 255] pixel levels' if norm == 'Linf' else 'a positive number of pixel levels'),
-                ('step_size', step_size, step_size > 0, 'a positive number of pixel levels'),
-                ('prob_start_from_clean', prob_start_from_clean, 0 <= prob_start_from_clean <= 1, 'a probability'),
-                ('num_classes', num_classes, num_classes >= 2, 'at least 2')):
-            if not valid:
-                raise ValueError('{}: {} must be {}, not {}'.format(type(self).__name__, name, wanted, value))
-        self.num_iter = int(num_iter)
-        self.epsilon = float(epsilon)
-        self.step_size = float(step_size)
-        self.norm = norm
-        if enlarge_small_steps and self.step_size < self.epsilon / self.num_iter:
-            self.step_size = self.epsilon / self.num_iter
-            logger.warning('{}: step size raised from {:g} to epsilon / steps = {:.4g} pixel levels'.format(
-                self.name, step_size, self.step_size))
-        self.targeted = targeted
-        self.least_likely = least_likely
-        self.random_start = random_start
-        self.prob_start_from_clean = prob_start_from_clean
-        self.num_classes = num_classes
-        self.seed = seed
-        self.xla = xla
-        self.early_stop = early_stop
-
-    @property
-    def name(self):
-        return self._in_norm('PGD-{}'.format(self.num_iter))
-
-    def _in_norm(self, name):
-        return name if self.norm == 'Linf' else '{}-{}'.format(name, self.norm)
-
-    @property
-    def verdict(self):
-        """What the image that the attack returns stands for."""
-        return ANY_STEP if self.early_stop else LAST_STEP
-
-    def describe(self):
-        """The attack's parameters, JSON-ready; lengths in pixel levels, 0-255."""
-        return {'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon, 'step_size': self.step_size,
-                'num_iter': self.num_iter, 'targeted': self.targeted,
-                'target': ('least-likely' if self.least_likely else 'random') if self.targeted else 'none',
-                'random_start': self.random_start, 'prob_start_from_clean': self.prob_start_from_clean,
-                'early_stop': self.early_stop}
-
-    def attack(self, image, label, get_logits, seeds=None):
-        """Attack a batch.
-
-        Args:
-            image (tf.Tensor): float32 [N,H,W,3] or [N,3,H,W] in [-1, 1].
-            label (tf.Tensor): int [N], the true labels.
-            get_logits: image -> logits [N, classes], differentiable.
-            seeds (tf.Tensor): int64 [N, 2] from ``image_seeds``; without them every image has the seed of its place
-                in the batch, the same in each run of the graph.
-        Returns:
-            adv (tf.Tensor): like ``image``, within epsilon of it and in [-1, 1].
-            target (tf.Tensor): int32 [N], NO_TARGET for an untargeted attack.
-        """
-        return self.follow(image, label, get_logits, seeds)[:2]
-
-    def follow(self, image, label, get_logits, seeds=None):
-        """Attack a batch and watch it.
-
-        Args: see ``attack``.
-        Returns:
-            adv, target: see ``attack``.
-            left_success (tf.Tensor): bool [N], whether the attack had succeeded at a point that it then left.
-        """
-        with tf.name_scope('pgd'):
-            if seeds is None:
-                seeds = image_seeds(self.seed, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
-            label = tf.cast(label, tf.int32)
-            target = self._target(image, label, get_logits, seeds)
-            step = self.step_size * PIXEL
-
-            def one_step(ball, label, target, adv, *memory):
-                """Whether the attack has succeeded at ``adv``, and the next point and memory."""
-                logits = get_logits(adv)
-                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                    logits=logits, labels=target if self.targeted else label)
-                gradient, = tf.gradients(tf.reduce_sum(-losses if self.targeted else losses), adv)
-                gradient, *memory = self._remember(gradient, *memory)
-                moved = ball.project(adv + step * ball.steepest(gradient, adv))
-                return attack_succeeded(predicted_label(logits), label, target), [moved] + memory
-
-            ball = self._ball(image)
-            start = self._start(image, ball, seeds)
-            state, left_success = [start] + self._memory(start), tf.zeros_like(label, tf.bool)
-            if self.early_stop:
-                adv, *_ = until_success(lambda image, *rest: one_step(self._ball(image), *rest),
-                                        [image, label, target], state, self.num_iter)
-            else:
-                def one_step_of_all(left_success, *state):
-                    succeeded, *state = self._compiled(
-                        lambda *state: tf.nest.flatten(one_step(ball, label, target, *state)), state)
-                    return [left_success | succeeded] + state
-
-                left_success, adv, *_ = tf.while_loop(
-                    lambda *_: True, one_step_of_all, [left_success] + state, maximum_iterations=self.num_iter,
-                    back_prop=False, parallel_iterations=1, return_same_structure=True, name='attack_loop')
-            adv.set_shape(image.shape)
-            return adv, target, left_success
-
-    def _ball(self, image):
-        return BALLS[self.norm](image, self.epsilon * PIXEL)
-
-    def _compiled(self, function, inputs):
-        """``function(*inputs)``, a list of tensors, by XLA if that is asked for."""
-        if not self.xla:
-            return function(*inputs)
-        with tensorflow_ops_only():
-            return tf.xla.experimental.compile(function, list(inputs))
-
-    def _memory(self, start):
-        """What steps hand on beside the image, at first: a list of tensors."""
-        return []
-
-    def _remember(self, gradient):
-        """The gradient that a step takes, and the memory after it, from the loss's gradient and the memory before."""
-        return [gradient]
-
-    def _target(self, image, label, get_logits, seeds):
-        if not self.targeted:
-            return tf.fill(tf.shape(label), NO_TARGET)
-        if not self.least_likely:
-            return self._draw_target(label, seeds)
-        # The least likely of the wrong ones.
-        logits = get_logits(image)
-        logits = tf.where_v2(tf.one_hot(label, tf.shape(logits)[1], True, False), np.inf, logits)
-        return tf.stop_gradient(tf.argmin(logits, axis=1, output_type=tf.int32))
-
-    def _draw_target(self, label, seeds):
-        """A uniformly random wrong label, int32 [N] (FD Sec 6.1)."""
-        u = _draw_each(seeds, _TARGET, lambda s: tf.random.stateless_uniform([], s))
-        offset = 1 + tf.minimum(tf.cast(u * (self.num_classes - 1), tf.int32), self.num_classes - 2)
-        return tf.floormod(label + offset, self.num_classes)
-
-    def _start(self, image, ball, seeds):
-        if not self.random_start:
-            return tf.identity(image)
-        shape = tf.shape(image)[1:]
-
-        def draw(of_shape):
-            noise = _draw_each(seeds, _START, lambda s: of_shape(shape, s))
-            noise.set_shape(image.shape)
-            return noise
-        # Inside the valid range from the first gradient on (the releases clip only after it).
-        start = ball.start(draw, lambda: _draw_each(seeds, _START_LENGTH, lambda s: tf.random.stateless_uniform([], s)))
-        if self.prob_start_from_clean > 0:
-            u = _draw_each(seeds, _FROM_CLEAN, lambda s: tf.random.stateless_uniform([], s))
-            from_clean = tf.reshape(u < self.prob_start_from_clean, [-1, 1, 1, 1])
-            start = tf.where_v2(from_clean, image, start)
-        return start
 
 
 def image_preprocess(image, data_format, channels='BGR'):
@@ -306,17 +61,6 @@ def smoothed_cross_entropy(logits, label, label_smoothing):
     target = tf.one_hot(label, logits.shape[1], on_value=1.0, off_value=0.0)
     target = target * (1 - label_smoothing) + label_smoothing / int(logits.shape[1])
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits))
-
-
-def predicted_label(logits):
-    """The most likely label, int32 [N]; -1 where the logits are not finite."""
-    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    return tf.where_v2(finite, tf.argmax(logits, axis=1, output_type=tf.int32), -1)
-
-
-def attack_succeeded(prediction, label, target):
-    """bool [N]: a targeted attack succeeds where the target is predicted, an untargeted one where the label is not."""
-    return tf.where_v2(tf.equal(target, NO_TARGET), tf.not_equal(prediction, label), tf.equal(prediction, target))
 
 
 def add_metrics(logits, label, target):
@@ -504,12 +248,5 @@ class AdvImageNetModel(ModelDesc):
         return tower_func
 
     def optimizer(self):
-        """The optimizer on the variable `learning_rate`, which the schedule sets.
-
-        'momentum' is Nesterov's with 0.9 (1H Sec 5.1); 'rmsprop' the EN release's.
-        """
-        learning_rate = tf.get_variable('learning_rate', initializer=INITIAL_LEARNING_RATE, trainable=False)
-        tf.summary.scalar('learning_rate-summary', learning_rate)
-        if self.optimizer_name == 'rmsprop':
-            return tf.train.RMSPropOptimizer(learning_rate, RMSPROP_DECAY, MOMENTUM, RMSPROP_EPSILON)
-        return tf.train.MomentumOptimizer(learning_rate, MOMENTUM, use_nesterov=True)
+        """See ``make_optimizer``."""
+        return make_optimizer(self.optimizer_name)

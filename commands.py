@@ -20,9 +20,9 @@ from tensorpack.utils import logger
 import nets
 import recipes
 import sources
-from adv_model import NoOpAttacker, PGDAttacker
 from attacks.ensemble import Ensemble
 from attacks.gradient import FGSMAttacker, MomentumAttacker
+from attacks.pgd import NoOpAttacker, PGDAttacker
 from data.efficientnet_view import ReleasedValidationBatches
 from data.folders import ImageSet, list_images
 from data.handshake import Job, default_data_address, new_job

@@ -18,7 +18,7 @@ try:
     import recipes
     import smooth_activations
     import sources
-    from adv_model import OPTIMIZERS, PRECISIONS
+    from adv_model import PRECISIONS
     from attacks.balls import BALLS
     from attacks.gradient import ATTACKS, TARGETS, default_step_size
     from data.augment import AUGMENTATIONS
@@ -29,6 +29,7 @@ try:
     from ranks.command_line import OneLineParser
     from ranks.launched import launched_rank
     from resnet_model import PADDINGS
+    from training.step.optimizers import OPTIMIZERS
     from weights.find import find_checkpoint
     from weights.flags import add_ignore_flag, parse_with_checkpoint
     from zoo import published

@@ -4,9 +4,8 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.subject import Images
+from seeds import LANDSCAPE
 
-# Of the random directions: apart from attacks, which draw from the same run's seed.
-_STREAM = 3
 GRID = 21  # points on a side; ours
 
 
@@ -23,7 +22,7 @@ class Landscape(NamedTuple):
 
 def random_signs(seed, index, shape):
     """Rademacher directions, one for each image's place ``index`` [N] in the set: float32 [N, ...shape] of 1 and -1."""
-    return np.stack([np.random.default_rng([seed, _STREAM, place]).choice(np.float32([-1, 1]), shape)
+    return np.stack([np.random.default_rng([seed, LANDSCAPE, place]).choice(np.float32([-1, 1]), shape)
                      for place in index])
 
 

@@ -1,12 +1,10 @@
 """No attack at all: random corners of the ball, which every attack must beat."""
 import tensorflow.compat.v1 as tf
 
-from adv_model import EVALUATION_STREAM, NO_TARGET, PIXEL, image_seeds
 from attacks.autoattack.losses import margin
+from attacks.threat import NO_TARGET, PIXEL
+from seeds import EVALUATION_STREAM, image_seeds, noise_seeds
 
-# Keeps these draws apart from those of attacks on the same images: the first seed holds a stream below 2^24, of which
-# training takes the even numbers and evaluation 1.
-_STREAM = 2
 _DRAWS = 2 ** 20  # room for the draws of an image
 
 
@@ -28,7 +26,6 @@ class RandomNoise:
         """As ``PGDAttacker.attack``, but for no gradient: the image with the smallest margin of the true label."""
         if seeds is None:
             seeds = image_seeds(0, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
-        seeds = seeds + tf.constant([_STREAM, 0], tf.int64)
         reach = self.epsilon * PIXEL
 
         def draw(number):
@@ -49,6 +46,5 @@ class RandomNoise:
 
 def _corners(seeds, number, shape):
     """1 or -1, float32 [N, ...shape]: draw ``number`` of every image's seed."""
-    seeds = seeds * tf.constant([1, _DRAWS], tf.int64) + tf.cast(tf.stack([0, number]), tf.int64)
-    return tf.map_fn(lambda seed: tf.sign(tf.random.stateless_uniform(shape, seed) - 0.5), seeds,
-                     fn_output_signature=tf.float32, back_prop=False)
+    return tf.map_fn(lambda seed: tf.sign(tf.random.stateless_uniform(shape, seed) - 0.5),
+                     noise_seeds(seeds, number, _DRAWS), fn_output_signature=tf.float32, back_prop=False)

@@ -9,19 +9,13 @@ from tensorpack.tfutils.tower import TowerContext
 
 import commands
 import sources
-from adv_model import (
-    EVALUATION_STREAM,
-    NO_TARGET,
-    PIXEL,
-    PREDICTION,
-    PGDAttacker,
-    add_metrics,
-    image_preprocess,
-    image_seeds,
-)
+from adv_model import PREDICTION, add_metrics, image_preprocess
 from analysis.noise import RandomNoise
 from attacks.autoattack.losses import margin
+from attacks.pgd import PGDAttacker
+from attacks.threat import NO_TARGET, PIXEL
 from ranks.launched import Ranks
+from seeds import EVALUATION_STREAM, image_seeds
 from smooth_activations import backward_slope
 from weights.classes import read_classes
 from weights.find import open_checkpoint

@@ -4,10 +4,10 @@ from typing import Dict, List, NamedTuple
 import numpy as np
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import PGDAttacker
 from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome
 from attacks.autoattack.square import SquareAttacker
+from attacks.pgd import PGDAttacker
 from evaluation.verdicts import wilson
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)

@@ -1,5 +1,5 @@
 """Attackers one after another."""
-from adv_model import ANY_STEP
+from attacks.threat import ANY_STEP
 
 
 class Ensemble:

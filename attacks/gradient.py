@@ -1,7 +1,7 @@
 """Attacks by the loss's gradient beside PGD, and what an evaluation calls them."""
 import tensorflow.compat.v1 as tf
 
-from adv_model import PGDAttacker
+from attacks.pgd import PGDAttacker
 
 
 class FGSMAttacker(PGDAttacker):

@@ -26,9 +26,10 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import commands
-from adv_model import PIXEL, PGDAttacker
 from attack_case import asked, get_parser, open_case, parse
 from attacks.gradient import FGSMAttacker, MomentumAttacker
+from attacks.pgd import PGDAttacker
+from attacks.threat import PIXEL
 from ranks.end import fail
 
 

@@ -36,14 +36,16 @@ from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
 import commands
-from adv_model import EVALUATION_STREAM, NO_TARGET, PGDAttacker, image_seeds
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
 from attacks.ensemble import Ensemble
+from attacks.pgd import PGDAttacker
+from attacks.threat import NO_TARGET
 from files.atomic import write_text
 from machine.versions import library_versions
 from measure import new_file
 from ranks.end import fail
+from seeds import EVALUATION_STREAM, image_seeds
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
 

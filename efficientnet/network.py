@@ -11,13 +11,13 @@ import tensorflow.compat.v1 as tf
 import layers
 from efficientnet.scaling import plan
 from layers import channels_of
+from seeds import layer_seed
 from smooth_activations import activate
 
 SE_RATIO = 0.25  # EN release, of a block's input channels
 MOVING_AVERAGES = ('moving_mean', 'moving_variance')
 # Of the dropout before the classifier; block k has k.
 _DROPOUT_LAYER = (1 << 7) - 1
-_LAYER_SHIFT = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Style(layers.Style):
 
     def keep(self, layer, shape, probability):
         """1 / probability with that probability, else 0, as float32 of ``shape``; every ``layer`` draws its own."""
-        seed = self.noise_seed + tf.constant([(layer + 1) << _LAYER_SHIFT, 0], tf.int64)
+        seed = layer_seed(self.noise_seed, layer)
         return tf.floor(probability + tf.random.stateless_uniform(shape, seed)) / probability
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import NO_TARGET, TARGET
+from adv_model import TARGET
+from attacks.threat import NO_TARGET
 from evaluation.passes import FOUND, ROW, Passes
 from evaluation.verdicts import CLEAN, Verdicts
 from ranks.end import fail

@@ -6,7 +6,8 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
-from adv_model import PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5, NoOpAttacker
+from adv_model import PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5
+from attacks.pgd import NoOpAttacker
 from evaluation.verdicts import CLEAN, Verdicts
 from ranks.gather import gather_rows
 

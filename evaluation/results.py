@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from adv_model import LAST_STEP, NoOpAttacker
+from attacks.pgd import NoOpAttacker
+from attacks.threat import LAST_STEP
 from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable, wilson
 from files.atomic import keep_older, write_text
 from files.json_files import read_json

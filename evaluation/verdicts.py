@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from adv_model import NO_TARGET
+from attacks.threat import NO_TARGET
 
 CLEAN = 'clean'
 Z_95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution

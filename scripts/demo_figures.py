@@ -39,7 +39,9 @@ def _attack_first_images(network, folder, activation, epsilon):
     from tensorpack.tfutils.tower import TowerContext
 
     import nets
-    from adv_model import PIXEL, PGDAttacker, image_preprocess
+    from adv_model import image_preprocess
+    from attacks.pgd import PGDAttacker
+    from attacks.threat import PIXEL
     from data.folders import open_dataset
     from data.stream import ValidationBatches
     from main import parse_args

@@ -7,7 +7,8 @@ from tensorpack.tfutils.tower import TowerContext
 
 import layers
 import resnet_model
-from adv_model import AdvImageNetModel, NoOpAttacker, PGDAttacker
+from adv_model import AdvImageNetModel
+from attacks.pgd import NoOpAttacker, PGDAttacker
 from networks import make_network
 from smooth_activations import activate
 from training.step.accumulation import mean_over_parts

@@ -9,21 +9,12 @@ from scipy import stats
 from scipy.special import expit, log_softmax, softmax
 from tensorpack.tfutils.tower import TowerContext
 
-import adv_model
 import layers
 import resnet_model
-from adv_model import (
-    EVALUATION_STREAM,
-    NO_TARGET,
-    PIXEL,
-    AdvImageNetModel,
-    NoOpAttacker,
-    PGDAttacker,
-    add_metrics,
-    image_preprocess,
-    image_seeds,
-    smoothed_cross_entropy,
-)
+from adv_model import AdvImageNetModel, add_metrics, image_preprocess, smoothed_cross_entropy
+from attacks.pgd import NoOpAttacker, PGDAttacker, logger
+from attacks.threat import NO_TARGET, PIXEL
+from seeds import EVALUATION_STREAM, image_seeds
 from smooth_activations import activate
 
 CLASSES = 10
@@ -160,7 +151,7 @@ def test_no_op_returns_the_image_itself_and_no_target(sess):
 def test_a_step_too_small_to_cross_the_radius_is_enlarged_as_in_the_releases_and_said(monkeypatch, num_iter, epsilon,
                                                                                      step_size, used):
     warnings = []
-    monkeypatch.setattr(adv_model.logger, 'warning', warnings.append)
+    monkeypatch.setattr(logger, 'warning', warnings.append)
     attacker = PGDAttacker(num_iter, epsilon, step_size)
     assert attacker.step_size == pytest.approx(used, rel=1e-12)
     assert attacker.describe()['step_size'] == attacker.step_size

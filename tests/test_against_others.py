@@ -8,11 +8,11 @@ from sklearn.datasets import load_sample_images
 from tensorpack.tfutils.tower import TowerContext
 
 import attack_agreement
-from adv_model import PGDAttacker
 from attack_agreement import LIBRARIES, compare, libraries_with
 from attack_case import Network
 from attacks import balls
 from attacks.gradient import FGSMAttacker, MomentumAttacker
+from attacks.pgd import PGDAttacker
 from networks import make_network
 
 pytestmark = [pytest.mark.filterwarnings('ignore:PyTorch not found'),

@@ -5,10 +5,12 @@ import scipy.stats
 import tensorflow.compat.v1 as tf
 from scipy.special import expit, log_softmax
 
-from adv_model import PIXEL, AdvImageNetModel, PGDAttacker
+from adv_model import AdvImageNetModel
 from analysis import activations, landscape, masking, report, sweep, transfer
 from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome, Subject
+from attacks.pgd import PGDAttacker
+from attacks.threat import PIXEL
 
 SIDE, COUNT = 8, 60
 SCALE = 0.1  # of the logits; the honest network's softmax is far from float32's end

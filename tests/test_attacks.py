@@ -5,10 +5,12 @@ import tensorflow.compat.v1 as tf
 from scipy import optimize, stats
 from scipy.special import softmax
 
-from adv_model import EVALUATION_STREAM, NO_TARGET, PIXEL, PGDAttacker, image_seeds
 from attacks import balls
 from attacks.ensemble import Ensemble
 from attacks.gradient import FGSMAttacker, MomentumAttacker, default_step_size
+from attacks.pgd import PGDAttacker
+from attacks.threat import NO_TARGET, PIXEL
+from seeds import EVALUATION_STREAM, image_seeds
 
 CLASSES, SHAPE = 7, (5, 4, 4, 3)
 SIZE = int(np.prod(SHAPE[1:]))

@@ -8,14 +8,17 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import tiny_cnn
-from adv_model import NO_TARGET, AdvImageNetModel, image_seeds
+from adv_model import AdvImageNetModel
 from attack_passes import Passes
-from attacks.autoattack.apgd import BALLS, APGDAttacker
+from attacks.autoattack.apgd import APGDAttacker
 from attacks.autoattack.attacker import Victims, ranked_label
 from attacks.autoattack.ensemble import make_attackers
 from attacks.autoattack.fab import FABAttacker
 from attacks.autoattack.geometry import NORMS
 from attacks.autoattack.square import SquareAttacker
+from attacks.autoattack.steps import STEPS
+from attacks.threat import NO_TARGET
+from seeds import image_seeds
 from tiny_cnn import EPSILON, ReplayStreams, attack
 
 CLEAN, LABEL = tiny_cnn.images()
@@ -86,10 +89,10 @@ class GivenNoise:
 def test_apgd_from_a_given_start(sess, norm, name, key, num_iter):
     fixture = tiny_cnn.load('apgd_det.npz')
     attacker, given = make(name, norm, num_iter=num_iter), victims(fixture['index'])
-    ball = BALLS[norm](given.image, attacker.radius, num_iter)
-    start = ball.random_point(GivenNoise(), None, None)
+    steps = STEPS[norm](given.image, attacker.radius, num_iter)
+    start = steps.random_point(GivenNoise(), None, None)
     target = ranked_label(given.clean_logits, 1) if name == 'apgd-t' else None
-    run = attacker.run(given, target, ball, start, sparse_start=True)
+    run = attacker.run(given, target, steps, start, sparse_start=True)
     start, best, loss, right = sess.run([start, run.best, run.best_loss, run.right])
     run = '{}_{}_{}it/'.format(norm, key, num_iter)
     assert np.abs(start[:4] - fixture['start/' + norm].reshape(4, -1)).max() < 1e-6

@@ -4,11 +4,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import tiny_cnn
-from adv_model import image_seeds
 from attacks.autoattack import losses
 from attacks.autoattack.geometry import NORMS, dual_length, length, move_to_plane, project_l1
 from attacks.autoattack.square import Bumps, Grid, Stripes, bumps, window_share
 from attacks.autoattack.streams import ImageStreams
+from seeds import image_seeds
 
 
 @pytest.fixture(scope='module')

@@ -8,11 +8,12 @@ import tensorflow.compat.v1 as tf
 
 import main
 import nets
-from adv_model import EVALUATION_STREAM, PGDAttacker, image_seeds
 from attack_passes import Passes
 from attacks.gradient import MomentumAttacker
+from attacks.pgd import PGDAttacker
 from evaluation.verdicts import Verdicts, attack_success
 from image_folders import make_noise_folder
+from seeds import EVALUATION_STREAM, image_seeds
 from small_runs import read_json
 
 CLASSES, COUNT, SIDE, STEPS = 7, 40, 8, 6

@@ -12,7 +12,8 @@ from scipy.special import expit
 from tensorpack.tfutils.tower import TowerContext
 
 import nets
-from adv_model import PIXEL, NoOpAttacker, PGDAttacker
+from attacks.pgd import NoOpAttacker, PGDAttacker
+from attacks.threat import PIXEL
 from efficientnet import network
 from efficientnet.network import Style
 from efficientnet.scaling import SIZES, Block, plan, scaled_channels

@@ -13,8 +13,9 @@ from tensorpack.tfutils.tower import TowerContext
 
 import main
 import nets
-from adv_model import NO_TARGET, PGDAttacker
 from attacks.ensemble import Ensemble
+from attacks.pgd import PGDAttacker
+from attacks.threat import NO_TARGET
 from evaluation.passes import ROW, EvaluationTower, Passes
 from evaluation.results import make_results, results_name
 from evaluation.verdicts import Verdicts, attack_success, too_many_unreadable, wilson

@@ -5,8 +5,9 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import nets
-from adv_model import PRECISIONS, PGDAttacker
+from adv_model import PRECISIONS
 from attacks.gradient import MomentumAttacker
+from attacks.pgd import PGDAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 

@@ -17,8 +17,8 @@ import tensorflow.compat.v1 as tf
 
 import main
 import nets
-from adv_model import PGDAttacker
 from attacks.gradient import FGSMAttacker
+from attacks.pgd import PGDAttacker
 from evaluation import journal
 from evaluation.passes import Passes
 from evaluation.verdicts import wilson

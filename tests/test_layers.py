@@ -12,7 +12,8 @@ import tensorflow.compat.v1 as tf
 
 import layers
 import resnet_model
-from adv_model import PIXEL, PGDAttacker
+from attacks.pgd import PGDAttacker
+from attacks.threat import PIXEL
 from efficientnet import network
 from efficientnet.scaling import Block
 from layouts import LAYOUTS, normal, to_layout, to_nhwc

@@ -3,9 +3,10 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
-from adv_model import EVALUATION_STREAM, NO_TARGET, image_seeds, predicted_label
 from attacks.autoattack.geometry import NORMS
 from attacks.autoattack.streams import ImageStreams
+from attacks.threat import NO_TARGET, predicted_label
+from seeds import EVALUATION_STREAM, image_seeds
 
 
 class Victims:

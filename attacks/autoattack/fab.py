@@ -3,10 +3,10 @@ distorted adversarial examples with a fast adaptive boundary attack")."""
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from adv_model import predicted_label
 from attacks.autoattack.attacker import Attacker, choose, ranked_label
 from attacks.autoattack.geometry import dual_length, length, move_to_plane
 from attacks.autoattack.losses import logit_of
+from attacks.threat import predicted_label
 
 
 class FABAttacker(Attacker):

@@ -5,7 +5,7 @@ import tensorflow.compat.v1 as tf
 class ImageStreams:
     """Random numbers from each image's own seeds, so that they depend neither on its batch nor on its place in it.
 
-    In all methods ``seeds`` is int64 [N, 2] as ``adv_model.image_seeds`` gives them, and ``stream`` an int64 scalar:
+    In all methods ``seeds`` is int64 [N, 2] as ``seeds.image_seeds`` gives them, and ``stream`` an int64 scalar:
     other streams of an image have other numbers.
     """
 

@@ -1,0 +1,57 @@
+"""Where the random numbers of a graph come from, and which are whose: none repeats another.
+
+Every image has a pair of seeds, int64 [2], from which all of its draws are made. The first is ``(seed << 24) + stream``,
+the second its position in the stream. Parts of a program that draw for the same image keep apart by what they add:
+
+| stream, of the first seed's lower 24 bits | whose |
+|---|---|
+| ``TRAINING_STREAM`` + 2 x rank | training attacks; the even numbers below 2^16 |
+| ... + ``(layer + 1) << LAYER_SHIFT`` | dropout and dropped blocks of the training pass, from the batch's first image |
+| ``EVALUATION_STREAM`` | attacks of an evaluation |
+| ... + ``NOISE`` | random corners that attacks are compared with, in ``analysis`` |
+| ``LANDSCAPE`` | NumPy's numbers for directions of a landscape, in ``analysis`` |
+
+Within an attack a purpose is added to the second seed, behind room for all purposes; AutoAttack's attackers fold a hash of
+their name and a number of the draw into the pair instead (``attacks/autoattack/streams.py``).
+"""
+import tensorflow.compat.v1 as tf
+
+TRAINING_STREAM, EVALUATION_STREAM = 0, 1
+NOISE, LANDSCAPE = 2, 3
+LAYER_SHIFT = 16
+
+# Purposes of draws within an attack on one image.
+START, FROM_CLEAN, TARGET_DRAW, START_LENGTH = 0, 1, 2, 3
+_PURPOSES = 4
+
+
+def image_seeds(seed, stream, position):
+    """Seeds for the random choices of an attack, one pair an image.
+
+    Args:
+        seed (int): of the run. stream (int): see ``*_STREAM``; training adds 2 for every rank.
+        position (tf.Tensor): int [N], different for every image of a stream.
+    Returns:
+        tf.Tensor: int64 [N, 2].
+    """
+    position = tf.cast(position, tf.int64)
+    first = tf.fill(tf.shape(position), tf.constant((seed << 24) + stream, tf.int64))
+    return tf.stack([first, position], axis=1)
+
+
+def noise_seeds(seeds, number, draws):
+    """``seeds`` [N, 2] for draw ``number`` of ``draws``, apart from all that attacks draw for the same images."""
+    seeds = seeds + tf.constant([NOISE, 0], tf.int64)
+    return seeds * tf.constant([1, draws], tf.int64) + tf.cast(tf.stack([0, number]), tf.int64)
+
+
+def layer_seed(seed, layer):
+    """``seed`` [2] for what layer ``layer`` (int, at most 127) of a network draws in a training pass."""
+    return seed + tf.constant([(layer + 1) << LAYER_SHIFT, 0], tf.int64)
+
+
+def draw_each(seeds, purpose, draw):
+    """``draw(seed [2])`` for every image of ``seeds`` [N, 2]; ``purpose`` keeps one image's draws apart."""
+    # Room for every purpose between two neighbouring positions.
+    seeds = seeds * tf.constant([1, _PURPOSES], tf.int64) + tf.constant([0, purpose], tf.int64)
+    return tf.map_fn(draw, seeds, fn_output_signature=tf.float32, back_prop=False)
