@@ -22,7 +22,7 @@ MISH_SATURATION = 20.0
 class Activation(NamedTuple):
     """A function of (x, alpha) and its derivative with respect to x; ``alpha`` is None where there is none.
 
-    compiled: its name among ``smooth_ops.FUNCTIONS``; None: that of the activation.
+    compiled: its name among the functions of the op, ``native/smooth_ops/kernels.h``; None: that of the activation.
     """
     function: Callable
     derivative: Callable

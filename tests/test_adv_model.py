@@ -360,8 +360,11 @@ def test_the_attack_takes_its_own_slope_and_batch_norms_averages_the_update_its_
 
 
 def test_the_three_slopes_lead_the_attack_to_different_images():
-    clean = as_seen(random_images())
-    advs = [numpy_pgd(clean, clean, LABEL, small_gradient(slope), 8.0, 2.0, 5, False) for slope in SLOPES]
+    def attacked(slope):
+        with tf.Graph().as_default(), tf.Session() as sess:
+            build_training(sess, PGDAttacker(**PGD), attack_gradient=slope)
+            return fetch(sess, 'adv_training_sample')
+    advs = [attacked(slope) for slope in SLOPES]
     assert all(np.abs(a - b).max() > PIXEL for a, b in zip(advs, advs[1:] + advs[:1]))
 
 

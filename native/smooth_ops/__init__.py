@@ -9,7 +9,6 @@ import os
 from native import op_library
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-FUNCTIONS = ('relu', 'silu', 'softplus', 'gelu', 'gelu_erf', 'celu', 'mish')
 
 
 @functools.lru_cache(maxsize=None)

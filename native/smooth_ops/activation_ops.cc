@@ -1,6 +1,5 @@
 // The ops SmoothActivation and SmoothActivationGrad for CPUs: one pass over memory each, on TensorFlow's own threads.
 
-#include <iterator>
 #include <string>
 
 #include "loop_op.h"
@@ -15,10 +14,13 @@ using tensorflow::Tensor;
 namespace errors = tensorflow::errors;
 namespace shape_inference = tensorflow::shape_inference;
 
+#define FIRST_NAME(kind, name) "'" name "'"
+#define NEXT_NAME(kind, name) ", '" name "'"
+
 REGISTER_OP("SmoothActivation")
     .Input("x: T")
     .Output("y: T")
-    .Attr("function: {'relu', 'silu', 'softplus', 'gelu', 'gelu_erf', 'celu', 'mish'}")
+    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "}")
     .Attr("alpha: float = 1")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn(shape_inference::UnchangedShape)
@@ -33,7 +35,7 @@ REGISTER_OP("SmoothActivationGrad")
     .Input("x: T")
     .Output("dx: T")
     .Attr("N: int >= 1")
-    .Attr("function: {'relu', 'silu', 'softplus', 'gelu', 'gelu_erf', 'celu', 'mish'}")
+    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "}")
     .Attr("alpha: float = 1")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn([](shape_inference::InferenceContext* context) {
@@ -44,10 +46,10 @@ REGISTER_OP("SmoothActivationGrad")
 The gradient of x where those of the activation's one or two uses are dy. See SmoothActivation.
 )doc");
 
-namespace {
+#undef FIRST_NAME
+#undef NEXT_NAME
 
-constexpr const char* kNames[] = {"relu", "silu", "softplus", "gelu", "gelu_erf", "celu", "mish"};
-static_assert(std::size(kNames) == kNumFunctions, "a name for each function");
+namespace {
 
 const Loops<float>& LoopsOf(const Table& table, int function, float) { return table.of_float[function]; }
 const Loops<Half>& LoopsOf(const Table& table, int function, Half) { return table.of_bfloat16[function]; }

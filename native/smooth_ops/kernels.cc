@@ -222,10 +222,10 @@ constexpr LayerLoops<T> OfLayers() {
 
 }  // namespace
 
-const Table TABLE = {{OfFloat<Relu>(), OfFloat<Silu>(), OfFloat<Softplus>(), OfFloat<Gelu>(), OfFloat<GeluErf>(),
-                      OfFloat<Celu>(), OfFloat<Mish>()},
-                     {OfHalf<Relu>(), OfHalf<Silu>(), OfHalf<Softplus>(), OfHalf<Gelu>(), OfHalf<GeluErf>(),
-                      OfHalf<Celu>(), OfHalf<Mish>()},
+#define OF_FLOAT(kind, name) OfFloat<kind>(),
+#define OF_HALF(kind, name) OfHalf<kind>(),
+const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
+                     {SMOOTH_OPS_FUNCTIONS(OF_HALF, OF_HALF)},
                      OfLayers<float>(),
                      OfLayers<Half>()};
 

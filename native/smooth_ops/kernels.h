@@ -7,8 +7,21 @@
 
 namespace smooth_ops {
 
-// In the order of kNames in ops.cc.
-enum Function { kRelu, kSilu, kSoftplus, kGelu, kGeluErf, kCelu, kMish, kNumFunctions };
+// All functions, once: FIRST(kind, name), then NEXT(kind, name) for each of the others. ``kind`` is the type of
+// functions.h that computes it, ``name`` what the ops call it.
+#define SMOOTH_OPS_FUNCTIONS(FIRST, NEXT) \
+  FIRST(Relu, "relu")                     \
+  NEXT(Silu, "silu")                      \
+  NEXT(Softplus, "softplus")              \
+  NEXT(Gelu, "gelu")                      \
+  NEXT(GeluErf, "gelu_erf")               \
+  NEXT(Celu, "celu")                      \
+  NEXT(Mish, "mish")
+
+#define SMOOTH_OPS_NAME(kind, name) name,
+constexpr const char* kNames[] = {SMOOTH_OPS_FUNCTIONS(SMOOTH_OPS_NAME, SMOOTH_OPS_NAME)};
+#undef SMOOTH_OPS_NAME
+constexpr int kNumFunctions = sizeof kNames / sizeof *kNames;
 
 // One function on arrays of n elements; ``y`` and ``dx`` may be the same array as an input.
 template <typename T>
@@ -45,6 +58,7 @@ struct LayerLoops {
   void (*widen)(const T* from, float* to, int64_t n);
 };
 
+// The functions are in the order of SMOOTH_OPS_FUNCTIONS.
 struct Table {
   Loops<float> of_float[kNumFunctions];
   Loops<Half> of_bfloat16[kNumFunctions];
