@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
 # Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
 # path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
 # environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
-# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
-# first, `setup.sh choice` the one that would be set up.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
+# one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -78,12 +78,17 @@ fingerprint() {
 
 # step NAME COMMAND...: runs the command with its output in a log, prints one line with the time it took.
 step() {
-  local name=$1 begin=$SECONDS log
+  local name=$1 begin=$SECONDS log status
   shift
   log="$VENV-setup.log"
   [ -d "$VENV" ] && log="$VENV/setup.log"
   printf '%-58s' "setup: $name ..."
-  if ! "$@" >"$log" 2>&1; then
+  # Where its result is looked at at once (`if ! ...`), bash goes on after what fails inside a function.
+  set +e
+  (set -e; "$@") >"$log" 2>&1
+  status=$?
+  set -e
+  if [ "$status" != 0 ]; then
     echo " failed"
     tail -n 30 "$log" >&2
     fail "'$name' failed; the end of its output is above, the whole of it in $log"
@@ -105,7 +110,7 @@ missing_packages() {
   has_header zmq.h || echo libzmq3-dev
   has_header zmq.hpp || echo cppzmq-dev
   has_header jpeglib.h || echo libjpeg-dev
-  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+  "$python" -c 'import ensurepip, venv' &>/dev/null ||
     echo "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 }
 
@@ -141,8 +146,9 @@ make_venv() {
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c "constraints/tensorflow-$TF_VERSION.txt"
+  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+    -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
 install_horovod() {
@@ -151,17 +157,15 @@ install_horovod() {
   "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
-build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
+# The parts in C and C++, at once: what fails says so in the log.
+build_native() {
+  printf '%s\n' third_party/zmq_ops native/smooth_ops native/jpeg_part |
+    xargs -P 3 -I '{}' make -j "$(nproc)" -C '{}' PYTHON="$(realpath -s "$VENV")/bin/python"
   # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
-
-build_smooth_ops() { make -C native/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
-
-build_jpeg_part() { make -C native/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
@@ -180,9 +184,7 @@ main() {
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
-  step "zmq_ops, this project's TensorFlow op" build_zmq_ops
-  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
-  step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
+  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"
