@@ -23,12 +23,12 @@ import journal
 import judging
 import nets
 import output_folders
-import recipes
 import sources
 import training
 from adv_model import NoOpAttacker, PGDAttacker
 from attacks import Ensemble, FGSMAttacker, MomentumAttacker
 from efficientnet.preprocessing import ReleasedValidationBatches
+from settings import recipes, sections
 from smooth_activations import can_compile
 from stopping import StopSignal, exit_code, signals_of
 from third_party.gpus import check_override
@@ -93,7 +93,7 @@ def make_training_model(args, rank):
 
 def _print_recipe(args):
     """Log every resolved flag, the recipe's own first."""
-    named = recipes.Recipe._fields
+    named = recipes.names()
     logger.info('Recipe {}: {}'.format(args.recipe, ', '.join(
         '{}={}'.format(n, getattr(args, n)) for n in named)))
     logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
@@ -194,12 +194,6 @@ def open_session(ranks, pairs):
     return session
 
 
-# Flags that decide an evaluation's verdicts, beside checkpoint, data and attack.
-_DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
-           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_epsilon',
-           'augmentation', 'moving_average_decay', 'attack_gradient', 'attack_precision', 'seed')
-
-
 def _settings(args, dataset, values, attackers):
     """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
 
@@ -211,7 +205,7 @@ def _settings(args, dataset, values, attackers):
     for number, attacker in enumerate(attackers, 1):
         for name, value in attacker.describe().items():
             settings['attack {}: {}'.format(number, name)] = value
-    return dict(settings, **{name: getattr(args, name) for name in _DECIDE})
+    return dict(settings, **{name: getattr(args, name) for name in sections.deciding_verdicts()})
 
 
 def _results_folder(args, attacker):
@@ -402,13 +396,6 @@ def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
-def _expected_of_server(args):
-    """The fields of a data server's description that this command decides."""
-    return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-            **({} if args.fake else {'seed': args.seed}),
-            **sources.expected_of_server(args, describe_policy(_policy(args)))}
-
-
 def _served_data(args, ranks, classes):
     """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what
     the command has left open.
@@ -418,13 +405,13 @@ def _served_data(args, ranks, classes):
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
     # Its warnings as errors, which ranks beside the first one say too.
-    lease = together(ranks, lambda: Lease(address, _expected_of_server(args), job, args.serve_timeout,
-                                          warn=logger.error))
+    lease = together(ranks, lambda: Lease(address, sources.expected_of_server(args, describe_policy(_policy(args))), job,
+                                          args.serve_timeout, warn=logger.error))
     atexit.register(lease.close)
     served = lease.description
     try:
         here = {field: served.get(field) for field in (
-            'server', 'shard', 'shared', 'num_images', 'fake', *sources.TAKEN)}
+            'server', 'shard', 'shared', 'num_images', 'fake', *sources.taken())}
         here['host'] = socket.gethostname()
         of_all = [json.loads(text) for text in gather_texts(ranks, json.dumps(here))]
         sources.take_served(args, served, address, of_all)

@@ -19,11 +19,12 @@ from tensorpack.utils import logger
 
 import checkpoints
 import output_folders
-import recipes
+import schedules
 from adv_model import PRECISIONS, TRAINING_STEP
 from averaging import AverageWeights
 from evaluation import EvaluateRobustness, monitored_name
 from nets import network_name
+from settings import recipes, sections
 from stopping import StopTogether
 from third_party.gpus import tensor_float_32
 from third_party.imagedata.handshake import USER
@@ -41,15 +42,6 @@ QUEUE_BATCHES = 8  # prepared batches between the reading thread and the graph
 
 RUN_FILE = 'run.json'
 _STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
-# Flags that a resumed run must share with the run it continues.
-_FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
-          'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
-          'batch_norm_epsilon', 'sync_batch_norm', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
-          'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
-          'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
-          'attack_precision', 'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay',
-          'base_lr', 'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression',
-          'tf32')
 
 
 class DataServerSilent(OSError):
@@ -311,6 +303,11 @@ def last_run(base):
     return runs[-1] if runs else None
 
 
+def fixing_a_run():
+    """Names of what a resumed run must share with the run it continues: flags, and the number of ranks."""
+    return sections.fixing_a_run() + ('ranks',)
+
+
 def check_same_run(folder, run):
     """Refuse to resume a run with other flags than it was started with; ``run`` maps flags to values.
 
@@ -323,7 +320,7 @@ def check_same_run(folder, run):
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
     before = checkpoints.read_json(path, record({}, others=anything))
-    for name in _FIXED:
+    for name in fixing_a_run():
         if (name, run[name]) == ('attack_precision', None):
             continue
         if before.get(name) != json.loads(json.dumps(run[name])):
@@ -407,7 +404,7 @@ def train(model, args, ranks, source, validation, make_attacker, classes, folder
             args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics, card.make(args, classes))
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
-    callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: recipes.learning_rate(
+    callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
         step, args.steps_per_epoch, args.batch * ranks.size, args)), FeedTrainingStep()]
     averages = AverageWeights(args.moving_average_decay) if args.moving_average_decay else None
     if averages:

@@ -4,7 +4,7 @@ import re
 import shlex
 from typing import List, NamedTuple
 
-import lengths
+from settings import lengths
 import main
 from analysis import landscape, sweep
 from nets import network_name

@@ -31,7 +31,7 @@ def test_a_file_of_another_type_is_one_line(tmp_path, text):
             ('classes.json', lambda: checkpoints.classes_in(str(tmp_path)), ()),
             ('best.json', lambda: checkpoints.find(str(tmp_path / 'best')), ()),
             ('stats.json', lambda: training.trim_statistics(str(tmp_path), 2), ('[]',)),
-            ('run.json', lambda: training.check_same_run(str(tmp_path), {name: 1 for name in training._FIXED}), ()),
+            ('run.json', lambda: training.check_same_run(str(tmp_path), {name: 1 for name in training.fixing_a_run()}), ()),
             ('results.json', lambda: report.read_results([str(tmp_path / 'results.json')], []), ())):
         write(tmp_path / name, text)
         if text in fine:
@@ -94,7 +94,7 @@ def test_of_ten_thousand_damages_none_is_believed(content, read):
 def test_no_damage_of_a_run_s_other_files_is_a_traceback(tmp_path, name, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda _: None)
     rng = random.Random(0)
-    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in training._FIXED}, command=['main.py'])
+    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in training.fixing_a_run()}, command=['main.py'])
     content = {'stats.json': [{'epoch_num': e, 'global_step': 3 * e, 'loss': 0.25} for e in range(1, 9)], 'run.json': run}[name]
     written = json.dumps(content).encode()
     for _ in range(500):

@@ -270,7 +270,7 @@ def refusal(capsys, run, *args):
 
 def rate_explodes(monkeypatch, step):
     """The update of this step makes weights infinite; its own loss is that of before."""
-    monkeypatch.setattr(training.recipes, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
+    monkeypatch.setattr(training.schedules, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
 
 
 @pytest.mark.parametrize('explodes, saved, named', [(1, [], 'there is no checkpoint yet'),

@@ -4,7 +4,7 @@ import argparse
 import numpy as np
 import pytest
 
-import lengths
+from settings import lengths
 import main
 from analysis import flags
 from test_main import refusal

@@ -10,7 +10,7 @@ import nets
 import smooth_activations
 from checksums import with_checksum, without_checksum
 from efficientnet.scaling import SIZES
-from recipes import RECIPES
+from settings.recipes import RECIPES
 from resnet_model import PADDINGS
 from third_party.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth, whole
 from third_party.utils import source_version
