@@ -24,7 +24,8 @@ try:
     import checkpoints
     import nets
     from efficientnet.preprocessing import released_view
-    from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+    from main import add_architecture_flags, add_averages_flag, resolve_architecture
+    from settings.run import LOAD_HELP
     from smooth_activations import tensorflow_ops_only
     from third_party.utils import OneLineParser, mode_parser, reason, run_mode
     from weights import card

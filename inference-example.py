@@ -17,7 +17,8 @@ import tensorflow.compat.v1 as tf
 import checkpoints
 import nets
 from efficientnet.preprocessing import for_tensorflow, released_view
-from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+from main import add_architecture_flags, add_averages_flag, resolve_architecture
+from settings.run import LOAD_HELP
 from third_party.imagedata.images import Undecodable, Unreadable, decode_image, read_content
 from third_party.imagenet_utils import resize_plain, synset_words
 from third_party.utils import OneLineParser

@@ -23,7 +23,6 @@ try:
     from norms import BALLS
     from resnet_model import PADDINGS
     from settings import attacking, checks, flags, modes, recipes, resolve, sections
-    from settings.run import LOAD_HELP  # noqa: F401: for other programs
     from third_party.imagenet_utils import AUGMENTATIONS, POLICIES, default_data, make_policy
     from third_party.utils import OneLineParser, launched_rank
     from weights.flags import parse_with_checkpoint

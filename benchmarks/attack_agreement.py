@@ -29,6 +29,7 @@ import commands
 from adv_model import PIXEL, PGDAttacker
 from attack_case import asked, get_parser, open_case, parse
 from attacks import FGSMAttacker, MomentumAttacker
+from settings.resolve import resolve
 from third_party.utils import fail
 
 
@@ -129,7 +130,7 @@ def compare(network, adv, attacker, batches, libraries):
 
 def run(argv):
     own, args = parse(get_parser(__doc__, '--eval'), argv)
-    attacker = asked(lambda: commands.make_evaluation_attacker(args))
+    attacker = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
     libraries = libraries_with(attacker)
     if args.targeted or not libraries:
         fail('compares pgd in Linf, L2 and L1, fgsm and momentum in Linf and L2, all untargeted', 0)

@@ -42,6 +42,7 @@ from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
 from attacks import Ensemble
 from measure import new_file
+from settings.resolve import resolve
 from third_party.utils import fail, library_versions
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
@@ -204,7 +205,7 @@ def run(argv):
     parser = get_parser(__doc__, '--eval --attack autoattack')
     parser.add_argument('--json', type=new_file, metavar='FILE', help='write all figures to FILE too')
     own, args = parse(parser, argv, ['--attack', 'autoattack'])
-    ensemble = asked(lambda: commands.make_evaluation_attacker(args))
+    ensemble = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
     if not isinstance(ensemble, Ensemble):
         fail('--attack {}: measures autoattack alone'.format(args.attack), 0)
     case = asked(lambda: open_case(args, own.images))

@@ -98,6 +98,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     import main
     import nets
     import training
+    from settings.resolve import resolve
     from third_party.imagenet_utils import FakeStream
 
     class Clock(Callback):
@@ -140,7 +141,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     ranks = start_ranks()
     args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
     logger.setLevel('ERROR')
-    model = commands.make_training_model(args, ranks.rank)
+    model = commands.make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)
     trainer = training.make_trainer(ranks, args.gradient_compression)
     if gradient_times:

@@ -3,6 +3,7 @@
 A value is looked for in this order: typed; of the checkpoint; what other options decide; of the recipe; the option's
 default. Functions that take ``args``, the namespace, raise ValueError with what to say.
 """
+import types
 from typing import Any, Callable, Container, Iterable, Mapping, Protocol, Tuple
 
 from settings import sections
@@ -93,3 +94,8 @@ def resolve(args: Any) -> Settings:
     return sections.ALL(training_attack=None if evaluates else attack,
                         evaluation_attack=attack if evaluates else for_evaluations(attack, values),
                         **{name: section_of(section, values) for name, section in parts.items()})
+
+
+def flat(*parts: Any) -> types.SimpleNamespace:
+    """The fields of some sections as attributes of one object, as networks and cards take them."""
+    return types.SimpleNamespace(**{name: value for part in parts for name, value in vars(part).items()})

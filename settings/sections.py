@@ -34,8 +34,12 @@ ALL: Type[Settings] = Settings
 
 def sections() -> Dict[str, Type[Any]]:
     """Name to type of each section of ``ALL``."""
-    return {field.name: next((part for part in typing.get_args(field.type) if dataclasses.is_dataclass(part)), field.type)
-            for field in dataclasses.fields(ALL)}
+    return {field.name: _without_none(field.type) for field in dataclasses.fields(ALL)}
+
+
+def _without_none(kind: Any) -> Any:
+    """T of Optional[T]."""
+    return next((part for part in typing.get_args(kind) if part is not type(None)), kind)
 
 
 def options() -> List[Option]:

@@ -38,11 +38,11 @@ class Serving:
 def data_server_options() -> List[Option]:
     """The flags of ``third_party/serve-data.py``: those that ``main.py`` has too, in the server's words, and its own."""
     shared = []
-    for option in sections.served():
-        served = option.served
+    for shown in sections.served():
+        served = shown.served
         assert served
-        flag = Flag(option.flag.names[-1:], (), served.help, served.check, served.unit, Data.GROUP, excludes=served.excludes)
-        shared.append(option._replace(flag=flag, default=served.default, late=False))
+        flag = Flag(shown.flag.names[-1:], (), served.help, served.check, served.unit, Data.GROUP, excludes=served.excludes)
+        shared.append(shown._replace(flag=flag, default=served.default, late=False))
     return shared + options_of(Serving)
 
 
@@ -64,9 +64,9 @@ def compared(*when: str) -> Tuple[str, ...]:
 def flags_for(expected: Mapping[str, Any]) -> List[str]:
     """The flags of a data server that is as a trainer expects it (dict: option to value, where it expects any)."""
     words: List[str] = []
-    for option in sections.served():
-        value, served = expected.get(option.dest), option.served
+    for shown in sections.served():
+        value, served = expected.get(shown.dest), shown.served
         if served and served.compared and value is not None and (
                 served.compared != OF_IMAGES or value != served.default):
-            words += [option.flag.names[-1], str(value)]
+            words += [shown.flag.names[-1], str(value)]
     return words
