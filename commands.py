@@ -415,8 +415,8 @@ def _served_data(args, ranks, classes):
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
     # Its warnings as errors, which ranks beside the first one say too.
-    lease = together(ranks, lambda: Lease(address, sources.expected_of_server(args, describe_policy(_policy(args))), job,
-                                          args.serve_timeout, warn=logger.error))
+    expected = sources.expected_of_server(args, describe_policy(_policy(args)))
+    lease = together(ranks, lambda: Lease(address, expected, job, args.serve_timeout, warn=logger.error))
     atexit.register(lease.close)
     served = lease.description
     try:

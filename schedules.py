@@ -13,9 +13,9 @@ def learning_rate(step, steps_per_epoch, total_batch, recipe):
 
     Args:
         steps_per_epoch (float). total_batch (int): images in one step over all ranks; the rate grows linearly with it.
-        recipe: a recipe or resolved flags; has ``optimizer``, ``base_lr``, ``warmup_epochs``, the length of the linear warm-up, ``lr_drop_epochs``,
-            after the end of each of which the rate is divided by 10, and ``lr_decay_epochs``, after each of which,
-            counted from step 0, it is multiplied by 0.97; None for never.
+        recipe: a recipe or settings; has ``optimizer``, ``base_lr``, ``warmup_epochs``, the length of the linear
+            warm-up, ``lr_drop_epochs``, after the end of each of which the rate is divided by 10, and
+            ``lr_decay_epochs``, after each of which, counted from step 0, it is multiplied by 0.97; None for never.
     """
     peak = recipe.base_lr * total_batch / BASE_BATCH
     start = WARMUP_START[recipe.optimizer]

@@ -21,8 +21,8 @@ def left_to_server(args, served):
     Until then their values are those for the digits.
 
     Args:
-        args: ``data``, ``num_classes`` and the options ``taken()``, not resolved. served (bool): whether the training has a data
-            server.
+        args: ``data``, ``num_classes`` and the options ``taken()``, not resolved. served (bool): whether the training
+            has a data server.
     """
     if not served or args.fake or args.data is not None:
         return ()

@@ -17,12 +17,12 @@ class Attack:
 
     kind: str = option(
         '--attack', EVALUATED,
-        'of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; autoattack: several attacks, '
-        'each on the images that still stand (default: pgd)', default='pgd', late=True, check='attacks')
+        'of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; autoattack: several '
+        'attacks, each on the images that still stand (default: pgd)', default='pgd', late=True, check='attacks')
     norm: str = option(
         '--norm', EVALUATED,
-        'of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels of an image, so that '
-        '0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)', default=LINF, late=True, check='norms')
+        'of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels of an image, so '
+        'that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)', default=LINF, late=True, check='norms')
     version: Optional[str] = option(
         '--autoattack-version', EVALUATED,
         'standard, apgd (the first two attacks of standard), plus, rand, or a list of attacks such as apgd-ce,square, '
@@ -31,8 +31,8 @@ class Attack:
         '--attack-iter', ATTACKED,
         "steps of pgd or momentum, 0 for no attack (default: the recipe's, 1 or 30; with --eval 10 or 30)",
         check=checks.at_least(0), unit='STEPS', fixes_run=True,
-        judging=Flag(('--eval-attack-iter',), JUDGED, 'steps of the evaluations during training and of --eval (default: '
-                     '10; of --eval with feature-denoising 30)', checks.at_least(1), 'STEPS', _EVALUATION))
+        judging=Flag(('--eval-attack-iter',), JUDGED, 'steps of the evaluations during training and of --eval '
+                     '(default: 10; of --eval with feature-denoising 30)', checks.at_least(1), 'STEPS', _EVALUATION))
     epsilon: float = option(
         '--attack-epsilon', ATTACKED, "radius (default: the recipe's, 4 or 16; none in L2 and L1)",
         check=lengths.parse, unit='PIXELS', fixes_run=True,
@@ -40,8 +40,8 @@ class Attack:
                      "attack's)", lengths.parse, 'PIXELS', _EVALUATION, instead={EVAL: '--attack-epsilon'}))
     step_size: float = option(
         '--attack-step-size', ATTACKED,
-        "length of a step, raised to epsilon / steps where that is more (default: the recipe's, 4 or 1; 1 with --eval or "
-        'another number of steps than its; 2.5 epsilon / steps in L2 and L1; epsilon / steps for momentum)',
+        "length of a step, raised to epsilon / steps where that is more (default: the recipe's, 4 or 1; 1 with --eval "
+        'or another number of steps than its; 2.5 epsilon / steps in L2 and L1; epsilon / steps for momentum)',
         check=lengths.parse, unit='PIXELS', fixes_run=True,
         judging=Flag(('--eval-attack-step-size',), TRAINED_ON_IMAGES, 'length of a step during training (default: 1)',
                      lengths.parse, 'PIXELS', _EVALUATION, instead={EVAL: '--attack-step-size'}))

@@ -54,8 +54,8 @@ def check_kind(args: Any) -> None:
         args.targeted = args.attack_target != 'none'
     _check_steps(args)
     if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
-        raise ValueError('--norm {} needs --attack-epsilon, in pixel levels: 255 times that for images in [0, 1]'.format(
-            args.norm))
+        raise ValueError('--norm {} needs --attack-epsilon, in pixel levels: {} times that for images in [0, 1]'.format(
+            args.norm, lengths.LEVELS))
     default(args, 'norm', LINF)
     if args.attack == 'autoattack':
         default(args, 'autoattack_version', 'standard')

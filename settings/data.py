@@ -20,8 +20,8 @@ class Data:
         'ImageNet in its standard structure or as TFRecord shards, or a folder with one sub-folder for each class '
         '(default: SAT_DATA of the environment; else what the data server reads, in training from one; else '
         "scikit-learn's handwritten digits, for networks of ten outputs)", default=None, unit='DIR',
-        served=Served('root of the data set, with train/<class>/ inside (default: SAT_DATA of the environment, else the '
-                      'embedded 32x32 digits)', unit='FOLDER', excludes='source'))
+        served=Served('root of the data set, with train/<class>/ inside (default: SAT_DATA of the environment, else '
+                      'the embedded 32x32 digits)', unit='FOLDER', excludes='source'))
     fake: bool = option(
         '--fake', TRAINED, 'constant fake data, 50 steps an epoch, no evaluation', default=False, check=SWITCH,
         fixes_run=True, served=Served('serve one constant batch for ever (default: off)', check=SWITCH, default=False,

@@ -3,8 +3,8 @@
     label_smoothing: float = option(
         '--label-smoothing', TRAINED, "(default: the recipe's, 0.1)", check=probability, unit='S', fixes_run=True)
 
-The parser, the refusals, what resumed runs and evaluations must share, and what trainers and data servers tell each other
-are read from the fields (``options``); nothing else lists options.
+The parsers, the recipes, the refusals, what resumed runs and evaluations must share, and what trainers and data servers
+tell each other are read from the fields; nothing else lists options.
 """
 import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Tuple, Type, Union

@@ -9,8 +9,8 @@ from settings.modes import DIRECTORY, EVAL, FAKE, SERVED, TRAINING
 # Groups of the help, in their order; others follow.
 GROUPS = {
     'run': None, 'data': None,
-    'attacker': 'of the training, or with --eval of the evaluation; lengths in pixel levels, 0-255: 4 or 4/255; below 0.5 '
-                'in Linf as 0.3px',
+    'attacker': 'of the training, or with --eval of the evaluation; lengths in pixel levels, 0-255: 4 or 4/255; below '
+                '0.5 in Linf as 0.3px',
     'evaluation attacker': None, 'update': None, 'architecture': None}
 _UNSET = object()
 

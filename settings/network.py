@@ -18,8 +18,8 @@ class Network:
     arch: str = option('--arch', EVERY, 'network (default: %(default)s)', default='ResNet', check='networks',
                        fixes_run=True, decides_verdict=True)
     model_name: Optional[str] = option(
-        '--model-name', EVERY, "EfficientNet's size: {names} (default: {told})", default=None, check='sizes', unit='NAME',
-        told='efficientnet-b0', fixes_run=True, decides_verdict=True)
+        '--model-name', EVERY, "EfficientNet's size: {names} (default: {told})", default=None, check='sizes',
+        unit='NAME', told='efficientnet-b0', fixes_run=True, decides_verdict=True)
     width_coefficient: Optional[float] = option(
         '--width-coefficient', EVERY, "of EfficientNet's channels (default: the size's)", default=None,
         check=checks.above_zero, unit='FACTOR', fixes_run=True, decides_verdict=True)
@@ -44,8 +44,8 @@ class Network:
         '--group', EVERY, 'groups of the 3x3 convolutions (default: 1; ResNeXtDenoiseAll 32)', default=None,
         check=checks.at_least(1), unit='N', fixes_run=True, decides_verdict=True)
     activation_name: str = option(
-        '--activation-name', EVERY, 'one of {names}; NAME:ALPHA sets the alpha of parametric_softplus or celu (default: '
-        "the recipe's)", check='activations', unit='NAME', fixes_run=True, decides_verdict=True)
+        '--activation-name', EVERY, 'one of {names}; NAME:ALPHA sets the alpha of parametric_softplus or celu '
+        "(default: the recipe's)", check='activations', unit='NAME', fixes_run=True, decides_verdict=True)
     num_classes: int = option(
         '--num-classes', EVERY, '(default: 1000, CifarResNet 10; with a data set as many as it has class folders, 1000 '
         'for those of ImageNet)', check=checks.at_least(2), unit='N', fixes_run=True, decides_verdict=True,
@@ -61,11 +61,11 @@ class Network:
         '--batch-norm-epsilon', EVERY, "added to batch norm's variance (default: the recipe's, 1e-5)",
         check=checks.above_zero, unit='EPSILON', fixes_run=True, decides_verdict=True)
     sync_batch_norm: bool = option(
-        '--sync-batch-norm', TRAINED, "in training, batch norm's statistics are those of all ranks' images together, not "
-        "of each rank's own: for few images in a rank", default=False, check=SWITCH, fixes_run=True)
+        '--sync-batch-norm', TRAINED, "in training, batch norm's statistics are those of all ranks' images together, "
+        "not of each rank's own: for few images in a rank", default=False, check=SWITCH, fixes_run=True)
     recompute: bool = option(
-        '--recompute', ATTACKED, "keep only the blocks' inputs for backward passes, and compute the blocks again there: "
-        'less memory, about a third more time', default=False, check=SWITCH)
+        '--recompute', ATTACKED, "keep only the blocks' inputs for backward passes, and compute the blocks again "
+        'there: less memory, about a third more time', default=False, check=SWITCH)
     data_format: Optional[str] = option(
         '--data-format', EVERY, 'layout of the graph (default: NCHW on a GPU, NHWC on a CPU)', default=None,
         check=('NHWC', 'NCHW'))

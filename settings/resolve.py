@@ -29,8 +29,8 @@ def take_network(args: Any, kinds: Mapping[str, Kind], defaults_of: Callable[...
 
     Args:
         args: with the flags of the group 'architecture', and ``moving_average_decay``.
-        kinds (dict): by the name that --arch gives. defaults_of: (name, size or None) -> the options that such a network
-            has and others have not, with their values where not given; None for the recipe's.
+        kinds (dict): by the name that --arch gives. defaults_of: (name, size or None) -> the options that such a
+            network has and others have not, with their values where not given; None for the recipe's.
     """
     kind = kinds[args.arch]
     default(args, 'recipe', kind.recipe)

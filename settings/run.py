@@ -40,11 +40,11 @@ class Run:
         '--keep-checkpoints', TRAINED, 'newest checkpoints kept, beside the best one (default: %(default)s)',
         default=10, check=checks.at_least(1), unit='N')
     recipe: str = option(
-        '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures that '
-        'only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture')
+        '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
+        'that only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture')
     ignore_checkpoint_flags: bool = option(
-        '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the data '
-        'need not have its classes; without it a contradiction is refused', default=False, check=SWITCH,
+        '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
+        'data need not have its classes; without it a contradiction is refused', default=False, check=SWITCH,
         group='architecture')
 
 
@@ -71,11 +71,11 @@ class Evaluation:
     resume_eval: bool = option(
         '--resume-eval', EVALUATED,
         'go on with the evaluation that was killed or stopped with the same --results-dir (or, without it, flags), or '
-        'start one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the images judged '
-        'so far', default=False, check=SWITCH)
+        'start one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the images '
+        'judged so far', default=False, check=SWITCH)
     eval_every: int = option(
-        '--eval-every', TRAINED_ON_IMAGES, 'epochs between evaluations (default: %(default)s); the last epoch always has '
-        'one', default=1, check=checks.at_least(1), unit='EPOCHS')
+        '--eval-every', TRAINED_ON_IMAGES, 'epochs between evaluations (default: %(default)s); the last epoch always '
+        'has one', default=1, check=checks.at_least(1), unit='EPOCHS')
     more_steps: Tuple[int, ...] = option(
         '--more-eval-attack-iter', TRAINED_ON_IMAGES,
         'also judge with these numbers of steps during training; one graph serves them all', default=(),

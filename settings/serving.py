@@ -19,29 +19,32 @@ class Serving:
         '--seed; each needs as many ranks (default: all images)', default=(0, 1), check=checks.shard, unit='I/N',
         group='data')
     address: Optional[str] = option(
-        '--address', (), 'where trainers connect, ipc://@<name> or tcp://*:<port>; the next port or <name>-info answers '
-        'their questions (default: ipc://@imagenet-train-b<batch>)', default=None, unit='URL')
+        '--address', (), 'where trainers connect, ipc://@<name> or tcp://*:<port>; the next port or <name>-info '
+        'answers their questions (default: ipc://@imagenet-train-b<batch>)', default=None, unit='URL')
     no_zmq_ops: bool = option(
-        '--no-zmq-ops', (), 'no effect, as main.py --no-zmq-ops reads the same messages in Python; the released programs '
-        'have it (default: off)', default=False, check=SWITCH)
+        '--no-zmq-ops', (), 'no effect, as main.py --no-zmq-ops reads the same messages in Python; the released '
+        'programs have it (default: off)', default=False, check=SWITCH)
     workers: Optional[int] = option(
         '--workers', (), '(default: the cores available, at most {told})', default=None, check=checks.positive,
         unit='PROCESSES')
     hwm: int = option(
-        '--hwm', (), 'batches that may wait for each trainer. At most 2 x workers + 3, and HWM + 1 for each trainer, are '
-        'in memory (default: %(default)s)', check=checks.positive, unit='BATCHES', default=150)  # FD and SAT, released code: on the sending side
+        '--hwm', (), 'batches that may wait for each trainer. At most 2 x workers + 3, and HWM + 1 for each trainer, '
+        'are in memory (default: %(default)s)', check=checks.positive, unit='BATCHES',
+        default=150)  # FD and SAT, released code: on the sending side
     benchmark: bool = option(
-        '--benchmark', (), 'measure for {:g} s how many images go to a receiver on this machine, and where the time goes '
-        '(default: off)'.format(BENCHMARK_SECONDS), default=False, check=SWITCH)
+        '--benchmark', (), 'measure for {:g} s how many images go to a receiver on this machine, and where the time '
+        'goes (default: off)'.format(BENCHMARK_SECONDS), default=False, check=SWITCH)
 
 
 def data_server_options() -> List[Option]:
-    """The flags of ``third_party/serve-data.py``: those that ``main.py`` has too, in the server's words, and its own."""
+    """The flags of ``third_party/serve-data.py``: those that ``main.py`` has too, in the server's words, and its own
+    ones."""
     shared = []
     for shown in sections.served():
         served = shown.served
         assert served
-        flag = Flag(shown.flag.names[-1:], (), served.help, served.check, served.unit, Data.GROUP, excludes=served.excludes)
+        flag = Flag(shown.flag.names[-1:], (), served.help, served.check, served.unit, Data.GROUP,
+                    excludes=served.excludes)
         shared.append(shown._replace(flag=flag, default=served.default, late=False))
     return shared + options_of(Serving)
 

@@ -32,7 +32,8 @@ class Update:
         'let GPUs since Ampere train in TF32, which keeps 10 of the 23 bits of what float32 convolutions and products '
         'read; evaluations never do (default: float32 is float32)', default=False, check=SWITCH, fixes_run=True)
     weight_decay: float = option(
-        '--weight-decay', TRAINED, "factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)",
+        '--weight-decay', TRAINED,
+        "factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)",
         check=checks.at_least(0.0, float), unit='W', fixes_run=True)
 
 
@@ -42,8 +43,8 @@ class Schedule:
     GROUP: ClassVar[str] = 'update'
 
     base_lr: float = option(
-        '--base-lr', TRAINED, "learning rate for 256 images in a step; grows linearly with them (default: the recipe's, "
-        '0.1 or 0.016)', check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
+        '--base-lr', TRAINED, 'learning rate for 256 images in a step; grows linearly with them (default: the '
+        "recipe's, 0.1 or 0.016)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
     warmup_epochs: float = option(
         '--warmup-epochs', TRAINED, 'linear warm-up, with momentum from 0.1 to rates above it, with rmsprop from 0 '
         "(default: the recipe's, 5)", check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)

@@ -130,7 +130,8 @@ def record(fields: Dict[str, Check], others: Optional[Check] = None, maybe: Sequ
         if missing or unknown:
             raise Malformed('{}: {} {}'.format(where, *(('lacks', missing[0]) if missing else
                                                         ('has an unknown', shown(unknown[0])))))
-        return {name: fields.get(name, others or anything)(element, '{}.{}'.format(where, name if name in fields else shown(name)))
+        known = {name: name if name in fields else shown(name) for name in value}
+        return {name: fields.get(name, others or anything)(element, '{}.{}'.format(where, known[name]))
                 for name, element in value.items()}
     return check
 
