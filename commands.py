@@ -1,6 +1,7 @@
 """What the modes of ``main.py`` do with the resolved flags."""
 import atexit
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -18,7 +19,6 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
 import nets
-import recipes
 import sources
 from attacks.ensemble import Ensemble
 from attacks.gradient import FGSMAttacker, MomentumAttacker
@@ -52,6 +52,8 @@ from ranks.heartbeats import Heartbeats
 from ranks.launched import launched_rank
 from ranks.sessions import session_config
 from ranks.start import start_ranks
+from settings import recipes, sections
+from settings.resolve import flat, resolve
 from smooth_activations import can_compile
 from training.directory import last_run, log_directory, open_log_directory
 from training.inputs import ServedBatches, local_input, served_input
@@ -67,56 +69,61 @@ from zoo import published
 from zoo.fetch import bring
 
 
-def make_attacker(args, num_iter, epsilon, step_size, prob_start_from_clean=0.0, xla=False):
-    """The attacker of training and of its evaluations that resolved flags ask for: PGD, or none for 0 steps."""
-    if num_iter == 0:
+def make_attacker(attack, num_classes, seed):
+    """The attacker of a training or of its evaluations (``settings.attack.Attack``): PGD, or none for 0 steps."""
+    if attack.num_iter == 0:
         return NoOpAttacker()
-    return PGDAttacker(num_iter, epsilon, step_size, targeted=args.targeted, num_classes=args.num_classes,
-                       prob_start_from_clean=prob_start_from_clean, seed=args.seed, xla=xla)
+    return PGDAttacker(attack.num_iter, attack.epsilon, attack.step_size, targeted=attack.targeted,
+                       num_classes=num_classes, prob_start_from_clean=attack.prob_start_from_clean, seed=seed,
+                       xla=attack.xla)
 
 
-def make_evaluation_attacker(args):
+def make_evaluation_attacker(settings):
     """What ``--eval`` attacks with: an attacker, an ``Ensemble``, or None for 0 steps.
+
+    Args:
+        settings (Settings).
 
     Raises:
         ValueError: there is no such version of AutoAttack, or not for this norm or number of classes.
     """
-    if args.attack == 'autoattack':
+    attack, num_classes = settings.evaluation_attack, settings.network.num_classes
+    if attack.kind == 'autoattack':
         from attacks.autoattack.ensemble import make_attackers
-        return Ensemble('autoattack-{}-{}'.format(args.autoattack_version, args.norm), args.norm, args.attack_epsilon,
-                        make_attackers(args.autoattack_version, args.norm, args.attack_epsilon, args.num_classes))
-    if args.attack_iter == 0:
+        return Ensemble('autoattack-{}-{}'.format(attack.version, attack.norm), attack.norm, attack.epsilon,
+                        make_attackers(attack.version, attack.norm, attack.epsilon, num_classes))
+    if attack.num_iter == 0:
         return None
-    options = dict(norm=args.norm, targeted=args.targeted, least_likely=args.attack_target == 'least-likely',
-                   num_classes=args.num_classes, seed=args.seed, xla=args.xla, early_stop=args.early_stop)
-    if args.attack == 'fgsm':
-        return FGSMAttacker(args.attack_epsilon, **options)
-    attacker = {'pgd': PGDAttacker, 'momentum': MomentumAttacker}[args.attack]
-    return attacker(args.attack_iter, args.attack_epsilon, args.attack_step_size, **options)
+    options = dict(norm=attack.norm, targeted=attack.targeted, least_likely=attack.target == 'least-likely',
+                   num_classes=num_classes, seed=settings.run.seed, xla=attack.xla, early_stop=attack.early_stop)
+    if attack.kind == 'fgsm':
+        return FGSMAttacker(attack.epsilon, **options)
+    attacker = {'pgd': PGDAttacker, 'momentum': MomentumAttacker}[attack.kind]
+    return attacker(attack.num_iter, attack.epsilon, attack.step_size, **options)
 
 
 def make_model(args):
-    """The network of resolved flags."""
+    """The network of resolved flags, or of the settings in ``flat``."""
     model = getattr(nets, args.arch + 'Model')(args)
     model.seed = args.seed
     return model
 
 
-def make_training_model(args, rank):
-    """The network of resolved flags with its training attacker and losses."""
-    model = make_model(args)
-    model.attacker = make_attacker(args, args.attack_iter, args.attack_epsilon, args.attack_step_size,
-                                   args.prob_start_from_clean, args.xla)
-    model.attack_gradient, model.update_gradient = args.attack_gradient, args.update_gradient
-    model.attack_precision = args.attack_precision
-    model.label_smoothing, model.weight_decay, model.rank = args.label_smoothing, args.weight_decay, rank
-    model.optimizer_name, model.accumulate = args.optimizer, args.accumulate
+def make_training_model(settings, rank):
+    """The network of a training's settings, with its attacker and losses."""
+    model = make_model(flat(settings.network, settings.view, settings.run))
+    attack, update = settings.training_attack, settings.update
+    model.attacker = make_attacker(attack, settings.network.num_classes, settings.run.seed)
+    model.attack_gradient, model.update_gradient = attack.gradient, update.update_gradient
+    model.attack_precision = attack.precision
+    model.label_smoothing, model.weight_decay, model.rank = update.label_smoothing, update.weight_decay, rank
+    model.optimizer_name, model.accumulate = update.optimizer, update.accumulate
     return model
 
 
 def _print_recipe(args):
     """Log every resolved flag, the recipe's own first."""
-    named = recipes.Recipe._fields
+    named = recipes.names()
     logger.info('Recipe {}: {}'.format(args.recipe, ', '.join(
         '{}={}'.format(n, getattr(args, n)) for n in named)))
     logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
@@ -217,12 +224,6 @@ def open_session(ranks, pairs):
     return session
 
 
-# Flags that decide an evaluation's verdicts, beside checkpoint, data and attack.
-_DECIDE = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
-           'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_epsilon',
-           'augmentation', 'moving_average_decay', 'attack_gradient', 'attack_precision', 'seed')
-
-
 def _settings(args, dataset, values, attackers):
     """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
 
@@ -234,7 +235,7 @@ def _settings(args, dataset, values, attackers):
     for number, attacker in enumerate(attackers, 1):
         for name, value in attacker.describe().items():
             settings['attack {}: {}'.format(number, name)] = value
-    return dict(settings, **{name: getattr(args, name) for name in _DECIDE})
+    return dict(settings, **{name: getattr(args, name) for name in sections.deciding_verdicts()})
 
 
 def _results_folder(args, attacker):
@@ -263,7 +264,8 @@ def evaluate(args, ranks, signals, held):
     together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
     dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
-    attacker = together(ranks, lambda: make_evaluation_attacker(args))
+    settings = resolve(args)
+    attacker = together(ranks, lambda: make_evaluation_attacker(settings))
     _print_recipe(args)
     _say_idle_gpus(ranks)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
@@ -274,7 +276,8 @@ def evaluate(args, ranks, signals, held):
     model = make_model(args)
     ensemble = isinstance(attacker, Ensemble)
     attackers = attacker.attackers if ensemble else [attacker] if attacker else []
-    judge = judging.Judging(model, attackers, ranks, ensemble, args.attack_gradient, args.attack_precision)
+    judge = judging.Judging(model, attackers, ranks, ensemble, settings.evaluation_attack.gradient,
+                            settings.evaluation_attack.precision)
 
     def open_journal():
         folder = _results_folder(args, attacker)
@@ -382,13 +385,14 @@ def train(args, ranks, signals, held):
     _say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
+    settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
     run_training(
-        make_training_model(args, ranks.rank), args, ranks, data.source(start.step),
+        make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(args, validation, ranks, args.augmentation)),
                         len(validation.files)),
-        functools.lru_cache(None)(
-            lambda k: make_attacker(args, k, args.eval_attack_epsilon, args.eval_attack_step_size)),
-        data.classes, folder, start, session_init, signals)
+        functools.lru_cache(None)(lambda k: make_attacker(
+            dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
+        data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
@@ -425,13 +429,6 @@ def _policy(args):
     return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
-def _expected_of_server(args):
-    """The fields of a data server's description that this command decides."""
-    return {'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8',
-            **({} if args.fake else {'seed': args.seed}),
-            **sources.expected_of_server(args, describe_policy(_policy(args)))}
-
-
 def _served_data(args, ranks, classes):
     """Claim this machine's data server for this job, check that it serves what this run needs, and take from it what
     the command has left open.
@@ -441,13 +438,13 @@ def _served_data(args, ranks, classes):
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
     # Its warnings as errors, which ranks beside the first one say too.
-    lease = together(ranks, lambda: Lease(address, _expected_of_server(args), job, args.serve_timeout,
-                                          warn=logger.error))
+    expected = sources.expected_of_server(args, describe_policy(_policy(args)))
+    lease = together(ranks, lambda: Lease(address, expected, job, args.serve_timeout, warn=logger.error))
     atexit.register(lease.close)
     served = lease.description
     try:
         here = {field: served.get(field) for field in (
-            'server', 'shard', 'shared', 'num_images', 'fake', *sources.TAKEN)}
+            'server', 'shard', 'shared', 'num_images', 'fake', *sources.taken())}
         here['host'] = socket.gethostname()
         of_all = [json.loads(text) for text in gather_texts(ranks, json.dumps(here))]
         sources.take_served(args, served, address, of_all)

@@ -24,9 +24,10 @@ try:
     import nets
     from data.efficientnet_view import released_view
     from files.atomic import write_text
-    from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+    from main import add_architecture_flags, add_averages_flag, resolve_architecture
     from ranks.command_line import OneLineParser, mode_parser, run_mode
     from ranks.end import reason
+    from settings.run import LOAD_HELP
     from smooth_activations import tensorflow_ops_only
     from weights import card
     from weights.classes import read_classes

@@ -19,8 +19,9 @@ from data.augment import resize_plain
 from data.efficientnet_view import for_tensorflow, released_view
 from data.images import Undecodable, Unreadable, decode_image, read_content
 from data.synsets import synset_words
-from main import LOAD_HELP, add_architecture_flags, add_averages_flag, resolve_architecture
+from main import add_architecture_flags, add_averages_flag, resolve_architecture
 from ranks.command_line import OneLineParser
+from settings.run import LOAD_HELP
 from weights.classes import read_classes
 from weights.find import open_checkpoint
 from weights.flags import parse_with_checkpoint

@@ -5,11 +5,17 @@ from data.augment import default_augmentation
 from data.digits import NAME as DIGITS
 from data.folders import count_classes, open_dataset
 from data.handshake import FAKE
+from data.policies import describe_policy
 from nets import ARCHITECTURES, architecture_defaults, network_name
+from settings import serving
+from settings.fields import ALWAYS, OF_IMAGES, OF_VIEW
 
 DIGIT_CLASSES = 10
-# Fields that a training without a data set takes from its server's description.
-TAKEN = 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'
+
+
+def taken():
+    """Names of the options that a training without a data set takes from its server's description."""
+    return serving.compared(OF_VIEW)
 
 
 def left_to_server(args, served):
@@ -17,12 +23,13 @@ def left_to_server(args, served):
     Until then their values are those for the digits.
 
     Args:
-        args: ``data``, ``augmentation``, ``num_classes``, not resolved. served (bool): whether the training has a data
-            server.
+        args: ``data``, ``num_classes`` and the options ``taken()``, not resolved. served (bool): whether the training
+            has a data server.
     """
     if not served or args.fake or args.data is not None:
         return ()
-    return tuple(name for name in ('augmentation', 'num_classes') if getattr(args, name) is None)
+    policy = describe_policy(None)  # which is left where none is named
+    return tuple(name for name in (*taken(), 'num_classes') if name not in policy and getattr(args, name) is None)
 
 
 def settle_classes(args):
@@ -65,17 +72,20 @@ def open_images(args, split, classes=None):
 
 
 def expected_of_server(args, policy):
-    """What the server's description must say of images and augmentation: all that the command says.
+    """What the server's description must say: all that the command says.
 
     Args:
         policy (dict): ``describe_policy``'s of the flags.
     """
+    expected = {'dtype': 'uint8', **{name: getattr(args, name) for name in serving.compared(
+        *[ALWAYS] if args.fake else [ALWAYS, OF_IMAGES])}}
     if args.fake:
-        return {'dataset': FAKE}
+        return dict(expected, dataset=FAKE)
+    view = {**{name: getattr(args, name) for name in taken()}, **policy}
     if args.data:
-        return dict(policy, dataset=os.path.realpath(args.data), augmentation=args.augmentation)
-    typed = {} if 'augmentation' in args.left_to_server else {'augmentation': args.augmentation}
-    return dict(policy, **typed) if args.augment_name else typed
+        return dict(expected, dataset=os.path.realpath(args.data), **view)
+    left = set(args.left_to_server).union(() if args.augment_name else policy)
+    return dict(expected, **{name: value for name, value in view.items() if name not in left})
 
 
 def take_served(args, served, address, of_all):
@@ -83,13 +93,13 @@ def take_served(args, served, address, of_all):
 
     Args:
         served (dict): the server's description. address (str): its own. of_all (list of dict): of the descriptions of
-            all ranks' servers the fields ``TAKEN``.
+            all ranks' servers the fields ``taken()``.
     Raises:
         ValueError: the server has no images that the network can learn and be judged by, or the servers differ.
     """
     if args.fake or args.data is not None:
         return
-    for field in TAKEN:
+    for field in taken():
         values = list(dict.fromkeys(found[field] for found in of_all))
         if len(values) > 1:
             raise ValueError("the data servers of this job differ in --{}: {}; start all with the same".format(
@@ -103,7 +113,7 @@ def take_served(args, served, address, of_all):
             raise ValueError("the data server at {} reads '{}', where this machine has no folder; the validation "
                              'images come from there: put them in that place'.format(address, name))
         args.data = name
-    for field in TAKEN:
+    for field in taken():
         setattr(args, field, served.get(field))
     args.notes += "--data '{}' and --augmentation {} are those of the data server at {}".format(
         name, args.augmentation, address),

@@ -4,11 +4,11 @@ import re
 import shlex
 from typing import List, NamedTuple
 
-import lengths
 import main
 from analysis import landscape, sweep
 from nets import network_name
 from ranks.command_line import OneLineParser
+from settings import lengths
 
 PROGRAM = 'python -m analysis'
 _MODEL = re.compile(r'([^=]+)=(.*)', re.DOTALL)

@@ -31,6 +31,7 @@ from attacks.gradient import FGSMAttacker, MomentumAttacker
 from attacks.pgd import PGDAttacker
 from attacks.threat import PIXEL
 from ranks.end import fail
+from settings.resolve import resolve
 
 
 def arts_attack(network, attacker):
@@ -130,7 +131,7 @@ def compare(network, adv, attacker, batches, libraries):
 
 def run(argv):
     own, args = parse(get_parser(__doc__, '--eval'), argv)
-    attacker = asked(lambda: commands.make_evaluation_attacker(args))
+    attacker = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
     libraries = libraries_with(attacker)
     if args.targeted or not libraries:
         fail('compares pgd in Linf, L2 and L1, fgsm and momentum in Linf and L2, all untargeted', 0)

@@ -28,6 +28,7 @@ import nets  # noqa: E402
 from adv_model import image_preprocess  # noqa: E402
 from ranks.launched import Ranks
 from ranks.sessions import session_config  # noqa: E402
+from settings.resolve import resolve  # noqa: E402
 from smooth_activations import tensorflow_ops_only  # noqa: E402
 
 
@@ -37,7 +38,7 @@ def build(args, as_published):
     random = np.random.RandomState(0)
     image = tf.constant(random.randint(0, 256, [args.batch, args.input_size, args.input_size, 3]).astype(np.uint8))
     label = tf.constant(random.randint(0, args.num_classes, [args.batch]), tf.int32)
-    model = commands.make_training_model(args, rank=0)
+    model = commands.make_training_model(resolve(args), rank=0)
     with TowerContext('', is_training=False), tensorflow_ops_only() if as_published else contextlib.nullcontext():
         image = image_preprocess(image, model.data_format, model.channels)
         if as_published:

@@ -46,6 +46,7 @@ from machine.versions import library_versions
 from measure import new_file
 from ranks.end import fail
 from seeds import EVALUATION_STREAM, image_seeds
+from settings.resolve import resolve
 
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
 
@@ -207,7 +208,7 @@ def run(argv):
     parser = get_parser(__doc__, '--eval --attack autoattack')
     parser.add_argument('--json', type=new_file, metavar='FILE', help='write all figures to FILE too')
     own, args = parse(parser, argv, ['--attack', 'autoattack'])
-    ensemble = asked(lambda: commands.make_evaluation_attacker(args))
+    ensemble = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
     if not isinstance(ensemble, Ensemble):
         fail('--attack {}: measures autoattack alone'.format(args.attack), 0)
     case = asked(lambda: open_case(args, own.images))

@@ -101,6 +101,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     import main
     import nets
     from data.stream import FakeStream
+    from settings.resolve import resolve
     from training.callbacks import FeedTrainingStep
     from training.inputs import local_input, staged
     from training.trainer import make_trainer
@@ -145,7 +146,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     ranks = start_ranks()
     args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
     logger.setLevel('ERROR')
-    model = commands.make_training_model(args, ranks.rank)
+    model = commands.make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)
     trainer = make_trainer(ranks, args.gradient_compression)
     if gradient_times:

@@ -25,6 +25,7 @@ import socket
 from typing import NamedTuple
 
 from files import typed
+from settings import serving
 
 PROTOCOL = 3
 FAKE = 'fake'  # the description's ``dataset`` of a server started with --fake
@@ -67,11 +68,7 @@ def server_command(expected, address, shard=(0, 1)):
         words.append('--fake')
     elif dataset != 'digits':
         words += ['--data', dataset]
-    for field in ('batch', 'input_size', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude'):
-        if expected.get(field) is not None:
-            words += ['--' + field.replace('_', '-'), str(expected[field])]
-    if expected.get('seed'):
-        words += ['--seed', str(expected['seed'])]
+    words += serving.flags_for(expected)
     if shard[1] > 1:
         words += ['--shard', '{}/{}'.format(*shard)]
     if address != default_data_address(expected.get('batch')):
@@ -118,12 +115,12 @@ REQUEST = typed.record({'request': typed.one_of('hello', 'bye'), 'job': _word, '
 ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 10 ** 6)}, others=typed.anything),
                        'refused': _line(2000), 'left': typed.number(0, 1e6)}, maybe=('description', 'refused', 'left'))
 _NAME = typed.text(4096)
-DESCRIPTION = typed.record({
-    'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'shared': _word,
-    'batch': typed.whole(1, 10 ** 6), 'input_size': typed.whole(1, 10 ** 5), 'dtype': typed.one_of('uint8'),
-    'channels': typed.one_of('BGR'), 'num_images': typed.whole(1, 10 ** 12), 'shard': _shard,
-    'classes': typed.list_of(_NAME, 10 ** 6), 'dataset': _NAME, 'augmentation': _NAME,
-    'seed': typed.whole(0, 2 ** 128), 'fake': typed.truth,
-    'augment_name': typed.optional(_NAME), 'randaug_num_layers': typed.optional(typed.whole(1, 10 ** 6)),
-    'randaug_magnitude': typed.optional(typed.whole(0, 10 ** 6)),
-}, maybe=('augment_name', 'randaug_num_layers', 'randaug_magnitude'))
+
+
+def check_description(value, where):
+    """Check, in the manner of ``typed``, of a server's description; what it says of options is checked as they say."""
+    return typed.record({
+        'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'shared': _word,
+        'dtype': typed.one_of('uint8'), 'channels': typed.one_of('BGR'), 'num_images': typed.whole(1, 10 ** 12),
+        'shard': _shard, 'classes': typed.list_of(_NAME, 10 ** 6), 'dataset': _NAME, **serving.described(),
+    }, maybe=serving.perhaps_described())(value, where)

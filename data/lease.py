@@ -102,7 +102,7 @@ class Lease:
             raise ValueError('the data server at {} speaks protocol {}, this program {}; start both from the same '
                              'checkout'.format(self.address, found['protocol'], handshake.PROTOCOL))
         try:
-            found = handshake.DESCRIPTION(found, 'its description')
+            found = handshake.check_description(found, 'its description')
         except typed.Malformed as error:
             raise ValueError('what answers at {} is not a data server of this project: {}'.format(
                 handshake.info_address(self.address), error)) from None

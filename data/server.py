@@ -32,9 +32,7 @@ from data.slots import Slots
 from data.stopwatch import ACTIVITIES, stopwatch
 from third_party.zmq_ops import message_size, payload_views
 
-# FD and SAT, released code: min(50, cores) worker processes, high-water mark 150 on the sending side.
-MAX_WORKERS = 50
-HWM = 150
+MAX_WORKERS = 50  # FD and SAT, released code: min(50, cores) worker processes
 # ZMQ threads that copy batches into the trainers' sockets, each those of its trainers. With ZMQ's one, two trainers get
 # 0.6 of what they get with two threads, and no more than one does (benchmarks/zmq_throughput.py).
 SENDING_THREADS = 4

@@ -9,13 +9,16 @@ Needs nothing but Python: the data server imports it and stays free of TensorFlo
 """
 import json
 import math
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+Check = Callable[[Any, str], Any]
 
 
 class Malformed(ValueError):
     """What came is not what it should be; the message says what and where in it."""
 
 
-def parse(content, check, what):
+def parse(content: Union[bytes, str], check: Check, what: str) -> Any:
     """Decode JSON and check it.
 
     Args:
@@ -34,29 +37,29 @@ def parse(content, check, what):
     return check(value, what)
 
 
-def _refuse_constant(name):
+def _refuse_constant(name: str) -> Any:
     raise Malformed('{} is no JSON number'.format(name))
 
 
-def _without_doubles(pairs):
+def _without_doubles(pairs: Sequence[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise Malformed('a name stands twice in one object')
     return found
 
 
-def whole(low, high):
+def whole(low: int, high: int) -> Check:
     """Check for a whole number in [low, high]; true and 1.0 are none."""
-    def check(value, where):
+    def check(value: Any, where: str) -> Any:
         if type(value) is not int or not low <= value <= high:
             raise Malformed('{}: {} is no whole number in {} to {}'.format(where, shown(value), low, high))
         return value
     return check
 
 
-def number(low=-math.inf, high=math.inf):
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
     """Check for a finite number in [low, high], which becomes a float."""
-    def check(value, where):
+    def check(value: Any, where: str) -> Any:
         try:
             found = float(value) if type(value) in (int, float) else math.nan
         except OverflowError:
@@ -68,58 +71,58 @@ def number(low=-math.inf, high=math.inf):
     return check
 
 
-def text(longest):
+def text(longest: int) -> Check:
     """Check for a string of at most ``longest`` characters."""
-    def check(value, where):
+    def check(value: Any, where: str) -> Any:
         if type(value) is not str or len(value) > longest:
             raise Malformed('{}: {} is no text of at most {} characters'.format(where, shown(value), longest))
         return value
     return check
 
 
-def truth(value, where):
+def truth(value: Any, where: str) -> bool:
     """Check for true or false."""
     if type(value) is not bool:
         raise Malformed('{}: {} is neither true nor false'.format(where, shown(value)))
     return value
 
 
-def anything(value, where):
+def anything(value: Any, where: str) -> Any:
     """Check that lets every JSON value pass, for what is only shown."""
     return value
 
 
-def one_of(*choices):
+def one_of(*choices: Any) -> Check:
     """Check for one of these strings, numbers or None, of the same type."""
-    def check(value, where):
+    def check(value: Any, where: str) -> Any:
         if not any(type(value) is type(choice) and value == choice for choice in choices):
             raise Malformed('{}: {} is none of {}'.format(where, shown(value), ', '.join(map(repr, choices))))
         return value
     return check
 
 
-def optional(check):
+def optional(check: Check) -> Check:
     """Check for null, or what ``check`` lets pass."""
     return lambda value, where: None if value is None else check(value, where)
 
 
-def list_of(check, longest, shortest=0):
+def list_of(check: Check, longest: int, shortest: int = 0) -> Check:
     """Check for a list of ``shortest`` to ``longest`` values that ``check`` lets pass."""
-    def check_all(value, where):
+    def check_all(value: Any, where: str) -> List[Any]:
         if type(value) is not list or not shortest <= len(value) <= longest:
             raise Malformed('{}: {} is no list of {} to {} values'.format(where, shown(value), shortest, longest))
         return [check(element, '{}[{}]'.format(where, place)) for place, element in enumerate(value)]
     return check_all
 
 
-def record(fields, others=None, maybe=()):
+def record(fields: Dict[str, Check], others: Optional[Check] = None, maybe: Sequence[str] = ()) -> Check:
     """Check for an object.
 
     Args:
         fields (dict): name to check. maybe (sequence of str): names that may be absent. others: check of the values
         under all other names; None refuses such names.
     """
-    def check(value, where):
+    def check(value: Any, where: str) -> Any:
         if type(value) is not dict:
             raise Malformed('{}: {} is no object'.format(where, shown(value)))
         missing = [name for name in fields if name not in value and name not in maybe]
@@ -127,12 +130,13 @@ def record(fields, others=None, maybe=()):
         if missing or unknown:
             raise Malformed('{}: {} {}'.format(where, *(('lacks', missing[0]) if missing else
                                                         ('has an unknown', shown(unknown[0])))))
-        return {name: fields.get(name, others)(element, '{}.{}'.format(where, name if name in fields else shown(name)))
+        known = {name: name if name in fields else shown(name) for name in value}
+        return {name: fields.get(name, others or anything)(element, '{}.{}'.format(where, known[name]))
                 for name, element in value.items()}
     return check
 
 
-def shown(value, longest=60):
+def shown(value: Any, longest: int = 60) -> str:
     """A value for a message, cut to some characters; never the whole of a huge one."""
     if isinstance(value, (list, dict)):
         return 'a {} of {}'.format('list' if isinstance(value, list) else 'object', len(value))

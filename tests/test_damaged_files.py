@@ -13,7 +13,7 @@ from files import checksums
 from files.typed import Malformed
 from test_journal import DAMAGES
 from training.callbacks import Statistics
-from training.resume import _FIXED, _statistics, check_same_run, trim_statistics
+from training.resume import _statistics, check_same_run, fixing_a_run, trim_statistics
 from weights.classes import _parse_classes, classes_in, write_classes
 from weights.find import _parse_best, find_checkpoint
 
@@ -33,7 +33,7 @@ def test_a_file_of_another_type_is_one_line(tmp_path, text):
             ('classes.json', lambda: classes_in(str(tmp_path)), ()),
             ('best.json', lambda: find_checkpoint(str(tmp_path / 'best')), ()),
             ('stats.json', lambda: trim_statistics(str(tmp_path), 2), ('[]',)),
-            ('run.json', lambda: check_same_run(str(tmp_path), {name: 1 for name in _FIXED}), ()),
+            ('run.json', lambda: check_same_run(str(tmp_path), {name: 1 for name in fixing_a_run()}), ()),
             ('results.json', lambda: report.read_results([str(tmp_path / 'results.json')], []), ())):
         write(tmp_path / name, text)
         if text in fine:
@@ -96,7 +96,7 @@ def test_of_ten_thousand_damages_none_is_believed(content, read):
 def test_no_damage_of_a_run_s_other_files_is_a_traceback(tmp_path, name, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda _: None)
     rng = random.Random(0)
-    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in _FIXED}, command=['main.py'])
+    run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in fixing_a_run()}, command=['main.py'])
     content = {'stats.json': [{'epoch_num': e, 'global_step': 3 * e, 'loss': 0.25} for e in range(1, 9)], 'run.json': run}[name]
     written = json.dumps(content).encode()
     for _ in range(500):

@@ -143,7 +143,8 @@ def test_the_program(sess, load_rule_weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez('net.npz', **{v.op.name: sess.run(v) for v in tf.global_variables()})
     monkeypatch.setattr(commands, 'make_evaluation_attacker',
-                        lambda args: Ensemble(args.attack, args.norm, args.attack_epsilon, short(epsilon=0.5)[::3]))
+                        lambda settings: Ensemble(settings.evaluation_attack.kind, settings.evaluation_attack.norm,
+                                                  settings.evaluation_attack.epsilon, short(epsilon=0.5)[::3]))
     with tf.Graph().as_default():
         ensemble_speed.run(DIGITS + ['--load', 'net.npz', '--images', '60', '--json', 'speed.json'])
     lines = capsys.readouterr().out.splitlines()

@@ -19,12 +19,11 @@ import pytest
 from tensorpack.dataflow import DataFlowTerminated
 
 import commands
-import recipes
 from evaluation.passes import EvaluationTower
 from files import output_folders
 from ranks.heartbeats import Silence, Times
 from small_runs import ATTACKED, LEAN, MAIN, STEPS, differing, epochs_in, read_json, start_ranks, variables, wait_for
-from training import stopping
+from training import schedules, stopping
 from training.callbacks import FeedTrainingStep
 from training.inputs import StreamDataFlow
 from weights.find import find_checkpoint, read_checkpoint, saved_steps
@@ -274,7 +273,7 @@ def refusal(capsys, run, *args):
 
 def rate_explodes(monkeypatch, step):
     """The update of this step makes weights infinite; its own loss is that of before."""
-    monkeypatch.setattr(recipes, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
+    monkeypatch.setattr(schedules, 'learning_rate', lambda number, *_: np.inf if number == step - 1 else 0.01)
 
 
 @pytest.mark.parametrize('explodes, saved, named', [(1, [], 'there is no checkpoint yet'),

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import main
-import modes
 import weights.flags
-from ranks.launched import RANK_VARIABLES
+from ranks.launched import RANK_VARIABLES as RANK_VARIABLES
+from settings import modes, sections
 from test_main import refusal
 
 # What each mode is asked for with; the folders and files are those of the fixture ``ask``.
@@ -27,6 +27,7 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'lr_drop_epochs': '9', 'group': '1', 'res2_bottleneck': '64', 'input_size': '224',
           'batch_norm_momentum': '0.9', 'batch_norm_epsilon': '1e-5',
           'label_smoothing': '0.1', 'moving_average_decay': '0'}
+MODES_OF = {option.dest: option.flag.modes for option in sections.options()}
 # Flags that need others, or exclude those of ASKED.
 COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],
            'randaug_magnitude': ['--augment-name', 'randaugment'], 'autoattack_version': ['--attack', 'autoattack'],
@@ -61,9 +62,9 @@ def ask(tmp_path, monkeypatch):
 
 
 def test_every_flag_is_in_the_table_and_nothing_else():
-    assert set(modes.MODES_OF) == {dest for dest, _ in flags()}
-    # A mode stands twice nowhere.
-    assert sum(len(names.split()) for names in modes._FLAGS_OF.values()) == len(modes.MODES_OF)
+    assert set(MODES_OF) == {dest for dest, _ in flags()}
+    # An option stands twice nowhere.
+    assert len(sections.options()) == len(MODES_OF)
 
 
 CASES = [(mode, dest, words) for mode, (dest, words) in itertools.product(
@@ -74,7 +75,7 @@ CASES = [(mode, dest, words) for mode, (dest, words) in itertools.product(
 @pytest.mark.parametrize('mode, dest, words', CASES, ids=lambda value: value if isinstance(value, str) else '')
 def test_a_flag_is_taken_in_its_modes_and_refused_by_name_in_others(capsys, ask, mode, dest, words):
     company = COMPANY.get(dest, [])
-    wanted = modes.MODES_OF[dest]
+    wanted = MODES_OF[dest]
     here = {mode, modes.TRAINING} if mode == modes.SERVED else {mode}
     if here & set(wanted):
         main.parse_args(ask(mode, words + company))

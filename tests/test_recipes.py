@@ -3,14 +3,15 @@ import math
 
 import pytest
 
-import recipes
+from settings import recipes
+from training import schedules
 
 FD, SAT, EFFICIENTNET = (recipes.RECIPES[name] for name in ('feature-denoising', 'sat', 'sat-efficientnet'))
 
 
 def rate(epochs_done, total_batch, recipe, steps_per_epoch=100):
     """Learning rate of the step that starts when ``epochs_done`` epochs are complete."""
-    return recipes.learning_rate(round(epochs_done * steps_per_epoch), steps_per_epoch, total_batch, recipe)
+    return schedules.learning_rate(round(epochs_done * steps_per_epoch), steps_per_epoch, total_batch, recipe)
 
 
 @pytest.mark.parametrize('epochs_done, expected', [
@@ -38,24 +39,24 @@ def test_a_batch_between_multiples_of_256_has_the_rate_between():
 
 def test_a_drop_comes_with_the_first_step_of_the_next_epoch_whatever_the_number_of_steps():
     for steps in (1, 3, 313, 5004):
-        before, after = (recipes.learning_rate(30 * steps + k, steps, 256, SAT) for k in (-1, 0))
+        before, after = (schedules.learning_rate(30 * steps + k, steps, 256, SAT) for k in (-1, 0))
         assert (before, after) == pytest.approx((0.1, 0.01), rel=1e-12)
 
 
 def test_warm_up_ends_with_its_last_epoch_s_last_step():
-    rates = [recipes.learning_rate(step, 4, 512, SAT) for step in range(22)]
+    rates = [schedules.learning_rate(step, 4, 512, SAT) for step in range(22)]
     assert rates == pytest.approx([0.1 + 0.1 * min(step, 20) / 20 for step in range(22)], rel=1e-12)
 
 
 def test_base_rate_warm_up_and_drops_can_be_set():
     for step, warmup_epochs, expected in ((5, 1, 0.25), (5, 0, 0.4), (20, 1, 0.004)):
-        own = SAT._replace(base_lr=0.4, warmup_epochs=warmup_epochs, lr_drop_epochs=(1, 2))
-        assert recipes.learning_rate(step, 10, 256, own) == pytest.approx(expected)
+        own = SAT.but(base_lr=0.4, warmup_epochs=warmup_epochs, lr_drop_epochs=(1, 2))
+        assert schedules.learning_rate(step, 10, 256, own) == pytest.approx(expected)
 
 
 def test_drops_and_decay_can_be_had_together():
-    own = SAT._replace(warmup_epochs=0, lr_drop_epochs=(3,), lr_decay_epochs=2)
-    assert [recipes.learning_rate(step, 10, 256, own) for step in (19, 20, 30, 40)] == pytest.approx(
+    own = SAT.but(warmup_epochs=0, lr_drop_epochs=(3,), lr_decay_epochs=2)
+    assert [schedules.learning_rate(step, 10, 256, own) for step in (19, 20, 30, 40)] == pytest.approx(
         [0.1, 0.097, 0.0097, 0.009409])
 
 
@@ -63,7 +64,7 @@ def test_efficientnets_rate_is_that_of_the_original_program(load_json):
     original = load_json('efficientnet_lr.json')
     for step, expected in original['points']:
         # The original computes in float32.
-        assert recipes.learning_rate(step, original['steps_per_epoch'], original['train_batch_size'],
+        assert schedules.learning_rate(step, original['steps_per_epoch'], original['train_batch_size'],
                                      EFFICIENTNET) == pytest.approx(expected, rel=5e-6)
 
 

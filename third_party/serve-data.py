@@ -5,10 +5,8 @@ The released programs (FD, SAT) have a server of this name with --data, --fake, 
 
     .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
 """
-import argparse
 import logging
 import os
-import re
 import signal
 import sys
 
@@ -23,70 +21,20 @@ try:
     from data.stream import FakeStream, TrainingStream, available_cores
     from data.synsets import synsets
     from ranks.command_line import OneLineParser
+    from settings import flags, serving
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))
 
-BENCHMARK_SECONDS, BENCHMARK_REPORT = 30.0, 5.0
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("{} must be at least 1".format(value))
-    return value
-
-
-def shard(text):
-    """(I, N) of 'I/N'."""
-    found = re.fullmatch(r'(\d+)/(\d+)', text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise argparse.ArgumentTypeError("{!r} is not I/N with 0 <= I < N".format(text))
-    return int(found[1]), int(found[2])
+BENCHMARK_REPORT = 5.0  # seconds
 
 
 def get_parser():
     parser = OneLineParser(prog='serve-data', allow_abbrev=False, description=(
         'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
-    data = parser.add_argument_group('data')
-    source = data.add_mutually_exclusive_group()
-    source.add_argument('--data', metavar='FOLDER', help='root of the data set, with train/<class>/ inside '
-                                                         '(default: SAT_DATA of the environment, else the embedded '
-                                                         '32x32 digits)')
-    source.add_argument('--fake', action='store_true', help='serve one constant batch for ever (default: off)')
-    data.add_argument('--batch', type=positive, default=32, metavar='IMAGES',
-                      help='images per batch; the same number as --batch of main.py (default: %(default)s)')
-    data.add_argument('--input-size', type=positive, default=224, metavar='PIXELS',
-                      help='side of the square images (default: %(default)s)')
-    data.add_argument('--augmentation', choices=AUGMENTATIONS,
-                      help='(default: none for the digits, cifar for inputs below 64 pixels, else imagenet; that of '
-                           'EfficientNet is efficientnet)')
-    data.add_argument('--augment-name', choices=POLICIES, metavar='POLICY',
-                      help='{} after the augmentation (default: none)'.format(' or '.join(POLICIES)))
-    data.add_argument('--randaug-num-layers', type=positive, metavar='N',
-                      help='operations of randaugment on an image (default: 2)')
-    data.add_argument('--randaug-magnitude', type=int, metavar='M',
-                      help='strength of randaugment, of 10 (default: 10)')
-    data.add_argument('--num-classes', type=positive, metavar='CLASSES',
-                      help='refuse labels from here on (default: the number of classes found; 1000 with --fake)')
-    data.add_argument('--seed', type=int, default=0,
-                      help='seed of order and augmentation, 0 or more; as --seed of main.py (default: %(default)s)')
-    data.add_argument('--shard', type=shard, default=(0, 1), metavar='I/N',
-                      help='serve part I of N (from 0) of the images: give each machine its own I, and all the same N and '
-                           '--seed; each needs as many ranks (default: all images)')
-    server_group = parser.add_argument_group('server')
-    server_group.add_argument('--address', metavar='URL', help='where trainers connect, ipc://@<name> or tcp://*:<port>; the '
-                              'next port or <name>-info answers their questions (default: {})'.format(
-                                  handshake.DEFAULT_ADDRESS.format('<batch>')))
-    server_group.add_argument('--no-zmq-ops', action='store_true', help='no effect, as main.py --no-zmq-ops reads the '
-                              'same messages in Python; the released programs have it (default: off)')
-    server_group.add_argument('--workers', type=positive, metavar='PROCESSES',
-                              help='(default: the cores available, at most {})'.format(server.MAX_WORKERS))
-    server_group.add_argument('--hwm', type=positive, default=server.HWM, metavar='BATCHES',
-                              help='batches that may wait for each trainer. At most 2 x workers + 3, and HWM + 1 for each '
-                              'trainer, are in memory (default: %(default)s)')
-    server_group.add_argument('--benchmark', action='store_true', help='measure for {:g} s how many images go to a '
-                              'receiver on this machine, and where the time goes (default: off)'.format(BENCHMARK_SECONDS))
+    flags.add(parser, serving.data_server_options(), {'augmentations': flags.Named(AUGMENTATIONS),
+                                                      'policies': flags.Named(POLICIES)},
+              told={'workers': str(server.MAX_WORKERS)})
     return parser
 
 
@@ -112,15 +60,14 @@ def make_stream(args):
                                 args.shard)
         classes, num_images, name = dataset.classes, len(dataset.files), dataset.name
     return stream, {
-        'batch': args.batch, 'input_size': args.input_size, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
-        'shard': args.shard,
-        'classes': classes, 'dataset': name, 'augmentation': augmentation, 'seed': args.seed, 'fake': args.fake,
-        **describe_policy(policy)}
+        **{field: getattr(args, field) for field in serving.described()}, **describe_policy(policy),
+        'augmentation': augmentation, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
+        'shard': args.shard, 'classes': classes, 'dataset': name}
 
 
 def benchmark(stream, args, workers):
     with server.Sink() as sink, server.WorkerPool(stream, workers) as pool:
-        found = server.measure(pool, sink, args.batch, BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
+        found = server.measure(pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
             "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
     cores = available_cores()
     print("serve-data: {:.0f} images/s, {:.0f} per core ({} workers, {} cores)".format(

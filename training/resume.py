@@ -13,21 +13,18 @@ from adv_model import PRECISIONS
 from files.atomic import write_text
 from files.json_files import read_json
 from files.typed import anything, list_of, record, whole
+from settings import sections
 from training.directory import RUN_FILE
 from weights.classes import classes_in
 from weights.find import newest_whole, open_checkpoint, prefix_of
 from weights.match import LoadWeights
 
 _STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
-# Flags that a resumed run must share with the run it continues.
-_FIXED = ('arch', 'depth', 'model_name', 'width_coefficient', 'depth_coefficient', 'num_classes', 'input_size',
-          'input_scaling', 'activation_name', 'padding', 'res2_bottleneck', 'group', 'batch_norm_momentum',
-          'batch_norm_epsilon', 'sync_batch_norm', 'dropout_rate', 'survival_prob', 'fake', 'batch', 'accumulate', 'ranks',
-          'steps_per_epoch', 'seed', 'augmentation', 'augment_name', 'randaug_num_layers', 'randaug_magnitude',
-          'attack_iter', 'attack_epsilon', 'attack_step_size', 'targeted', 'prob_start_from_clean', 'attack_gradient',
-          'attack_precision', 'update_gradient', 'label_smoothing', 'optimizer', 'weight_decay', 'moving_average_decay',
-          'base_lr', 'warmup_epochs', 'lr_drop_epochs', 'lr_decay_epochs', 'gradient_compression',
-          'tf32')
+
+
+def fixing_a_run():
+    """Names of what a resumed run must share with the run it continues: flags, and the number of ranks."""
+    return sections.fixing_a_run() + ('ranks',)
 
 
 def check_same_run(folder, run):
@@ -42,7 +39,7 @@ def check_same_run(folder, run):
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
     before = read_json(path, record({}, others=anything))
-    for name in _FIXED:
+    for name in fixing_a_run():
         if (name, run[name]) == ('attack_precision', None):
             continue
         if before.get(name) != json.loads(json.dumps(run[name])):

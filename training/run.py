@@ -16,12 +16,14 @@ from tensorpack.callbacks import (
 from tensorpack.input_source import QueueInput
 from tensorpack.tfutils.sesscreate import NewSessionCreator
 
-import recipes
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from files.atomic import write_text
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
+from settings import recipes
+from settings.resolve import flat
+from training import schedules
 from training.averaging import AverageWeights
 from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
 from training.directory import RUN_FILE
@@ -35,11 +37,12 @@ from weights.save import CheckpointSaver
 FAKE_STEPS_PER_EPOCH = 50  # FD release
 
 
-def run_training(model, args, ranks, source, validation, make_attacker, classes, folder, start, session_init, signals):
+def run_training(model, settings, ranks, source, validation, make_attacker, classes, folder, start, session_init,
+                 signals, flags):
     """Train ``model`` and return when the last epoch is done.
 
     Args:
-        model (AdvImageNetModel). args: resolved flags, with ``steps_per_epoch`` set. ranks (Ranks).
+        model (AdvImageNetModel). settings (Settings): with ``steps_per_epoch`` set. ranks (Ranks).
         source (InputSource): batches of [image, label].
         validation: (() -> ValidationBatches of this rank, number of images), or None for a run without evaluation.
         make_attacker: (num_iter) -> PGDAttacker for the evaluations.
@@ -47,55 +50,61 @@ def run_training(model, args, ranks, source, validation, make_attacker, classes,
         folder (str): log directory, used by the first rank.
         start (Start): where to begin. session_init (SessionInit): what the first rank loads.
         signals (StopSignal): what may end the run before.
+        flags (dict): name to value, for the record.
     Raises:
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
         OSError: ``source`` has given up waiting, or got what is no batch.
     """
+    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
+    judged_steps = settings.evaluation_attack.num_iter
     saver = None
     monitors = []
     if ranks.is_chief:
         statistics = Statistics()
-        saver = CheckpointSaver(folder, args.keep_checkpoints, monitored_name(
-            args.eval_attack_iter, args.moving_average_decay > 0) + '-top1-error', statistics, card.make(args, classes))
+        saver = CheckpointSaver(folder, run.keep_checkpoints, monitored_name(
+            judged_steps, run.moving_average_decay > 0) + '-top1-error', statistics, card.make(
+                flat(settings.network, settings.view, run), classes))
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
-    callbacks = [RestOfEpoch(args.steps_per_epoch, start), LearningRate(lambda step: recipes.learning_rate(
-        step, args.steps_per_epoch, args.batch * ranks.size, args)), FeedTrainingStep()]
-    averages = AverageWeights(args.moving_average_decay) if args.moving_average_decay else None
+    rated = flat(settings.update, schedule)
+    callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
+        step, schedule.steps_per_epoch, settings.data.batch * ranks.size, rated)), FeedTrainingStep()]
+    averages = AverageWeights(run.moving_average_decay) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
     if validation:
         make_batches, num_images = validation
         callbacks.append(EvaluateRobustness(
-            model, make_attacker(args.eval_attack_iter), ranks, lambda: stop.watched(make_batches()), num_images,
-            lambda epoch: _attackers_after(args, make_attacker, epoch), averages))
+            model, make_attacker(judged_steps), ranks, lambda: stop.watched(make_batches()), num_images,
+            lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
         callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         write_classes(folder, classes)
         write_text(os.path.join(folder, RUN_FILE),
-                               json.dumps(dict(vars(args), ranks=ranks.size, command=sys.argv,
-                                               versions=library_versions(), source=source_version()),
-                                          indent=2) + '\n')
+                               json.dumps(dict(flags, command=sys.argv, versions=library_versions(),
+                                               source=source_version()), indent=2) + '\n')
     callbacks.append(stop)
 
-    tf.set_random_seed(args.seed)
-    trainer = make_trainer(ranks, args.gradient_compression)
+    tf.set_random_seed(run.seed)
+    trainer = make_trainer(ranks, compression)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
     try:
-        with tensor_float_32(args.tf32):
+        with tensor_float_32(settings.update.tf32):
             trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
-                          AgreedSessionInit(ranks, session_init), args.steps_per_epoch, start.epoch, args.epochs)
+                          AgreedSessionInit(ranks, session_init), schedule.steps_per_epoch, start.epoch,
+                          schedule.epochs)
     except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline
         raise source.served.silence() from None
     if isinstance(source, QueueInput) and source.ds.failure:
         raise source.ds.failure
-    if trainer.global_step < args.epochs * args.steps_per_epoch:  # for tensorpack, data that end are a good end
+    if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
 
 
-def _attackers_after(args, make_attacker, epoch):
-    if epoch % args.eval_every and epoch != args.epochs:
+def _attackers_after(settings, make_attacker, epoch):
+    last = settings.schedule.epochs
+    if epoch % settings.evaluation.eval_every and epoch != last:
         return []
-    steps = recipes.evaluation_steps(args.recipe, args.eval_attack_iter, epoch, args.epochs)
-    return [make_attacker(k) for k in sorted({*steps, *args.more_eval_attack_iter})]
+    steps = recipes.evaluation_steps(settings.run.recipe, settings.evaluation_attack.num_iter, epoch, last)
+    return [make_attacker(k) for k in sorted({*steps, *settings.evaluation.more_steps})]

@@ -12,8 +12,8 @@ from efficientnet.scaling import SIZES
 from files.checksums import with_checksum, without_checksum
 from files.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth, whole
 from machine.versions import source_version
-from recipes import RECIPES
 from resnet_model import PADDINGS
+from settings.recipes import RECIPES
 from weights.stored import ENTRY
 
 ENDING = '.network.json'

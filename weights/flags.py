@@ -11,13 +11,6 @@ from weights.stored import Stored
 from zoo import published
 
 
-def add_ignore_flag(group):
-    """Add the flag without which typed flags may not contradict a checkpoint's card."""
-    group.add_argument('--ignore-checkpoint-flags', action='store_true',
-                       help='typed flags win over what the checkpoint says of its network, and the data need not have '
-                            'its classes; without it a contradiction is refused')
-
-
 class _Defaults(NamedTuple):
     """What a checkpoint says of its network. words (list of str): flags. card (dict): which says them, or None.
     model (published.Model): which brings them, by its file's name, or None. path (str): of the checkpoint."""

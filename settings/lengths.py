@@ -6,7 +6,7 @@ these are not told from a slip, and a small one is taken as it stands.
 """
 import argparse
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 LEVELS = 255
 LEAST_BARE = 0.5  # pixel levels: a smaller radius or step in L-infinity has to be said with its unit. Ours
@@ -15,12 +15,12 @@ _ROUNDED = 0.002  # part of a number that rounding to three digits may have take
 
 
 class Length(NamedTuple):
-    """levels (float): in pixel levels. bare (bool): typed without a unit that says so."""
+    """levels: in pixel levels. bare: typed without a unit that says so."""
     levels: float
     bare: bool
 
 
-def parse(text):
+def parse(text: str) -> Length:
     """The ``Length`` of '4', '4/255' (4 pixel levels) or '0.3px', for argparse.
 
     Raises:
@@ -40,7 +40,7 @@ def parse(text):
     return Length(levels, bare)
 
 
-def slip(length):
+def slip(length: Length) -> Optional[str]:
     """What is wrong with a ``Length`` of an attack in L-infinity, to follow what was typed; None if nothing is."""
     if not (length.bare and 0 < length.levels < LEAST_BARE):
         return None
@@ -51,7 +51,7 @@ def slip(length):
         length.levels, meant, _UNIT)
 
 
-def parse_linf(text):
+def parse_linf(text: str) -> float:
     """The pixel levels of a length in L-infinity, a float, for argparse.
 
     Raises:

@@ -1,30 +1,35 @@
-"""What the papers' trainings differ in; ``--recipe`` chooses, and each value has a flag of its own."""
-import math
-from typing import NamedTuple, Optional, Tuple
+"""What the papers' trainings differ in: a recipe is a part of the settings; ``--recipe`` chooses one."""
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 
-class Recipe(NamedTuple):
-    """Attack lengths are in pixel levels, 0-255; epochs count from 1; base_lr is the rate for 256 images in a step."""
-    activation_name: str
-    padding: str
-    targeted: bool
-    attack_epsilon: float
-    attack_iter: int
-    attack_step_size: float
-    prob_start_from_clean: float
-    label_smoothing: float
-    optimizer: str
-    weight_decay: float
-    batch_norm_momentum: float
-    batch_norm_epsilon: float
-    moving_average_decay: float
-    epochs: int
-    base_lr: float
-    warmup_epochs: float
-    lr_drop_epochs: Tuple[int, ...]
-    lr_decay_epochs: Optional[float]
-    eval_attack_iter: int
-    eval_attack_step_size: float
+class Recipe(Mapping[str, Any]):
+    """Values of options, by destination, which stand where no flag and no checkpoint says otherwise.
+
+    Attack lengths are in pixel levels, 0-255; epochs count from 1; base_lr is the rate for 256 images in a step. The
+    values are attributes too.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__['_values'][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def but(self, **values: Any) -> 'Recipe':
+        """This recipe with other values of some options."""
+        return Recipe(**{**self._values, **values})
 
 
 _SAT = Recipe(
@@ -41,9 +46,9 @@ _SAT = Recipe(
     epochs=100, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,  # SAT release
     eval_attack_iter=10, eval_attack_step_size=1.0)  # SAT release
 
-RECIPES = {
+RECIPES: Dict[str, Recipe] = {
     'sat': _SAT,
-    'feature-denoising': _SAT._replace(
+    'feature-denoising': _SAT.but(
         activation_name='relu', padding='same',  # FD release
         targeted=True, attack_epsilon=16.0,  # FD Sec 6
         # FD Sec 6: 30 steps of 1; a clean start with probability 0.2 in training.
@@ -52,46 +57,25 @@ RECIPES = {
     # SAT's attack with the trainer of its EfficientNet release (EN Sec 5), which has no attack: RMSProp, rate 0.016 for
     # a batch of 256, times 0.97 every 2.4 epochs, about 350 epochs. Batch norm is that of SAT's evaluation command; the
     # trainer's own momentum and epsilon are 0.99 and 1e-3. What the paper's runs had is not known.
-    'sat-efficientnet': _SAT._replace(
+    'sat-efficientnet': _SAT.but(
         optimizer='rmsprop', weight_decay=1e-5, moving_average_decay=0.9999, base_lr=0.016, epochs=350,
         lr_drop_epochs=(), lr_decay_epochs=2.4),
 }
 
-BASE_BATCH = 256
-# 1H Sec 2.2: with momentum the warm-up starts from 0.1, where the rate is higher. EN release: from 0.
-WARMUP_START = {'momentum': 0.1, 'rmsprop': 0.0}
-DROP_FACTOR = 0.1
-DECAY_FACTOR = 0.97  # EN release
+
+def names() -> Tuple[str, ...]:
+    """Names of the options that recipes decide."""
+    return tuple(dict.fromkeys(name for recipe in RECIPES.values() for name in recipe))
 
 
-def learning_rate(step, steps_per_epoch, total_batch, recipe):
-    """Learning rate of training step ``step``, counted from 0.
-
-    Args:
-        steps_per_epoch (float). total_batch (int): images in one step over all ranks; the rate grows linearly with it.
-        recipe: has ``optimizer``, ``base_lr``, ``warmup_epochs``, the length of the linear warm-up, ``lr_drop_epochs``,
-            after the end of each of which the rate is divided by 10, and ``lr_decay_epochs``, after each of which,
-            counted from step 0, it is multiplied by 0.97; None for never.
-    """
-    peak = recipe.base_lr * total_batch / BASE_BATCH
-    start = WARMUP_START[recipe.optimizer]
-    warmup_steps = int(recipe.warmup_epochs * steps_per_epoch)
-    if peak > start and step < warmup_steps:
-        return start + (peak - start) * step / warmup_steps
-    rate = peak * DROP_FACTOR ** sum(step >= epoch * steps_per_epoch for epoch in recipe.lr_drop_epochs)
-    if recipe.lr_decay_epochs is None:
-        return rate
-    return rate * DECAY_FACTOR ** math.floor(step / (recipe.lr_decay_epochs * steps_per_epoch))
-
-
-def judged_steps(recipe_name):
+def judged_steps(recipe_name: str) -> int:
     """Number of PGD steps of ``--eval`` where none is given.
 
     The FD release has one flag for the steps of training and of ``--eval``, and so one default; SAT's ``--eval`` has
     its own.
     """
     recipe = RECIPES[recipe_name]
-    return recipe.attack_iter if recipe_name == 'feature-denoising' else recipe.eval_attack_iter
+    return int(recipe.attack_iter if recipe_name == 'feature-denoising' else recipe.eval_attack_iter)
 
 
 # FD release: the attacks beside clean and PGD-10 that judge the network during training, and when.
@@ -99,7 +83,7 @@ _FD_LAST = (20, 30, 40, 50, 60, 70, 80, 90, 100)
 LAST_EPOCHS, LATE_EPOCHS = 2, 5
 
 
-def evaluation_steps(recipe_name, first, epoch, max_epoch):
+def evaluation_steps(recipe_name: str, first: int, epoch: int, max_epoch: int) -> List[int]:
     """Numbers of PGD steps to judge the network with after ``epoch``.
 
     ``first`` (10 in both releases) is used every time; FD adds 50 steps every 20 epochs, 100 every 10 epochs and

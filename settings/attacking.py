@@ -1,0 +1,122 @@
+"""What the flags of an attack decide together, and which of them cannot stand together.
+
+All functions are of the namespace that argparse makes, and raise ValueError with what to say.
+"""
+from typing import Any, Callable, Optional
+
+from settings import flags, lengths, recipes, sections
+from settings.attack import LINF
+from settings.recipes import Recipe
+
+# What attacks of --eval have not: names of options.
+_STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
+_NOT_FOR = {'fgsm': _STEPS + ('autoattack_version',),
+            'autoattack': _STEPS + ('targeted', 'attack_target', 'attack_precision', 'xla', 'use_fp16xla')}
+_FOR_AUTOATTACK_ALONE = ('autoattack_version',)
+
+# (attack, norm, number of steps, radius, PGD's step in L-infinity) -> length of a step where none is given
+StepSize = Callable[[str, str, int, float, float], float]
+
+
+def default(args: Any, name: str, value: Any) -> None:
+    """Set a value that is None so far."""
+    if getattr(args, name) is None:
+        setattr(args, name, value)
+
+
+def take_lengths(args: Any) -> None:
+    """Turn typed lengths into pixel levels; refuse those of images in [0, 1] in L-infinity."""
+    for option in sections.options():
+        length = getattr(args, option.dest)
+        if option.flag.check is not lengths.parse or length is None:
+            continue
+        slip = lengths.slip(length) if args.norm in (None, LINF) else None
+        if slip:
+            raise ValueError('{} {}'.format(option.flag.names[-1], slip))
+        setattr(args, option.dest, length.levels)
+
+
+def check_kind(args: Any) -> None:
+    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe."""
+    default(args, 'attack', 'pgd')
+    for name in _NOT_FOR.get(args.attack, _FOR_AUTOATTACK_ALONE):
+        if getattr(args, name) is not None:
+            raise ValueError('--attack {} has no {}'.format(args.attack, flags.spelling(name, getattr(args, name))))
+    if args.use_fp16xla:
+        if args.attack_precision not in (None, 'float16'):
+            raise ValueError('--use-fp16xla and --attack-precision {}: choose one'.format(args.attack_precision))
+        args.attack_precision, args.xla = 'float16', True
+    args.xla, args.use_fp16xla = bool(args.xla), bool(args.use_fp16xla)
+    if args.attack_target is not None:
+        if args.targeted not in (None, args.attack_target != 'none'):
+            raise ValueError('--{} and --attack-target {}: choose one'.format(
+                'targeted' if args.targeted else 'untargeted', args.attack_target))
+        args.targeted = args.attack_target != 'none'
+    _check_steps(args)
+    if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
+        raise ValueError('--norm {} needs --attack-epsilon, in pixel levels: {} times that for images in [0, 1]'.format(
+            args.norm, lengths.LEVELS))
+    default(args, 'norm', LINF)
+    if args.attack == 'autoattack':
+        default(args, 'autoattack_version', 'standard')
+        args.targeted = False
+
+
+def _check_steps(args: Any) -> None:
+    steps = args.attack_iter if args.eval_attack_iter is None else args.eval_attack_iter
+    for flag, typed in (('--attack momentum', args.attack == 'momentum'), ('--norm {}'.format(args.norm), args.norm)):
+        if typed and steps == 0:
+            raise ValueError('{} without steps: give --attack-iter of 1 or more'.format(flag))
+    if not args.early_stop:
+        return
+    for typed, why in ((args.attack == 'autoattack', '--attack autoattack always stops at the first success'),
+                       (args.attack == 'fgsm', '--attack fgsm has only one step'),
+                       (steps == 0, '--attack-iter 0 has no steps'),
+                       (args.xla, '--xla compiles for one size of a batch, and this shrinks it'),
+                       (args.attack_precision not in (None, 'float32'),
+                        'what succeeds in {} need not in float32'.format(args.attack_precision))):
+        if typed:
+            raise ValueError('--early-stop: {}; leave it out'.format(why))
+
+
+def settle(args: Any, recipe: Recipe, epsilon: Optional[float], step_size: StepSize) -> None:
+    """Set steps and their length where the recipe's own do not fit.
+
+    Args:
+        args: ``eval`` and the attack's values; ``recipe``, the name of ``recipe``. epsilon (float): that was typed.
+    """
+    if args.eval:
+        # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
+        if args.eval_attack_iter is not None:
+            args.attack_iter = args.eval_attack_iter
+        default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipes.judged_steps(args.recipe))
+        if args.attack_iter:
+            default(args, 'attack_step_size', step_size(
+                args.attack, args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,
+                recipe.eval_attack_step_size))
+        default(args, 'attack_precision', 'float32')  # so that it has the same verdicts on every machine
+    if args.eval or args.attack_iter not in (None, recipe.attack_iter):
+        # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
+        default(args, 'attack_step_size', recipe.eval_attack_step_size)
+
+
+def note_unused(args: Any, epsilon: Optional[float], step_size: Optional[float]) -> None:
+    """Note the typed lengths of an attack of no steps in training (FD's standard training has an epsilon)."""
+    judged = '' if args.fake or args.eval_attack_epsilon is not None else '; its evaluations attack with it'
+    for name, value, use in (('attack_epsilon', epsilon, judged), ('attack_step_size', step_size, '')):
+        if value:
+            args.notes += '{} {:g} is not used: --attack-iter 0 trains on clean images{}'.format(
+                flags.spelling(name, value), value, use),
+
+
+def check_lengths(args: Any) -> None:
+    """Refuse a radius and steps that are no attack."""
+    for prefix in ('',) if args.eval else ('', 'eval-'):
+        field = prefix.replace('-', '_') + 'attack_'
+        if getattr(args, field + 'iter') == 0:
+            continue
+        if not 0 < getattr(args, field + 'epsilon') <= (lengths.LEVELS if args.norm == LINF else float('inf')):
+            raise ValueError('--{}attack-epsilon {:g}: an attack needs a radius in (0, {}] pixel levels'.format(
+                prefix, getattr(args, field + 'epsilon'), lengths.LEVELS if args.norm == LINF else 'infinity'))
+        if not getattr(args, field + 'step_size') > 0:
+            raise ValueError('--{}attack-step-size 0: an attack needs a positive step'.format(prefix))

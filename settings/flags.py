@@ -1,0 +1,104 @@
+"""Command lines from the options: parsers, and the refusal of flags that mean nothing in a mode."""
+import argparse
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+
+from settings import recipes, sections
+from settings.fields import SWITCH, Flag, Option
+from settings.modes import DIRECTORY, EVAL, FAKE, SERVED, TRAINING
+
+# Groups of the help, in their order; others follow.
+GROUPS = {
+    'run': None, 'data': None,
+    'attacker': 'of the training, or with --eval of the evaluation; lengths in pixel levels, 0-255: 4 or 4/255; below '
+                '0.5 in Linf as 0.3px',
+    'evaluation attacker': None, 'update': None, 'architecture': None}
+_UNSET = object()
+
+
+class Named(NamedTuple):
+    """Words that an option may be. words: read anew for each parser. parse: text to value, where a word is not all of
+    it; it raises ``argparse.ArgumentTypeError``."""
+    words: Iterable[str]
+    parse: Optional[Callable[[str], str]] = None
+
+
+Tables = Mapping[str, Named]
+
+
+def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tables,
+        defaults: Mapping[str, Any] = {}, told: Mapping[str, str] = {}) -> None:
+    """Add the flags of ``options`` to a parser.
+
+    Args:
+        tables (dict): name of a ``Check`` to what it may be. defaults (dict): by destination, other ones than the
+            options' own. told (dict): by destination, for the help, likewise.
+    """
+    wanted = list(dict.fromkeys(str(option.flag.group) for option in options))
+    exclusive: Dict[str, Any] = {}
+    for title in sorted(wanted, key=lambda title: list(GROUPS).index(title) if title in GROUPS else len(GROUPS)):
+        group = parser.add_argument_group(title, GROUPS.get(title))
+        for option in options:
+            if option.flag.group != title:
+                continue
+            place: Any = group
+            if option.flag.excludes:
+                if option.flag.excludes not in exclusive:
+                    exclusive[option.flag.excludes] = group.add_mutually_exclusive_group()
+                place = exclusive[option.flag.excludes]
+            late = option.late or option.dest in recipes.names()
+            default = defaults.get(option.dest, None if late else option.default)
+            add_flag(place, option.flag, tables, default, told.get(option.dest, option.flag.told))
+
+
+def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optional[str] = None) -> None:
+    """Add one flag to a parser or a group of one; see ``add``."""
+    words = _words(flag, tables)
+    shown = flag.help.format(names=', '.join(words), either=' or '.join(words), told=told)
+    if flag.check == SWITCH:
+        place.add_argument(*flag.names, dest=flag.dest, action='store_true', default=default, help=shown)
+        if flag.off:
+            place.add_argument(flag.off[0], dest=flag.dest, action='store_false', help=flag.off[1])
+        return
+    parse = tables[flag.check].parse if isinstance(flag.check, str) else flag.check
+    chosen = parse is None or isinstance(parse, tuple)
+    place.add_argument(*flag.names, type=None if chosen else parse, choices=words or None if chosen else None,
+                       default=default, metavar=flag.unit, help=shown)
+
+
+def _words(flag: Flag, tables: Tables) -> List[str]:
+    if isinstance(flag.check, tuple):
+        return list(flag.check)
+    return list(tables[flag.check].words) if isinstance(flag.check, str) and flag.check != SWITCH else []
+
+
+def typed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> Dict[str, Any]:
+    """What ``argv`` itself sets, also to a flag's default: destinations to values."""
+    unset = dict.fromkeys(vars(parser.parse_args([])), _UNSET)
+    known = argparse.Namespace(**unset)  # defaults replace nothing
+    return {name: value for name, value in vars(parser.parse_args(argv, known)).items() if value is not _UNSET}
+
+
+def spelling(dest: str, value: Any) -> str:
+    """The flag that set a destination to ``value``, as it is typed."""
+    flag = {option.dest: option.flag for option in sections.options()}[dest]
+    return flag.off[0] if flag.off and value is False else flag.names[-1]
+
+
+def refusal(given: Mapping[str, Any], modes: Sequence[str]) -> Optional[str]:
+    """Why flags mean nothing in a command, in a line, or None.
+
+    Args:
+        given (dict): see ``typed``. modes: see ``modes_of``.
+    """
+    flags = {option.dest: option.flag for option in sections.options()}
+    for name, value in given.items():
+        wanted = flags[name].modes
+        if not set(modes) & set(wanted):
+            here = modes[0] if SERVED not in wanted or modes[0] in (EVAL, DIRECTORY) else \
+                'a process that reads or makes its images itself; --serve-address names a server'
+            shown = [mode for mode in wanted if mode != FAKE or TRAINING not in wanted]
+            instead = flags[name].instead.get(modes[0])
+            return '{} is for {}, not for {}; {}'.format(
+                spelling(name, value), ' and '.join(shown), here,
+                'type {}'.format(instead) if instead else 'leave it out')
+    return None

@@ -1,0 +1,101 @@
+"""From the namespace that argparse makes to settings: what a network and a recipe decide, and what is left to refuse.
+
+A value is looked for in this order: typed; of the checkpoint; what other options decide; of the recipe; the option's
+default. Functions that take ``args``, the namespace, raise ValueError with what to say.
+"""
+import types
+from typing import Any, Callable, Container, Iterable, Mapping, Protocol, Tuple
+
+from settings import sections
+from settings.attacking import default
+from settings.fields import for_evaluations, options_of, section_of
+from settings.network import Network
+from settings.recipes import RECIPES, names
+from settings.sections import Settings
+
+
+class Kind(Protocol):
+    """What is known of a kind of network before it is built: see ``nets.Architecture``."""
+
+    @property
+    def recipe(self) -> str: ...
+
+    @property
+    def depths(self) -> Tuple[int, ...]: ...
+
+
+def take_network(args: Any, kinds: Mapping[str, Kind], defaults_of: Callable[..., Mapping[str, Any]]) -> None:
+    """Fill in what the network and, for it, the recipe decide, and check that the network exists.
+
+    Args:
+        args: with the flags of the group 'architecture', and ``moving_average_decay``.
+        kinds (dict): by the name that --arch gives. defaults_of: (name, size or None) -> the options that such a
+            network has and others have not, with their values where not given; None for the recipe's.
+    """
+    kind = kinds[args.arch]
+    default(args, 'recipe', kind.recipe)
+    own = defaults_of(args.arch, args.model_name)
+    for name in _of_some(kinds, defaults_of):
+        if name in own:
+            default(args, name, own[name])
+        elif getattr(args, name) is not None:
+            raise ValueError('--{}: --arch {} has none'.format(name.replace('_', '-'), args.arch))
+    if 'depth' in own and args.depth not in kind.depths:
+        raise ValueError('--depth {}: choose from {} for --arch {}'.format(
+            args.depth, ', '.join(map(str, sorted(kind.depths))), args.arch))
+    if 'group' in own and args.res2_bottleneck * args.group % 64:
+        raise ValueError('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
+            args.res2_bottleneck, args.group))
+    of_network = {option.dest for option in options_of(Network)} | {'moving_average_decay'}
+    _take(args, of_network.difference(_of_some(kinds, defaults_of)).union(own))
+
+
+def _of_some(kinds: Mapping[str, Kind], defaults_of: Callable[..., Mapping[str, Any]]) -> Iterable[str]:
+    """Names of the options that not all networks have."""
+    return sorted({name for kind in kinds for name in defaults_of(kind)})
+
+
+def take_recipe(args: Any) -> None:
+    """Fill in what the recipe decides of all but the network, and then the options' own defaults."""
+    _take(args, set(names()).difference(option.dest for option in options_of(Network)))
+    if args.attack_target is None:
+        args.attack_target = 'random' if args.targeted else 'none'
+    for option in sections.options():
+        default(args, option.dest, option.default)
+
+
+def _take(args: Any, wanted: Container[str]) -> None:
+    for name, value in RECIPES[args.recipe].items():
+        if name in wanted:
+            default(args, name, value)
+
+
+def check(args: Any) -> None:
+    """Refuse options of a run that contradict each other."""
+    if (args.eval or args.eval_directory) and not args.load:
+        raise ValueError('{} needs --load CHECKPOINT'.format('--eval' if args.eval else '--eval-directory'))
+    if args.resume and (args.load or args.starting_epoch > 1):
+        raise ValueError("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
+    if args.starting_epoch > 1 and not args.load:
+        raise ValueError('--starting-epoch {} needs --load CHECKPOINT, the weights at its start'.format(
+            args.starting_epoch))
+    if args.starting_epoch > args.epochs:
+        raise ValueError('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
+    if args.batch % args.accumulate:
+        raise ValueError('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
+
+
+def resolve(args: Any) -> Settings:
+    """The settings of a namespace in which everything is decided (``main.parse_args``); frozen."""
+    values, parts = vars(args), sections.sections()
+    evaluates = bool(args.eval or args.eval_directory)
+    attack = section_of(parts.pop('training_attack'), values)
+    parts.pop('evaluation_attack')
+    return sections.ALL(training_attack=None if evaluates else attack,
+                        evaluation_attack=attack if evaluates else for_evaluations(attack, values),
+                        **{name: section_of(section, values) for name, section in parts.items()})
+
+
+def flat(*parts: Any) -> types.SimpleNamespace:
+    """The fields of some sections as attributes of one object, as networks and cards take them."""
+    return types.SimpleNamespace(**{name: value for part in parts for name, value in vars(part).items()})

@@ -1,0 +1,91 @@
+"""What a command does: train, judge or classify, from which weights, and where the results go."""
+import dataclasses
+from typing import ClassVar, Optional, Tuple
+
+from files import typed
+from settings import checks
+from settings.fields import OF_IMAGES, SWITCH, Served, option
+from settings.modes import (
+    ATTACKED,
+    EVALUATED,
+    EVALUATED_OR_LISTED,
+    EVERY,
+    FAKE,
+    LISTED,
+    TRAINED,
+    TRAINED_ON_IMAGES,
+    TRAINING,
+)
+
+LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
+             'it is not there; flags that the file or its published name tells of the network are the defaults')
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Weights, randomness, and a training run's directory."""
+    GROUP: ClassVar[str] = 'run'
+
+    load: Optional[str] = option('--load', EVERY, LOAD_HELP, default=None, unit='CHECKPOINT')
+    logdir: Optional[str] = option(
+        '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
+        default=None, unit='NAME')
+    resume: bool = option('--resume', TRAINED, 'continue the last run of this log directory exactly', default=False,
+                          check=SWITCH, excludes='again')
+    resume_if_any: bool = option(
+        '--resume-if-any', TRAINED, 'continue the last run of this log directory if there is one, else start one: for '
+        'jobs that are queued again', default=False, check=SWITCH, excludes='again')
+    seed: int = option(
+        '--seed', ATTACKED, 'of all randomness (default: %(default)s)', default=0, check=checks.seed, fixes_run=True,
+        decides_verdict=True,
+        served=Served('seed of order and augmentation, 0 or more; as --seed of main.py (default: %(default)s)',
+                      check=int, default=0, wire=typed.whole(0, 2 ** 128), compared=OF_IMAGES))
+    moving_average_decay: float = option(
+        '--moving-average-decay', EVERY,
+        'training: also keep, judge and save moving averages of the weights, 0 for none; --eval and --eval-directory: '
+        "judge them, 0 for the plain weights (default: the recipe's, 0 or 0.9999)", check=checks.below_one, unit='D',
+        fixes_run=True, decides_verdict=True)
+    keep_checkpoints: int = option(
+        '--keep-checkpoints', TRAINED, 'newest checkpoints kept, beside the best one (default: %(default)s)',
+        default=10, check=checks.at_least(1), unit='N')
+    recipe: str = option(
+        '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
+        'that only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture')
+    ignore_checkpoint_flags: bool = option(
+        '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
+        'data need not have its classes; without it a contradiction is refused', default=False, check=SWITCH,
+        group='architecture')
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is judged, when, and where the verdicts go."""
+    GROUP: ClassVar[str] = 'run'
+
+    eval: bool = option('--eval', EVERY, 'judge a network, clean and under attack, instead of training', default=False,
+                        check=SWITCH)
+    eval_directory: Optional[str] = option('--eval-directory', EVERY, 'classify every image file of a folder',
+                                           default=None, unit='DIR')
+    prediction_file: str = option('--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)',
+                                  default='predictions.txt', unit='FILE')
+    results_dir: Optional[str] = option(
+        '--results-dir', EVALUATED,
+        'where --eval writes results.json and per_example.csv (default: a new folder, results/'
+        '<network>-<checkpoint>-<attack>-<norm>-eps<radius>-<data>)', default=None, unit='DIR',
+        instead={TRAINING: '--logdir', FAKE: '--logdir'})
+    allow_unreadable: bool = option(
+        '--allow-unreadable', EVALUATED_OR_LISTED,
+        '--eval and --eval-directory end with exit code 0 although more than 1%% of the images could not be read (else '
+        'it is 3)', default=False, check=SWITCH)
+    resume_eval: bool = option(
+        '--resume-eval', EVALUATED,
+        'go on with the evaluation that was killed or stopped with the same --results-dir (or, without it, flags), or '
+        'start one; the number of ranks and --batch may be others. SIGTERM and Ctrl-C leave results of the images '
+        'judged so far', default=False, check=SWITCH)
+    eval_every: int = option(
+        '--eval-every', TRAINED_ON_IMAGES, 'epochs between evaluations (default: %(default)s); the last epoch always '
+        'has one', default=1, check=checks.at_least(1), unit='EPOCHS')
+    more_steps: Tuple[int, ...] = option(
+        '--more-eval-attack-iter', TRAINED_ON_IMAGES,
+        'also judge with these numbers of steps during training; one graph serves them all', default=(),
+        check=checks.step_list, unit='STEPS,STEPS,...', group='evaluation attacker')

@@ -1,0 +1,63 @@
+"""How the weights are changed, and how far."""
+import dataclasses
+from typing import ClassVar, Optional, Tuple
+
+from settings import checks
+from settings.fields import SWITCH, option
+from settings.modes import TRAINED
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One step: its loss and what becomes of the gradient."""
+    GROUP: ClassVar[str] = 'update'
+
+    update_gradient: Optional[str] = option(
+        '--update-gradient', TRAINED, "activation whose derivative the update's gradient takes (default: the network's "
+        'own)', default=None, check='slopes', unit='NAME', fixes_run=True)
+    label_smoothing: float = option('--label-smoothing', TRAINED, "(default: the recipe's, 0.1)",
+                                    check=checks.probability, unit='S', fixes_run=True)
+    optimizer: str = option('--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True)
+    accumulate: int = option(
+        '--accumulate', TRAINED,
+        "compute a step's gradient in K parts of batch / K images, one after another: the memory of one part; each has "
+        'its own batch statistics (default: %(default)s)', default=1, check=checks.at_least(1), unit='K',
+        fixes_run=True)
+    gradient_compression: str = option(
+        '--gradient-compression', TRAINED,
+        'of the gradients that several ranks exchange: fp16 sends half the bytes, rounded to float16 (default: '
+        '%(default)s)', default='none', check=('none', 'fp16'), fixes_run=True)
+    tf32: bool = option(
+        '--tf32', TRAINED,
+        'let GPUs since Ampere train in TF32, which keeps 10 of the 23 bits of what float32 convolutions and products '
+        'read; evaluations never do (default: float32 is float32)', default=False, check=SWITCH, fixes_run=True)
+    weight_decay: float = option(
+        '--weight-decay', TRAINED,
+        "factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)",
+        check=checks.at_least(0.0, float), unit='W', fixes_run=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How many steps, and the learning rate of each."""
+    GROUP: ClassVar[str] = 'update'
+
+    base_lr: float = option(
+        '--base-lr', TRAINED, 'learning rate for 256 images in a step; grows linearly with them (default: the '
+        "recipe's, 0.1 or 0.016)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
+    warmup_epochs: float = option(
+        '--warmup-epochs', TRAINED, 'linear warm-up, with momentum from 0.1 to rates above it, with rmsprop from 0 '
+        "(default: the recipe's, 5)", check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)
+    lr_drop_epochs: Tuple[int, ...] = option(
+        '--lr-drop-epochs', TRAINED, "the rate is divided by 10 after these epochs (default: the recipe's)",
+        check=checks.epoch_list, unit='E,E,...', fixes_run=True)
+    lr_decay_epochs: Optional[float] = option(
+        '--lr-decay-epochs', TRAINED, "the rate is multiplied by 0.97 after every so many epochs (default: the "
+        "recipe's, never or 2.4)", default=None, check=checks.above_zero, unit='EPOCHS', fixes_run=True)
+    starting_epoch: int = option('--starting-epoch', TRAINED, 'first epoch, with --load (default: %(default)s)',
+                                 default=1, check=checks.at_least(1), unit='EPOCH', group='run')
+    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110 or 350)", check=checks.at_least(1),
+                         group='run')
+    steps_per_epoch: Optional[int] = option(
+        '--steps-per-epoch', TRAINED, '(default: images of the training set / images in a step over all ranks)',
+        default=None, check=checks.at_least(1), unit='STEPS', group='run', fixes_run=True)
