@@ -1,9 +1,5 @@
 """``python -m analysis COMMAND``; see ``flags.py`` for the command line and ``runs.py`` for what the commands do."""
-import os
 import sys
-
-# `main` is the repository's, wherever this was started from.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from machine.quiet_tensorflow import quieten_tensorflow
 

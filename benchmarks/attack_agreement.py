@@ -11,11 +11,8 @@ Takes main.py's flags of --eval, untargeted. The Adversarial Robustness Toolbox 
 momentum in Linf and L2, Foolbox the same pgd in all norms and fgsm in Linf and L2. Prints a Markdown table. Needs
 requirements-test.txt.
 """
-import os
 import sys
 from typing import Dict, NamedTuple
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from machine.quiet_tensorflow import quieten_tensorflow
 

@@ -7,29 +7,26 @@ Takes main.py's flags. The images are random and the weights those of a fresh ne
 """
 import argparse
 import contextlib
-import os
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import numpy as np  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
-from tensorpack.tfutils.tower import TowerContext  # noqa: E402
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.tower import TowerContext
 
-import commands  # noqa: E402
-import main  # noqa: E402
-import measure  # noqa: E402  (behind the path, like what follows)
-import nets  # noqa: E402
-from adv_model import image_preprocess  # noqa: E402
+import commands
+import main
+import measure
+import nets
+from adv_model import image_preprocess
 from ranks.launched import Ranks
-from ranks.sessions import session_config  # noqa: E402
-from settings.resolve import resolve  # noqa: E402
-from smooth_activations import tensorflow_ops_only  # noqa: E402
+from ranks.sessions import session_config
+from settings.resolve import resolve
+from smooth_activations import tensorflow_ops_only
 
 
 def build(args, as_published):

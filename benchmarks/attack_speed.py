@@ -16,11 +16,9 @@ import os
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-import measure  # noqa: E402  (behind the path, like what follows)
+import measure
 from ranks.cores import threads_for
-from ranks.launched import Ranks  # noqa: E402
+from ranks.launched import Ranks
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']

@@ -20,11 +20,8 @@ of speeds: below 1 where the attack is the slower one.
 """
 import copy
 import json
-import os
 import sys
 import time
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from machine.quiet_tensorflow import quieten_tensorflow
 

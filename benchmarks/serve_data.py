@@ -22,8 +22,6 @@ import psutil
 import zmq
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
 from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()

@@ -15,13 +15,11 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import measure  # noqa: E402  (behind the path)
+import measure
 
 MIB = 1 << 20
 DEFAULTS = ['--arch', 'ResNet', '-d', '50', '--batch', '8', '--attack-iter', '4']

@@ -14,17 +14,15 @@ import select
 import sys
 import time
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import measure  # noqa: E402  (behind the path, like what follows)
+import measure
 from ranks.gather import gather_texts
 from ranks.launched import launched_rank
 from ranks.sessions import session_config
-from ranks.start import start_ranks  # noqa: E402
+from ranks.start import start_ranks
 
 PROGRAM = os.path.abspath(__file__)
 WARM_UP = 2  # steps; TensorFlow prepares its graph in the first one

@@ -23,17 +23,15 @@ import time
 import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, os.path.join(ROOT, 'third_party')]
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import numpy as np  # noqa: E402  (behind the path, like what follows)
-import zmq  # noqa: E402
+import numpy as np
+import zmq
 
-import measure  # noqa: E402
-from zmq_ops import message_size, write_message  # noqa: E402
+import measure
+from zmq_ops import message_size, write_message
 
 WAYS = ('bare', 'bare, threads', 'op', 'op, written', 'tensorpack')
 REFERENCES = ('bare', 'tensorpack')  # those of them that are measured, else the first way

@@ -30,7 +30,7 @@ from data.handshake import info_address
 from data.info_server import InfoServer
 from data.slots import Slots
 from data.stopwatch import ACTIVITIES, stopwatch
-from third_party.zmq_ops import message_size, payload_views
+from zmq_ops import message_size, payload_views
 
 MAX_WORKERS = 50  # FD and SAT, released code: min(50, cores) worker processes
 # ZMQ threads that copy batches into the trainers' sockets, each those of its trainers. With ZMQ's one, two trainers get

@@ -4,12 +4,6 @@
     python efficientnet/table.py
 """
 import math
-import os
-import sys
-
-if __name__ == '__main__':
-    # In place of this file's folder, where `main` would be efficientnet/main.py.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from machine.quiet_tensorflow import quieten_tensorflow
 

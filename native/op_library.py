@@ -1,7 +1,6 @@
 """This project's TensorFlow ops: compiled by `make setup` into a folder of their own for each TensorFlow version.
 
-So several environments share one checkout, and none loads what was compiled for another's headers. The packages of ops
-say `import op_library`: the environment knows this folder's modules by name, as tensorpack says `import zmq_ops`.
+So several environments share one checkout, and none loads what was compiled for another's headers.
 """
 import os
 

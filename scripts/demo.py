@@ -15,9 +15,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow(level=3)
 

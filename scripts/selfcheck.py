@@ -7,17 +7,15 @@ import os
 import subprocess
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import horovod.tensorflow as hvd  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
+import horovod.tensorflow as hvd
+import tensorflow.compat.v1 as tf
 
 from ranks.sessions import session_config
-from ranks.start import start_ranks  # noqa: E402
+from ranks.start import start_ranks
 
 
 def allreduce(device):

@@ -72,7 +72,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat pyproject.toml scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -161,10 +161,12 @@ install_horovod() {
 build_native() {
   printf '%s\n' third_party/zmq_ops native/smooth_ops native/jpeg_part |
     xargs -P 3 -I '{}' make -j "$(nproc)" -C '{}' PYTHON="$(realpath -s "$VENV")/bin/python"
-  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
-  local site
-  site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  echo "$PWD/third_party" >"$site/sat_third_party.pth"
+}
+
+# Makes this project's modules known by their names to every program of the environment, `zmq_ops` for tensorpack too.
+install_project() {
+  rm -f "$VENV"/lib/python*/site-packages/sat_third_party.pth  # what did this before
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
@@ -185,6 +187,7 @@ main() {
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
   step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
+  step "this project's modules, by their names" install_project
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"

@@ -3,17 +3,13 @@ import functools
 import gzip
 import json
 import os
-import sys
 
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FIXTURES = os.path.join(ROOT, 'tests', 'fixtures')
 
-sys.path.insert(0, ROOT)
-sys.path.append(os.path.join(ROOT, 'benchmarks'))
-
-from machine.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 os.environ.pop('SAT_DATA', None)  # tests name their data
@@ -62,11 +58,7 @@ def sess(graph):
 @pytest.fixture(scope='session')
 def weights_rule():
     """The module tests/fixtures/weights_rule.py: weights, images and labels from names and shapes."""
-    sys.path.insert(0, FIXTURES)
-    try:
-        import weights_rule as module
-    finally:
-        sys.path.remove(FIXTURES)
+    import weights_rule as module
     return module
 
 

@@ -9,14 +9,12 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BENCHMARKS = os.path.join(ROOT, 'benchmarks')
-sys.path.insert(0, BENCHMARKS)
-
-import attack_speed  # noqa: E402  (behind the path, like what follows)
-import compare  # noqa: E402
-import main  # noqa: E402
-import measure  # noqa: E402
-import timeline  # noqa: E402
-from measure import Quantity  # noqa: E402
+import attack_speed
+import compare
+import main
+import measure
+import timeline
+from measure import Quantity
 
 SPEED, SECONDS = Quantity('images/s', 1), Quantity('seconds', higher_is_better=False)
 

@@ -25,7 +25,7 @@ from third_party.imagenet_utils import (
     read_image,
     synsets,
 )
-from third_party.zmq_ops import dump_arrays
+from zmq_ops import dump_arrays
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TOOL = os.path.join(ROOT, 'tools', 'make_tfrecords.py')

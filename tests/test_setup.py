@@ -4,16 +4,12 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 import threading
 
 import pytest
 
+import horovod_wheel
 from small_runs import ROOT
-
-sys.path.append(os.path.join(ROOT, 'scripts'))
-
-import horovod_wheel  # noqa: E402
 
 TOOLS = ('bash', 'sed', 'awk', 'sort', 'cut', 'uniq', 'grep', 'dirname')
 
@@ -101,11 +97,11 @@ def test_an_environment_stays_what_it_is_until_another_is_asked_for(checkout, tm
 def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
     for folder in 'scripts', 'constraints':
         shutil.copytree(os.path.join(ROOT, folder), tmp_path / folder)
-    for name in 'requirements.txt', 'requirements-test.txt':
+    for name in 'requirements.txt', 'requirements-test.txt', 'pyproject.toml':
         shutil.copy(os.path.join(ROOT, name), tmp_path)
-    for name, command in ('zmq_ops', 'false'), ('smooth_ops', 'true'), ('jpeg_part', 'true'):
-        (tmp_path / 'third_party' / name).mkdir(parents=True)
-        (tmp_path / 'third_party' / name / 'Makefile').write_text('all:\n\t' + command)
+    for part, command in ('third_party/zmq_ops', 'false'), ('native/smooth_ops', 'true'), ('native/jpeg_part', 'true'):
+        (tmp_path / part).mkdir(parents=True)
+        (tmp_path / part / 'Makefile').write_text('all:\n\t' + command)
     make_python(tmp_path / 'env' / 'bin' / 'python', '3.11')  # it does all that it is asked for, and answers 3.11
     (tmp_path / '3.11').mkdir()  # so that this is its folder of packages too
     (tmp_path / 'env' / 'set').write_text('3.11 2.15.1\n')

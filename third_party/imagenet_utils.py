@@ -1,15 +1,7 @@
 """Public names of the data path, under the file name the released programs use (FD, SAT: `third_party/imagenet_utils.py`).
 
-Works as `third_party.imagenet_utils` (repository root on the path) and as `imagenet_utils` (this folder on the path);
-both give the same objects. Images are uint8 BGR in OpenCV's order, [N,H,W,3]; labels are int32.
+Works as `third_party.imagenet_utils` and, with this folder on the path, as `imagenet_utils`; both give the same objects. Images are uint8 BGR in OpenCV's order, [N,H,W,3]; labels are int32.
 """
-import os
-import sys
-
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if _ROOT not in sys.path:
-    sys.path.append(_ROOT)
-
 from data.augment import (
     AUGMENTATIONS,
     augment,

@@ -6,12 +6,10 @@ The released programs (FD, SAT) have a server of this name with --data, --fake, 
     .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
 """
 import logging
-import os
 import signal
 import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the imports below run ends the program without a traceback
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 try:
     from data import handshake, server

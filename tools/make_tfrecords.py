@@ -13,8 +13,6 @@ import signal
 import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends the program without a traceback
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()

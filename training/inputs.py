@@ -11,7 +11,7 @@ from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
 from data.handshake import USER
 from data.lease import Lease
 from data.stream import iterate
-from third_party.zmq_ops import ZMQPullSocket, load_arrays
+from zmq_ops import ZMQPullSocket, load_arrays
 
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
 ZMQ_OP_HWM = 30
