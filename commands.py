@@ -239,8 +239,8 @@ def _settings(args, dataset, values, attackers):
 
 
 def _results_folder(args, attacker):
-    """The folder of an evaluation's results: ``--results-dir``, or one of its own; with ``--resume-eval`` the last of these
-    that holds an unfinished evaluation.
+    """The folder of an evaluation's results: ``--results-dir``, or one of its own; with ``--resume-eval`` the last of
+    these that holds an unfinished evaluation.
 
     Raises:
         ValueError: it cannot be made or written.
@@ -299,8 +299,8 @@ def evaluate(args, ranks, signals, held):
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
-    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can be '
-                                                         'read, --resume-eval judges them too')
+    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
+                                                         'be read, --resume-eval judges them too')
 
 
 def _refuse_unreadable(args, ranks, read, total, what):
@@ -454,8 +454,8 @@ def _served_data(args, ranks, classes):
                 args.num_classes, address, len(served['classes'])))
         if classes and list(served['classes']) != list(classes) and not args.fake:
             raise ValueError(
-                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in another "
-                'order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in "
+                'another order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
                     args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
         lease.close()  # now: the program that called may live on

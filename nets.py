@@ -21,7 +21,8 @@ CPU_INFO = '/proc/cpuinfo'
 
 
 def fast_precision():
-    """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else 'float32'."""
+    """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else
+    'float32'."""
     if tf.config.list_physical_devices('GPU'):
         return 'float32'
     try:

@@ -44,7 +44,8 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
         weights = tf.get_variable('W', [kernel, kernel, channels_of(x, style) // group, channels],
                                   initializer=initializer)
         around = kernel // 2 if stride > 1 and kernel > 1 and style.padding == 'explicit' else None
-        return layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style, around), weights, style, norm)
+        return layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style, around), weights, style,
+                                  norm)
 
 
 def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):
@@ -202,5 +203,6 @@ def cifar_resnet(image, depth, num_classes, style):
         for b in range(blocks):
             with tf.variable_scope('group{}/block{}'.format(g, b)):
                 x = layers.block(functools.partial(
-                    basic_block, width=width, stride=2 if b == 0 and g > 0 else 1, style=style, projection=wide), x, style)
+                    basic_block, width=width, stride=2 if b == 0 and g > 0 else 1, style=style, projection=wide), x,
+                    style)
     return classifier(x[0], num_classes, style)

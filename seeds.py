@@ -1,7 +1,8 @@
 """Where the random numbers of a graph come from, and which are whose: none repeats another.
 
-Every image has a pair of seeds, int64 [2], from which all of its draws are made. The first is ``(seed << 24) + stream``,
-the second its position in the stream. Parts of a program that draw for the same image keep apart by what they add:
+Every image has a pair of seeds, int64 [2], from which all of its draws are made. The first is ``(seed << 24) +
+stream``, the second its position in the stream. Parts of a program that draw for the same image keep apart by what they
+add:
 
 | stream, of the first seed's lower 24 bits | whose |
 |---|---|
@@ -11,8 +12,8 @@ the second its position in the stream. Parts of a program that draw for the same
 | ... + ``NOISE`` | random corners that attacks are compared with, in ``analysis`` |
 | ``LANDSCAPE`` | NumPy's numbers for directions of a landscape, in ``analysis`` |
 
-Within an attack a purpose is added to the second seed, behind room for all purposes; AutoAttack's attackers fold a hash of
-their name and a number of the draw into the pair instead (``attacks/autoattack/streams.py``).
+Within an attack a purpose is added to the second seed, behind room for all purposes; AutoAttack's attackers fold a hash
+of their name and a number of the draw into the pair instead (``attacks/autoattack/streams.py``).
 """
 import tensorflow.compat.v1 as tf
 

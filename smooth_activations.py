@@ -254,7 +254,8 @@ def _derivative(compiled, key, alpha):
 
 
 def _wide(x):
-    """``x``, in float32 at least: the terms of the formulas leave float16's range, and XLA makes nothing of the casts."""
+    """``x``, in float32 at least: the terms of the formulas leave float16's range, and XLA makes nothing of the
+    casts."""
     return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
 
 
@@ -274,7 +275,8 @@ def _elementwise(function, derivative):
 def _smoothrelu(x, derivative):
     """relu(x - log(1 + beta |x|) / beta), beta = b^2 > 0; ``b`` is what the released checkpoints store (SAT Sec 4).
 
-    dy/dx = beta x / (1 + beta x) for x > 0, else 0, unless another ``derivative`` is asked for; dy/db is always its own.
+    dy/dx = beta x / (1 + beta x) for x > 0, else 0, unless another ``derivative`` is asked for; dy/db is always its
+    own.
     """
     b = tf.get_variable('smoothrelu_beta', [1], initializer=tf.constant_initializer(SMOOTHRELU_INITIAL_B))
     dtype, x = x.dtype, _wide(x)

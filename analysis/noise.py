@@ -39,7 +39,8 @@ class RandomNoise:
 
         with tf.name_scope('random_noise'):
             first = draw(0)
-            _, adv, _ = tf.while_loop(lambda *_: True, another, (tf.constant(1), first, margin(get_logits(first), label)),
+            begin = tf.constant(1), first, margin(get_logits(first), label)
+            _, adv, _ = tf.while_loop(lambda *_: True, another, begin,
                                       maximum_iterations=self.num_iter - 1, back_prop=False, parallel_iterations=1)
             return adv, tf.fill(tf.shape(label), NO_TARGET)
 

@@ -1,4 +1,5 @@
-"""Attackers: images [N,...] that a network gets wrong, near the given ones. They know images, labels and ``get_logits``."""
+"""Attackers: images [N,...] that a network gets wrong, near the given ones. They know images, labels and
+``get_logits``."""
 from machine.graph_mode import use_graphs
 
 use_graphs()  # an attacker outside of ``adv_model`` too

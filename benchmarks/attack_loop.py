@@ -30,8 +30,8 @@ from smooth_activations import tensorflow_ops_only
 
 
 def build(args, as_published):
-    """The adversarial images of a batch of random ones; ``as_published``: as the SAT release's graph computes them, with
-    batch norm by itself and activations of several ops."""
+    """The adversarial images of a batch of random ones; ``as_published``: as the SAT release's graph computes them,
+    with batch norm by itself and activations of several ops."""
     random = np.random.RandomState(0)
     image = tf.constant(random.randint(0, 256, [args.batch, args.input_size, args.input_size, 3]).astype(np.uint8))
     label = tf.constant(random.randint(0, args.num_classes, [args.batch]), tf.int32)

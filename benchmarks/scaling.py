@@ -99,7 +99,8 @@ def main():
         ways[', '.join(filter(None, (ranks, setting.name)))] = lambda setting=setting: training_step.speed(
             as_ranks(cores, own.steps, flags + setting.flags, setting.environment)) / own.ranks
     measure.report(measure.interleaved(ways, own.repeats, lambda name: {SPEED.name: ways[name]()}), [SPEED], own.json, {
-        'one process alone': None, 'processes without exchange': lambda name: None if name in (ALONE, apart) else apart})
+        'one process alone': None,
+        'processes without exchange': lambda name: None if name in (ALONE, apart) else apart})
     if own.timeline is not None:
         show_timeline(cores, own.steps, flags, own.timeline)
 

@@ -3,9 +3,9 @@
 
     .venv/bin/python benchmarks/serve_data.py --data /path/to/imagenet
 
-Both are made anew for each measurement, in turn, and a process outside them receives their batches: through the server's
-own socket, and out of tensorpack's PrefetchDataZMQ. Prints a Markdown table, as median (lowest to highest); the processor
-time, of all processes of a pipeline, tells the two apart on a busy machine too.
+Both are made anew for each measurement, in turn, and a process outside them receives their batches: through the
+server's own socket, and out of tensorpack's PrefetchDataZMQ. Prints a Markdown table, as median (lowest to highest);
+the processor time, of all processes of a pipeline, tells the two apart on a busy machine too.
 """
 import argparse
 import contextlib
@@ -69,7 +69,8 @@ def served_batches(args):
     """The batches of the data server, endless."""
     address = 'ipc://@benchmark-serve-data-' + secrets.token_hex(8)
     server = subprocess.Popen(
-        [sys.executable, os.path.join(ROOT, 'third_party', 'serve-data.py'), '--data', args.data, '--augmentation', 'imagenet',
+        [sys.executable, os.path.join(ROOT, 'third_party', 'serve-data.py'), '--data', args.data,
+         '--augmentation', 'imagenet',
          '--batch', str(args.batch), '--input-size', str(args.input_size), '--workers', str(args.workers),
          '--address', address], stdout=subprocess.PIPE, text=True)
     try:

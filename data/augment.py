@@ -183,7 +183,8 @@ def distorted_box(height, width, rng):
 
 
 def distorted_crop(image, size, rng):
-    """The EN release's random crop, resized (cubic) to [size,size,3]; its central one where the whole image is drawn."""
+    """The EN release's random crop, resized (cubic) to [size,size,3]; its central one where the whole image is
+    drawn."""
     height, width = image.shape[:2]
     box = distorted_box(height, width, rng)
     if box is None or box[2:] == (height, width):

@@ -34,12 +34,12 @@ def digits_folder():
             os.makedirs(home, exist_ok=True)
             _write_and_move(home, folder)
         except OSError as error:
-            raise ValueError("cannot write the embedded digits to {}: {}; set XDG_CACHE_HOME to a writable folder, or name "
-                             "a data set with --data".format(folder, error.strerror)) from error
+            raise ValueError("cannot write the embedded digits to {}: {}; set XDG_CACHE_HOME to a writable folder, or "
+                             "name a data set with --data".format(folder, error.strerror)) from error
     whole = _count_files(folder)
     if whole != COUNT:
-        raise ValueError("the embedded digits in {} are damaged: {} of their {} files are missing or empty; remove that folder, "
-                         "and it is written again".format(folder, COUNT - whole, COUNT))
+        raise ValueError("the embedded digits in {} are damaged: {} of their {} files are missing or empty; remove "
+                         "that folder, and it is written again".format(folder, COUNT - whole, COUNT))
     return folder
 
 

@@ -53,7 +53,8 @@ def for_tensorflow(content):
 
 
 class ReleasedValidationBatches(ValidationBatches):
-    """``ValidationBatches`` of the EN release's view; image is float32 [batch,S,S,3], BGR, 0-255 and a little beyond."""
+    """``ValidationBatches`` of the EN release's view; image is float32 [batch,S,S,3], BGR, 0-255 and a little
+    beyond."""
 
     def __init__(self, dataset, batch, input_size, rank=0, size=1, threads=None, indices=None):
         super().__init__(dataset, batch, input_size, 'efficientnet', rank, size, threads, indices)

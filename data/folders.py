@@ -44,14 +44,14 @@ def open_dataset(data, split, num_classes=None, classes=None):
     ``val.txt`` beside or inside it), and any folder with one sub-folder per class: ``train/<class>/`` and
     ``{val,validation,test}/<class>/``, or ``<class>/`` alone, which serves for evaluation: a network must not be judged
     on the images that it is trained on. If all class folders are synsets of ImageNet, labels are ImageNet's even when
-    classes are absent; otherwise the sorted folder names count. A line of ``val.txt`` is ``<file name> <label>``, the label a class name or a class index; it may list a part of
-    ``val/``. For a network of 1001 outputs 'background' comes before ImageNet's classes. What is left out, but for
-    hidden files, is logged in one line, by kind.
+    classes are absent; otherwise the sorted folder names count. A line of ``val.txt`` is ``<file name> <label>``, the
+    label a class name or a class index; it may list a part of ``val/``. For a network of 1001 outputs 'background'
+    comes before ImageNet's classes. What is left out, but for hidden files, is logged in one line, by kind.
 
     A folder with files ``train-*`` or ``validation-*``, which are no images, and without sub-folders holds shards:
     records as the EfficientNet release reads them, with labels from 1. Their class names are those of ``classes.txt``
-    beside the shards, else ImageNet's. Records that are damaged or whose labels the network lacks are left out when they
-    are loaded.
+    beside the shards, else ImageNet's. Records that are damaged or whose labels the network lacks are left out when
+    they are loaded.
 
     Args:
         data (str or None): root of the data set; None is the embedded digits.
@@ -86,7 +86,8 @@ def open_dataset(data, split, num_classes=None, classes=None):
     labels = np.asarray(labels, dtype=np.int32)
     if num_classes is not None and labels.max() >= num_classes:
         worst = int(labels.argmax())
-        raise ValueError("--num-classes {}: {} has label {}, the network's labels end at {}; give --num-classes {} or more"
+        raise ValueError("--num-classes {}: {} has label {}, the network's labels end at {}; give --num-classes {} "
+                         "or more"
                          .format(num_classes, files[worst], labels[worst], num_classes - 1, labels[worst] + 1))
     return ImageSet(files, labels, names, DIGITS if data is None else os.path.realpath(data))
 
@@ -128,7 +129,8 @@ def list_images(folder):
 
 
 def _scan(folder):
-    """Sorted paths of the image files directly in ``folder``, and how many other entries there are of each kind (Counter).
+    """Sorted paths of the image files directly in ``folder``, and how many other entries there are of each kind
+    (Counter).
 
     Hidden ones are in neither. Raises ValueError: ``folder`` cannot be listed.
     """
@@ -197,8 +199,8 @@ def _refuse_to_train_on(root):
             root, whole, whole))
     _refuse_level_above(root, _LEVELS_BELOW)
     if class_folders(root):
-        raise ValueError("--data {!r}: class folders alone, on whose images the network would be both trained and judged; "
-                         "move those for training to {}, others to {}".format(root, *(
+        raise ValueError("--data {!r}: class folders alone, on whose images the network would be both trained and "
+                         "judged; move those for training to {}, others to {}".format(root, *(
                              os.path.join(root, name, '<class>', '') for name in ('train', 'val'))))
 
 
@@ -236,8 +238,8 @@ def _by_folder(folder, present, names):
     index = {name: label for label, name in enumerate(names)}
     unknown = [name for name in present if name not in index]
     if unknown:
-        raise ValueError("{}: {} of its {} class folders (first: {!r}) are not among the {} known classes ({} ...), which come "
-                         "from the checkpoint or from train/; rename or remove them".format(
+        raise ValueError("{}: {} of its {} class folders (first: {!r}) are not among the {} known classes ({} ...), "
+                         "which come from the checkpoint or from train/; rename or remove them".format(
                              folder, len(unknown), len(present), unknown[0], len(names), ', '.join(names[:3])))
     files, labels = [], []
     left_out = collections.Counter({'images beside the class folders': len(_scan(folder)[0])})
@@ -259,13 +261,14 @@ def _by_list(root, folder, split, names):
     candidates = [os.path.join(place, 'val.txt') for place in dict.fromkeys([root, folder])]
     found = [path for path in candidates if os.path.isfile(path)]
     if not found:
-        raise ValueError("{} has images but no class folders, and there is no list of its labels: write lines '<file name> "
-                         "<label>' to {}, or sort the images into one folder per class".format(folder, ' or '.join(candidates)))
+        raise ValueError("{} has images but no class folders, and there is no list of its labels: write lines '<file "
+                         "name> <label>' to {}, or sort the images into one folder per class".format(
+                             folder, ' or '.join(candidates)))
     label_of = _read_list(found[0], names)
     missing = sorted(set(label_of) - set(images))
     if missing:
-        raise ValueError("{} names {} files that are not in {}, first {!r}; complete the folder or shorten the list".format(
-            found[0], len(missing), folder, missing[0]))
+        raise ValueError("{} names {} files that are not in {}, first {!r}; complete the folder or shorten "
+                         "the list".format(found[0], len(missing), folder, missing[0]))
     listed = sorted(label_of)
     left_out['images that {} does not list'.format(os.path.basename(found[0]))] = len(images) - len(listed)
     left_out['.txt files'] -= os.path.dirname(found[0]) == folder  # the list itself
@@ -283,8 +286,8 @@ def _read_list(path, names):
             name, _, label = line.strip().replace('\t', ' ').rpartition(' ')
             name = name.strip()
             if label not in index and not (label.isdecimal() and int(label) < len(names)):
-                raise ValueError("{} line {}: {!r} is not '<file name> <label>' with a label of 0 to {} or a class name such as "
-                                 "{}".format(path, number, line.strip(), len(names) - 1, names[0]))
+                raise ValueError("{} line {}: {!r} is not '<file name> <label>' with a label of 0 to {} or a class "
+                                 "name such as {}".format(path, number, line.strip(), len(names) - 1, names[0]))
             if not name or name in label_of:
                 raise ValueError("{} line {}: {}".format(path, number, 'no file name' if not name else
                                                          '{!r} is listed twice'.format(name)))

@@ -55,7 +55,8 @@ def info_address(address):
     tcp = re.fullmatch(r'(tcp://.+:)(\d+)', address)
     if tcp and 0 < int(tcp.group(2)) < 65535:
         return tcp.group(1) + str(int(tcp.group(2)) + 1)
-    raise ValueError("--address {!r}: choose ipc://@<name>, ipc://<path> or tcp://<host>:<port> with a port below 65535".format(
+    raise ValueError("--address {!r}: choose ipc://@<name>, ipc://<path> or tcp://<host>:<port> with a port "
+                     "below 65535".format(
         address))
 
 

@@ -24,8 +24,8 @@ class Undecodable(Exception):
 class Jpeg:
     """A JPEG of which ``image[top:bottom, left:right]`` decodes that part only; the bounds are inside the image.
 
-    The part is an array with the very pixels that ``decode_image`` has there. Raises ``Undecodable`` where libjpeg gives
-    up.
+    The part is an array with the very pixels that ``decode_image`` has there. Raises ``Undecodable`` where libjpeg
+    gives up.
 
     Attributes:
         shape: (height, width, 3).

@@ -99,7 +99,8 @@ def make_policy(name, num_layers=None, magnitude=None):
 
 
 def describe_policy(policy):
-    """What trainers and data servers tell each other of a policy or None: values by flag, None where without meaning."""
+    """What trainers and data servers tell each other of a policy or None: values by flag, None where without
+    meaning."""
     name = policy and policy.name
     layers, magnitude = policy[1:] if name == 'randaugment' else (None, None)
     return {'augment_name': name, 'randaug_num_layers': layers, 'randaug_magnitude': magnitude}

@@ -1,4 +1,5 @@
-"""Where a thread's time goes: the seconds it spent in each named activity, without those that it spent in inner ones."""
+"""Where a thread's time goes: the seconds it spent in each named activity, without those that it spent in inner
+ones."""
 import contextlib
 import threading
 import time

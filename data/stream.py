@@ -45,7 +45,8 @@ class TrainingStream:
     Args:
         augmentation (str), policy (Policy or None): see ``augment``.
     Raises:
-        ValueError: ``batch``, ``seed``, ``augmentation`` or ``shard`` is out of range, or `make setup` has not been run.
+        ValueError: ``batch``, ``seed``, ``augmentation`` or ``shard`` is out of range, or `make setup` has not been
+            run.
     """
 
     def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None, shard=(0, 1)):
@@ -139,12 +140,13 @@ class FakeStream:
 class ValidationBatches:
     """This rank's share of a validation set, or of a list of its images, in order, every batch filled up to one size.
 
-    Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks together
-    hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each of R ranks
-    ``N // R`` images and never evaluates the remainder.)
+    Batch k holds images ``k*batch`` to ``(k+1)*batch - 1`` of the list and belongs to rank ``k % size``: all ranks
+    together hold every image once, and what is batched together does not depend on the number of ranks. (FD gives each
+    of R ranks ``N // R`` images and never evaluates the remainder.)
 
-    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the set).
-    Rows without an image, at the end of the list or because one is unreadable, have index -1, label 0, zero pixels.
+    Iterating yields image (uint8 [batch,S,S,3], BGR), label (int32 [batch]), index (int32 [batch], position in the
+    set). Rows without an image, at the end of the list or because one is unreadable, have index -1, label 0, zero
+    pixels.
 
     Args:
         indices (sequence of int): positions in the set of the listed images; None lists the whole set.
@@ -267,7 +269,8 @@ class _Reader:
         name = self._dataset.files[index]
         with self._lock:
             if name not in self.unreadable:
-                self.unreadable[name] = str(error if isinstance(error, Unreadable) else Unreadable(name, str(error or '')))
+                self.unreadable[name] = str(error if isinstance(error, Unreadable)
+                                            else Unreadable(name, str(error or '')))
                 logger.warning("%s; it is left out", self.unreadable[name])
 
 

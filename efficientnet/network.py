@@ -25,8 +25,9 @@ class Style(layers.Style):
     """What all layers of one EfficientNet have in common.
 
     survival_prob: probability that the last block's residual branch is kept in training, falling linearly from 1 (Huang
-    et al. 2016; the release's drop connect). dropout_rate: before the classifier. noise_seed: int64 [2], where the random
-    numbers of a training pass come from, the same seed giving the same numbers; wanted if ``training`` and either is on.
+    et al. 2016; the release's drop connect). dropout_rate: before the classifier. noise_seed: int64 [2], where the
+    random numbers of a training pass come from, the same seed giving the same numbers; wanted if ``training`` and
+    either is on.
     """
     survival_prob: float = 0.8
     dropout_rate: float = 0.2

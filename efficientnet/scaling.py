@@ -6,7 +6,8 @@ PREFIX = 'efficientnet-'
 
 
 class Size(NamedTuple):
-    """Factors of the base network's channels and repeats; side of the input in pixels; dropout before the classifier."""
+    """Factors of the base network's channels and repeats; side of the input in pixels; dropout before the
+    classifier."""
     width: float
     depth: float
     resolution: int

@@ -13,7 +13,8 @@ class EvaluateRobustness(Callback):
     """Judges the network during training, over all ranks; every rank runs it, the first one reports.
 
     Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
-    ``eval-<k>step-attack-success-rate``; with ``averages`` all of these for the averaged weights too, as ``eval-ema-...``.
+    ``eval-<k>step-attack-success-rate``; with ``averages`` all of these for the averaged weights too, as
+    ``eval-ema-...``.
 
     Args:
         model, attacker, ranks: see ``EvaluationTower``.

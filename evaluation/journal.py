@@ -1,8 +1,8 @@
 """The verdicts of an evaluation that is not finished, on disk, so that ``--resume-eval`` can go on after anything.
 
-A file of JSON lines: the settings first, then for each round of batches the verdicts and the time so far. Each line names
-the run, which no other has, and ends with a CRC-32 of what is before it. A line that a killed process left torn, that
-was damaged or comes from elsewhere is left out; its images are judged again.
+A file of JSON lines: the settings first, then for each round of batches the verdicts and the time so far. Each line
+names the run, which no other has, and ends with a CRC-32 of what is before it. A line that a killed process left torn,
+that was damaged or comes from elsewhere is left out; its images are judged again.
 """
 import concurrent.futures
 import contextlib
@@ -93,8 +93,8 @@ class Journal:
             self.seconds = max(self.seconds, entry['seconds'])
         self.rows = np.concatenate(parts)
         if damaged:
-            logger.warning("'{}': {} of {} lines cannot be trusted, torn or damaged; {} verdicts are left, and all other "
-                           'images are judged again'.format(self.path, damaged, len(lines), len(self.rows)))
+            logger.warning("'{}': {} of {} lines cannot be trusted, torn or damaged; {} verdicts are left, and all "
+                           'other images are judged again'.format(self.path, damaged, len(lines), len(self.rows)))
         if lines and lines[-1]:  # torn, or whole but for its end: what comes next has a line of its own
             self._write(b'\n')
 
@@ -102,8 +102,9 @@ class Journal:
         for name in list(before) + list(now):
             if before.get(name) != now.get(name):
                 raise ValueError("--resume-eval: " + (
-                    "image files have changed (size or time) since '{}' was started; leave --resume-eval out to judge all "
-                    'anew'.format(self.path) if name == IMAGE_FILES else "'{}' was started with {} {}, now it is {}".format(
+                    "image files have changed (size or time) since '{}' was started; leave --resume-eval out to judge "
+                    'all anew'.format(self.path) if name == IMAGE_FILES
+                    else "'{}' was started with {} {}, now it is {}".format(
                         self.path, name, before.get(name), now.get(name))))
 
     def _check_rows(self, value, where):

@@ -1,10 +1,10 @@
 """Folders that the programs write: a name of its own for each, and one writer at a time.
 
-The writer holds a lock of the operating system (flock) on a file in the folder, by a descriptor that stays open, so that
-the lock ends with the process, whatever ends it. NFS extends it to all hosts, and frees it when a host is gone. Other
-shared file systems may have no such locks, or keep them within one host (Lustre without its option 'flock', NFS with
-'nolock'): therefore the writer also renews the file's time, and a folder whose writer was another host is free only when
-that has not happened for ``DEAD_AFTER`` seconds.
+The writer holds a lock of the operating system (flock) on a file in the folder, by a descriptor that stays open, so
+that the lock ends with the process, whatever ends it. NFS extends it to all hosts, and frees it when a host is gone.
+Other shared file systems may have no such locks, or keep them within one host (Lustre without its option 'flock', NFS
+with 'nolock'): therefore the writer also renews the file's time, and a folder whose writer was another host is free
+only when that has not happened for ``DEAD_AFTER`` seconds.
 """
 import contextlib
 import datetime

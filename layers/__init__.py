@@ -1,4 +1,5 @@
-"""What the graphs of all networks share: layouts, convolutions with batch norm, networks that stand still, recomputation."""
+"""What the graphs of all networks share: layouts, convolutions with batch norm, networks that stand still,
+recomputation."""
 from layers.convolution import conv2d, convolution, depthwise_conv2d, gate_channels, max_pool
 from layers.normalisation import batch_norm
 from layers.recompute import block

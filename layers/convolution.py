@@ -1,4 +1,5 @@
-"""Convolutions with the batch norm behind them, pooling and gates, in both layouts; ops that a CPU has in one layout only."""
+"""Convolutions with the batch norm behind them, pooling and gates, in both layouts; ops that a CPU has in one layout
+only."""
 import dataclasses
 
 import tensorflow.compat.v1 as tf
@@ -79,7 +80,8 @@ def depthwise_conv2d(x, kernel, stride, style):
         def convolve_and_gradient(x, style):
             return tf.custom_gradient(lambda x, kernel: (convolve(x, kernel, style), lambda dy: (
                 compiled.smooth_depthwise_grad(dy=dy, kernel=kernel, size=tf.shape(x), stride=stride),
-                tf.nn.depthwise_conv2d_backprop_filter(x, kernel.shape, dy, [1, stride, stride, 1], 'SAME'))))(x, kernel)
+                tf.nn.depthwise_conv2d_backprop_filter(x, kernel.shape, dy, [1, stride, stride, 1], 'SAME'))))(x,
+                                                                                                               kernel)
         return _nhwc_on_cpu(convolve_and_gradient, x, style)
     # As for max-pooling.
     return _nhwc_on_cpu(lambda x, style: convolve(x, kernel, style), x, style)

@@ -57,7 +57,8 @@ def quieten_tensorflow(level=2):
     """Let TensorFlow log from a level on; to be called before its first import.
 
     Args:
-        level (int): of TF_CPP_MIN_LOG_LEVEL, where the user has not set it; 1 hides information, 2 warnings, 3 errors too.
+        level (int): of TF_CPP_MIN_LOG_LEVEL, where the user has not set it; 1 hides information, 2 warnings, 3 errors
+            too.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', str(level))
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):

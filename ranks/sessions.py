@@ -28,7 +28,8 @@ def session_config(ranks):
     config = _configuration(ranks, allow_soft_placement=True)
     config.inter_op_parallelism_threads = positive_in('TF_NUM_INTEROP_THREADS') or max(
         2, config.intra_op_parallelism_threads)
-    # A second pass over the graph finds nothing that makes steps faster, and costs a second or two before the first one.
+    # A second pass over the graph finds nothing that makes steps faster, and costs a second or two before the first
+    # one.
     config.graph_options.rewrite_options.meta_optimizer_iterations = config.graph_options.rewrite_options.ONE
     config.gpu_options.allow_growth = True
     config.gpu_options.visible_device_list = str(ranks.gpu)

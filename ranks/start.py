@@ -22,8 +22,8 @@ def start_ranks():
     if launched_rank() is None:
         return Ranks()
     import horovod.tensorflow as hvd
-    # Horovod's thread waits in MPI for the other ranks many times a second, and Open MPI waits by spinning: on a core that
-    # the rank's own step needs this took a third of the time (docs/performance.md).
+    # Horovod's thread waits in MPI for the other ranks many times a second, and Open MPI waits by spinning: on a core
+    # that the rank's own step needs this took a third of the time (docs/performance.md).
     os.environ.setdefault('OMPI_MCA_mpi_yield_when_idle', '1')
     hvd.init()
     ranks = Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())

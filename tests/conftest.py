@@ -84,8 +84,9 @@ def few_blocks(monkeypatch):
 
 @pytest.fixture(scope='session')
 def released_model():
-    """function(row, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or 'sat_ResNeXt-50-32x4d-silu':
-    whose release, architecture, depth, for ResNeXt the groups, for SAT the activation; or as 'efficientnet-b0'."""
+    """function(row, data_format, ...) -> the model of a fixture row, as 'fair_ResNet-50' or
+    'sat_ResNeXt-50-32x4d-silu': whose release, architecture, depth, for ResNeXt the groups, for SAT the activation; or
+    as 'efficientnet-b0'."""
     def make(row, data_format, input_size=224):
         from networks import make_network
         layout = ['--data-format', data_format, '--input-size', str(input_size)]

@@ -1,7 +1,7 @@
 """What the documents' commands name: small data sets, an image, and checkpoints of the published networks.
 
-Weights are the rule's (``fixtures/weights_rule.py``), names and shapes those of ``fixtures/variables.json.gz``; files are
-in the form in which they are published. All is made when it is first asked for.
+Weights are the rule's (``fixtures/weights_rule.py``), names and shapes those of ``fixtures/variables.json.gz``; files
+are in the form in which they are published. All is made when it is first asked for.
 """
 import csv
 import gzip

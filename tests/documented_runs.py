@@ -26,7 +26,8 @@ MODELS = {'R152.npz': '--arch ResNet -d 152', 'R152-Denoise.npz': '--arch ResNet
           'X101-DenoiseAll.npz': '--arch ResNeXtDenoiseAll -d 101'}
 TRAINED = '--arch ResNetDenoise -d 50'
 _WORDS = {'NETWORK': '--arch CifarResNet -d 8 --activation-name silu', 'FLAGS': '', '...': '', 'I/N': '0/1',
-          'results/.../results.json': 'judged/results.json', '--ckpt_path=...': '--ckpt_path=efficientnet-b0/efficientnet-b0',
+          'results/.../results.json': 'judged/results.json',
+          '--ckpt_path=...': '--ckpt_path=efficientnet-b0/efficientnet-b0',
           '--data_dir=...': '--data_dir=/path/to/tfrecords', 'ENV/bin/python': 'python',
           'torch-env/bin/python': 'python'}
 # Folders of the working directory; this machine alone; as many ranks as it may have cores.
@@ -39,7 +40,8 @@ _TRAINED = '--batch 4 --epochs 1 --steps-per-epoch 1 --serve-address {address}'
 _SMALL_IMAGES = ' --input-size 64'
 _TINY = '--arch CifarResNet -d 8 --input-size 32 --batch 4'
 _LITTLE = {
-    'main.py --eval': '--batch 2', 'main.py --eval-directory': '--batch 2', 'efficientnet/main.py': '--eval_batch_size=2',
+    'main.py --eval': '--batch 2', 'main.py --eval-directory': '--batch 2',
+    'efficientnet/main.py': '--eval_batch_size=2',
     'analysis sweep': '--images 22 --steps 1,2 --epsilons 0,4 --queries 2 --attack-iter 2 --input-size 64',
     'analysis landscape': '--images 1 --grid 3 --input-size 64',
     'analysis transfer': '--images 2 --attack-iter 2 --input-size 64',
@@ -61,7 +63,8 @@ _BEFORE = {'judged/results.json': 'python main.py --eval --load CKPT --data D -d
 # As `make test` and README ask for with root and few cores; without GPUs, of which each rank would want its own, and
 # without a network between machines.
 _MPI = {'CUDA_VISIBLE_DEVICES': '', 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
-        'OMPI_MCA_rmaps_base_oversubscribe': '1', 'NCCL_IB_CUDA_SUPPORT': '0', 'NCCL_IB_DISABLE': '1', 'NCCL_DEBUG': 'WARN'}
+        'OMPI_MCA_rmaps_base_oversubscribe': '1', 'NCCL_IB_CUDA_SUPPORT': '0', 'NCCL_IB_DISABLE': '1',
+        'NCCL_DEBUG': 'WARN'}
 # What Slurm tells a job on one node; mpirun is not to look for more of it.
 _JOB = {'SLURM_JOB_ID': '1', 'SLURM_JOB_NUM_NODES': '1', 'SLURM_SUBMIT_DIR': '.', 'RANKS_PER_NODE': '2', 'BATCH': '4',
         'OMPI_MCA_ras': '^slurm', 'OMPI_MCA_plm': '^slurm'}
@@ -139,7 +142,8 @@ def _placed(text, ranks=RANKS):
 
 def adapted(run, address):
     """What is typed for ``run``: (a line for each server, the command's own line)."""
-    small = _SMALL_IMAGES if run.mode in ('train', 'serve') and '--input-size' not in ' '.join((run.text, *run.servers)) \
+    small = _SMALL_IMAGES if run.mode in ('train',
+                                          'serve') and '--input-size' not in ' '.join((run.text, *run.servers)) \
         else ''
     servers = run.servers or ((run.text,) if run.mode == 'serve' else ())
     served = ['{} {}{}'.format(_placed(text), _SERVED.format(address=address + str(number)), small)
@@ -205,7 +209,8 @@ class Workplace:
         """Run the command, beside its data servers. Returns: subprocess.CompletedProcess."""
         address = 'ipc://@documented-{}-'.format(secrets.token_hex(8))
         served, text = adapted(self.run, address)
-        environment = dict({name: value for name, value in os.environ.items() if not name.startswith(('SLURM', 'SAT_'))},
+        environment = dict({name: value for name,
+                            value in os.environ.items() if not name.startswith(('SLURM', 'SAT_'))},
                            **_MPI, **self.variables())
         if program_of(self.run.text) == 'sbatch':
             environment.update(_JOB, HOME=self.folder, SERVE_FLAGS='--workers 1 --address {}0{}'.format(

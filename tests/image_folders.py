@@ -30,7 +30,8 @@ def make_folder(root, names):
 
 
 def make_noise_folder(root, counts, classes):
-    """Write 8x8 noise images, ``counts`` (split to number) of them, in turn for each of ``classes``. Returns: ``root``."""
+    """Write 8x8 noise images, ``counts`` (split to number) of them, in turn for each of ``classes``. Returns:
+    ``root``."""
     random = np.random.default_rng(0)
     for split, count in counts.items():
         for number in range(count):

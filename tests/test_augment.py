@@ -61,12 +61,14 @@ def assert_as_recorded(image, record):
 @pytest.mark.parametrize('size', [224, 299, 380])
 @pytest.mark.parametrize('augmentation', ['imagenet', 'imagenet-light'])
 def test_validation_is_that_of_the_released_code(sample, load_json, size, augmentation):
-    assert_as_recorded(validation_transform(sample, size, augmentation), load_json('preprocessing.json')['resnet_val'][str(size)])
+    assert_as_recorded(validation_transform(sample, size, augmentation),
+                       load_json('preprocessing.json')['resnet_val'][str(size)])
 
 
 def test_plain_resize_is_that_of_eval_directory_and_of_the_example(sample, load_json):
     assert_as_recorded(resize_plain(sample, 224), load_json('preprocessing.json')['eval_directory'])
-    assert_as_recorded(resize_plain(sample, 224, cv2.INTER_LINEAR), load_json('preprocessing.json')['inference_example'])
+    assert_as_recorded(resize_plain(sample, 224, cv2.INTER_LINEAR),
+                       load_json('preprocessing.json')['inference_example'])
 
 
 def test_an_unreadable_file_reads_as_none(tmp_path):
@@ -103,7 +105,8 @@ def test_saturation_equals_tensorpack_up_to_truncation(imgaug, views, factor):
 @pytest.mark.parametrize('noise', [(0.1, 0.0, 0.0), (0.0, -0.1, 0.0), (0.0, 0.0, 0.3), (-0.2, 0.15, 0.1)])
 def test_lighting_equals_tensorpack(imgaug, views, noise):
     theirs = imgaug.Lighting(0.1, eigval=np.asarray([0.2175, 0.0188, 0.0045][::-1]) * 255.0, eigvec=np.array(
-        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], dtype='float32')[::-1, ::-1],
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], dtype='float32')[::-1,
+                                                                                                               ::-1],
         clip=False)
     for image in views:
         expected = theirs._augment(image, np.asarray(noise, np.float32))

@@ -103,7 +103,8 @@ def test_apgd_from_a_given_start(sess, norm, name, key, num_iter):
     assert far.sum() <= (0 if norm == 'Linf' else 2)
     assert np.median(np.abs(loss - expected) / np.abs(expected)) < 1e-5
     if run + 'x_best_first4' in fixture and norm != 'L1':
-        # The sign of a gradient of nearly 0 is rounding's: by TensorFlow 2.21 one of these 3,072 elements steps elsewhere.
+        # The sign of a gradient of nearly 0 is rounding's: by TensorFlow 2.21 one of these 3,072 elements steps
+        # elsewhere.
         elsewhere = np.abs(best[:4] - fixture[run + 'x_best_first4'].reshape(4, -1)) >= 1e-4
         assert elsewhere.sum() <= (1 if norm == 'Linf' else 0)
 

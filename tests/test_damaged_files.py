@@ -1,4 +1,5 @@
-"""JSON files beside checkpoints and results: damaged, or of another type, they are one clear line, and never believed."""
+"""JSON files beside checkpoints and results: damaged, or of another type, they are one clear line, and never
+believed."""
 import json
 import os
 import random
@@ -18,9 +19,11 @@ from weights.classes import _parse_classes, classes_in, write_classes
 from weights.find import _parse_best, find_checkpoint
 
 CLASSES = ['ant', 'bee', 'cat', 'dög', 'n01440764']
-OTHERS = ['', 'null', 'true', '5', '1e999', 'NaN', '"text"', '[]', '{}', '[5]', '[[]]', '{"a": 1}', '[null]', '[{"a": NaN}]',
+OTHERS = ['', 'null', 'true', '5', '1e999', 'NaN', '"text"', '[]', '{}', '[5]', '[[]]', '{"a": 1}', '[null]',
+          '[{"a": NaN}]',
           '[' * 10 ** 5, '{"a":' * 10 ** 5, '\xff', '"\\ud800"', '[1,]', '[{"epoch_num": "1"}]', '[{"epoch_num": 1.5}]',
-          '{"global_step": "7"}', '{"global_step": 7, "eval-10step-top1-error": "low"}', '{"global_step": -1}', '[1, "a"]']
+          '{"global_step": "7"}', '{"global_step": 7, "eval-10step-top1-error": "low"}', '{"global_step": -1}',
+          '[1, "a"]']
 
 
 def write(path, text):
@@ -97,7 +100,8 @@ def test_no_damage_of_a_run_s_other_files_is_a_traceback(tmp_path, name, monkeyp
     monkeypatch.setattr(os, 'fsync', lambda _: None)
     rng = random.Random(0)
     run = dict({field: [0.5, 'text', None, True][len(field) % 4] for field in fixing_a_run()}, command=['main.py'])
-    content = {'stats.json': [{'epoch_num': e, 'global_step': 3 * e, 'loss': 0.25} for e in range(1, 9)], 'run.json': run}[name]
+    content = {'stats.json': [{'epoch_num': e, 'global_step': 3 * e, 'loss': 0.25} for e in range(1, 9)],
+               'run.json': run}[name]
     written = json.dumps(content).encode()
     for _ in range(500):
         (tmp_path / name).write_bytes(rng.choice(DAMAGES[:3] + DAMAGES[4:])(rng, written))

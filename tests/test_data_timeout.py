@@ -243,7 +243,8 @@ def data_server(address):
 def training(address, cwd, *flags):
     """A run that a data server feeds, behind its first epoch."""
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    run = subprocess.Popen([sys.executable, MAIN] + SMALL + ['--serve-address', address, '--logdir', 'runs/one', *flags],
+    run = subprocess.Popen([sys.executable, MAIN] + SMALL
+                           + ['--serve-address', address, '--logdir', 'runs/one', *flags],
                            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         deadline = time.monotonic() + SECONDS

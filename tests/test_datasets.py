@@ -52,11 +52,13 @@ def test_imagenet_labels_hold_when_most_classes_are_absent(tmp_path):
     data = make_folder(tmp_path, ['train/n02099601/a.JPEG', 'train/n01440764/b.JPEG', 'val/n02099601/c.JPEG'])
     assert open_dataset(data, 'train', 1000).labels.tolist() == [0, 207]
     validation = open_dataset(data, 'val', 1000)
-    assert validation.labels.tolist() == [207] and validation.classes == synsets() and validation.labels.dtype == np.int32
+    assert validation.labels.tolist() == [207] and validation.labels.dtype == np.int32
+    assert validation.classes == synsets()
 
 
 def test_other_folder_names_are_labelled_in_sorted_order(tmp_path):
-    dataset = open_dataset(make_folder(tmp_path, ['train/zebra/1.png', 'train/ant/2.png', 'train/ant/1.png']), 'train', 2)
+    folder = make_folder(tmp_path, ['train/zebra/1.png', 'train/ant/2.png', 'train/ant/1.png'])
+    dataset = open_dataset(folder, 'train', 2)
     assert dataset.classes == ['ant', 'zebra'] and dataset.labels.tolist() == [0, 0, 1]
     assert [os.path.relpath(path, str(tmp_path)) for path in dataset.files] == [
         'train/ant/1.png', 'train/ant/2.png', 'train/zebra/1.png']
@@ -71,8 +73,8 @@ def test_one_folder_that_is_no_synset_makes_the_set_an_ordinary_one(tmp_path):
 def test_class_folders_without_splits_serve_for_evaluation_alone(tmp_path):
     data = make_folder(tmp_path, ['cat/1.png', 'dog/1.png'])
     assert open_dataset(data, 'val', 2).labels.tolist() == [0, 1]
-    with pytest.raises(ValueError, match='both trained and judged; move those for training to .*/train/<class>/, others to '
-                                         '.*/val/<class>/$'):
+    with pytest.raises(ValueError, match='both trained and judged; move those for training to .*/train/<class>/, '
+                                         'others to .*/val/<class>/$'):
         open_dataset(data, 'train', 2)
 
 
@@ -109,7 +111,8 @@ def test_what_is_left_out_is_counted_by_kind_in_one_line(tmp_path, caplog):
     dataset = open_dataset(data, 'train', 2)
     assert len(dataset.files) == 2
     assert [entry.getMessage() for entry in caplog.records] == [
-        '{}: left out: 1 .db files, 3 .gif files, 1 files without an ending, 1 folders, 1 images beside the class folders'
+        '{}: left out: 1 .db files, 3 .gif files, 1 files without an ending, 1 folders, 1 images beside the class '
+        'folders'
         .format(tmp_path / 'train')]
     caplog.clear()
     assert len(list_images(str(tmp_path / 'train' / 'ant'))) == 1
@@ -226,7 +229,8 @@ def test_damaged_digits_are_named(digits_cache, tmp_path, monkeypatch):
     os.truncate(folder / 'train' / '0' / '0000.png', 0)
     os.remove(folder / 'val' / '5' / '0005.png')
     for split in ('train', 'val'):
-        with pytest.raises(ValueError, match='{} are damaged: 2 of their 1797 files .*remove that folder'.format(folder)):
+        with pytest.raises(ValueError, match='{} are damaged: 2 of their 1797 files '
+                                             '.*remove that folder'.format(folder)):
             open_dataset(None, split, 10)
 
 
@@ -281,8 +285,8 @@ def test_a_class_unknown_to_the_checkpoint_is_refused(tmp_path):
 
 def test_the_two_import_names_give_the_same_objects():
     """`import imagenet_utils` from its own folder, in a directory that knows nothing of the repository."""
-    code = ("import sys; sys.path.insert(0, {!r}); import imagenet_utils as a; from third_party import imagenet_utils as b; "
-            "assert a.open_dataset is b.open_dataset and 'tensorflow' not in sys.modules").format(
+    code = ("import sys; sys.path.insert(0, {!r}); import imagenet_utils as a; from third_party import imagenet_utils "
+            "as b; assert a.open_dataset is b.open_dataset and 'tensorflow' not in sys.modules").format(
                 os.path.join(ROOT, 'third_party'))
     subprocess.run([sys.executable, '-c', code], cwd='/', check=True)
 

@@ -26,7 +26,8 @@ NOT_RUN = {
     # A test that does the same is named with its file.
     r'make setup( GPU=1)?': 'installs; every use of .venv/bin/python stands on it',
     r'make setup (PYTHON|TENSORFLOW)=[\d.]+': 'installs: test_setup.py::test_python_and_tensorflow_choose',
-    r'make test-stacks': 'sets up every set of versions: test_stacks.py::test_every_set_gives_each_image_the_same_verdict',
+    r'make test-stacks': 'sets up every set of versions: '
+                         'test_stacks.py::test_every_set_gives_each_image_the_same_verdict',
     r'\S*python scripts/horovod_wheel.py .*':
         'builds Horovod: test_setup.py::test_a_wheel_is_built_once_and_installed_from_then_on',
     r'make demo': 'test_programs.py::test_an_interrupted_demo_leaves_nothing_running starts the same program',
@@ -150,7 +151,8 @@ def typed(flags):
     for number, word in enumerate(flags):
         if word.startswith('-'):
             name, equals, value = word.partition('=')
-            following = flags[number + 1] if number + 1 < len(flags) and not flags[number + 1].startswith('--') else True
+            following = flags[number + 1] if number + 1 < len(flags) and not flags[number
+                                                                                   + 1].startswith('--') else True
             name = name.lstrip('-').replace('-', '_')
             value = value if equals else following
             # Lengths: 4/255 and 4px are 4 pixel levels.
@@ -339,7 +341,8 @@ def check_printed(workplace, done):
 
 
 CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_evaluation, 'train': check_training,
-          'main.py --eval-directory': check_predictions, 'inference-example.py': check_example, 'model_zoo.py': check_zoo,
+          'main.py --eval-directory': check_predictions, 'inference-example.py': check_example,
+          'model_zoo.py': check_zoo,
           'convert.py': check_converted, 'analysis sweep': check_figures, 'analysis landscape': check_figures,
           'analysis activations': check_figures, 'analysis transfer': check_figures, 'analysis report': check_page,
           'efficientnet/table.py': check_table, 'tools/make_tfrecords.py': check_shards, 'serve': check_server,
@@ -353,6 +356,7 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
 def test_a_command_does_what_its_document_says(run, tmp_path, material):
     workplace = Workplace(tmp_path, material, run)
     done = workplace.execute()
-    assert done.returncode == (143 if run.mode == 'serve' else 0), '{}\n{}\n{}'.format(done.args, done.stdout, done.stderr)
+    assert done.returncode == (143 if run.mode == 'serve' else 0), '{}\n{}\n{}'.format(done.args, done.stdout,
+                                                                                       done.stderr)
     assert 'Traceback' not in done.stderr
     CHECKS[run.mode](workplace, done)

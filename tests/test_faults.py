@@ -161,7 +161,8 @@ def test_a_second_interrupt_ends_the_process_at_once_also_within_a_step():
         process.communicate()
 
 
-def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_statistics(train, tmp_path, monkeypatch):
+def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_statistics(train, tmp_path,
+                                                                                           monkeypatch):
     folder = tmp_path / 'run'
     with monkeypatch.context() as patch:
         signal_in_step(patch, STEPS, signal.SIGTERM)

@@ -17,7 +17,8 @@ LABEL = np.arange(COUNT, dtype=np.int32)
 SMALL = ['--input-size', str(SIDE), '--num-classes', '10']
 RESNETS = {'ResNet': ['--arch', 'ResNet', '-d', '50'],
            'ResNeXt': ['--arch', 'ResNet', '-d', '50', '--group', '32', '--res2-bottleneck', '4'],
-           'Denoise': ['--arch', 'ResNetDenoise', '-d', '50'], 'DenoiseAll': ['--arch', 'ResNeXtDenoiseAll', '-d', '50'],
+           'Denoise': ['--arch', 'ResNetDenoise', '-d', '50'],
+           'DenoiseAll': ['--arch', 'ResNeXtDenoiseAll', '-d', '50'],
            'Cifar': ['--arch', 'CifarResNet', '-d', '8'], 'CifarWide': ['--arch', 'CifarResNet', '-d', '18'],
            'recomputed': ['--arch', 'CifarResNet', '-d', '8', '--recompute'],
            'SmoothReLU': ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'smoothrelu']}

@@ -466,7 +466,8 @@ def answering(address, answer):
 
 
 @pytest.mark.parametrize('answer, message', [
-    (b'hello', 'is not a data server'), (b'[]', 'is not a data server'), (b'{"description": 1}', 'is not a data server'),
+    (b'hello', 'is not a data server'), (b'[]', 'is not a data server'),
+    (b'{"description": 1}', 'is not a data server'),
     (b'{}', 'is not a data server'), (b'[' * 100000, 'is not a data server'), (b'\xff', 'is not a data server'),
     (b'{"refused": 5}', 'is not a data server'), (b'{"refused": "\\u001b[2J"}', 'is not a data server'),
     (b'{"description": {"protocol": 99}}', 'speaks protocol 99, this program 3')])

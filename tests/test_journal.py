@@ -1,4 +1,5 @@
-"""evaluation/journal.py: of damaged, cut, mixed and swapped files no verdict is taken that was not written, and none is a traceback."""
+"""evaluation/journal.py: of damaged, cut, mixed and swapped files no verdict is taken that was not written, and none is
+a traceback."""
 import collections
 import json
 import os
@@ -52,7 +53,8 @@ def said(monkeypatch):
 def test_what_was_written_is_read_again(tmp_path, said):
     path, rows = write(tmp_path)
     kept = resume(tmp_path)
-    assert kept.resumed and (kept.rows == rows).all() and kept.rows.dtype == np.int32 and kept.seconds == 80 and not said
+    assert kept.resumed and kept.seconds == 80 and not said
+    assert (kept.rows == rows).all() and kept.rows.dtype == np.int32
     kept = Journal(str(tmp_path), SETTINGS, RANGES, resume=True)
     kept.append(rows[:2], 99)
     assert (resume(tmp_path).rows == np.concatenate([rows, rows[:2]])).all()

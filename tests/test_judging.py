@@ -375,7 +375,8 @@ def test_images_that_were_changed_meanwhile_are_refused_and_said(stopped, here, 
     assert here('--attack-iter', '3', '--resume-eval')[0]['complete'] is True
 
 
-def test_without_results_dir_the_unfinished_one_of_the_same_attack_is_continued(data, load, here, tmp_path, monkeypatch):
+def test_without_results_dir_the_unfinished_one_of_the_same_attack_is_continued(data, load, here, tmp_path,
+                                                                                monkeypatch):
     typed = flags(data, load, '--attack-iter', '3')
     place = typed.index('--results-dir')
     del typed[place:place + 2]

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# From the top floor down, the rooms of a floor side by side; docs/design.md says what they are for. A room is a folder or
-# a file; of two that hold a module the longer path has it. A module imports from its own room and from floors below.
+# From the top floor down, the rooms of a floor side by side; docs/design.md says what they are for. A room is a folder
+# or a file; of two that hold a module the longer path has it. A module imports from its own room and from floors below.
 FLOORS = (
     ('benchmarks', 'scripts', 'tools', 'third_party'),
     ('analysis', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py', 'efficientnet/table.py'),
@@ -123,6 +123,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_the_arrows_are_those_that_the_code_has():
     """Of a few, each found in another way: a module, a name of it, within a function, of a package, by a short name."""
     for path, other in (('nets.py', 'resnet_model.py'), ('adv_model.py', 'attacks/pgd.py'), ('main.py', 'commands.py'),
-                        ('resnet_model.py', 'layers/__init__.py'), ('training/inputs.py', 'third_party/zmq_ops/__init__.py'),
+                        ('resnet_model.py', 'layers/__init__.py'),
+                        ('training/inputs.py', 'third_party/zmq_ops/__init__.py'),
                         ('third_party/zmq_ops/__init__.py', 'third_party/zmq_ops/wire.py')):
         assert other in ARROWS[path], path

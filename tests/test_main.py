@@ -86,7 +86,8 @@ def test_feature_denoising_directory_command_means_what_its_release_did(npz, fol
 def test_feature_denoising_training_command_takes_its_attack(folder):
     args = main.parse_args(['--data', folder, '--batch', '32', '--attack-iter', '30', '--attack-epsilon', '16.0',
                             '--recipe', 'feature-denoising'])
-    assert fields(args, ['eval', 'batch', 'attack_iter', 'attack_epsilon', 'attack_step_size', 'arch', 'depth']) == dict(
+    names = ['eval', 'batch', 'attack_iter', 'attack_epsilon', 'attack_step_size', 'arch', 'depth']
+    assert fields(args, names) == dict(
         eval=False, batch=32, attack_iter=30, attack_epsilon=16.0, attack_step_size=1.0, arch='ResNet', depth=50)
 
 
@@ -262,7 +263,8 @@ def test_slopes_of_attack_and_update_default_to_the_network_s_own():
 @pytest.mark.parametrize('argv, precision, xla', [
     ([], None, False), (['--attack-precision', 'float16'], 'float16', False), (['--xla'], None, True),
     (['--use-fp16xla'], 'float16', True), (['--use-fp16xla', '--attack-precision', 'float16'], 'float16', True),
-    (['--eval', '--load', 'x.npz'], 'float32', False), (['--eval', '--load', 'x.npz', '--use-fp16xla'], 'float16', True),
+    (['--eval', '--load', 'x.npz'], 'float32', False),
+    (['--eval', '--load', 'x.npz', '--use-fp16xla'], 'float16', True),
     (['--eval', '--load', 'x.npz', '--attack', 'autoattack'], 'float32', False)])
 def test_training_attacks_in_what_its_machines_decide_and_an_evaluation_in_float32_unless_told_otherwise(
         monkeypatch, tmp_path, argv, precision, xla):
@@ -362,7 +364,8 @@ def refusal(capsys, run, argv):
     (['--eval-directory', '.', '--load', 'x', '--tf32'], ['--tf32 is for training']),
     (['--eval', '--load', 'x', '--attack', 'autoattack', '--attack-precision', 'bfloat16'],
      ['--attack autoattack has no --attack-precision']),
-    (['--eval', '--load', 'x', '--attack', 'autoattack', '--use-fp16xla'], ['--attack autoattack has no --use-fp16xla']),
+    (['--eval', '--load', 'x', '--attack', 'autoattack', '--use-fp16xla'],
+     ['--attack autoattack has no --use-fp16xla']),
     (['--eval', '--load', 'x', '--early-stop', '--xla'], ['--early-stop', '--xla']),
     (['--eval', '--load', 'x', '--early-stop', '--attack-precision', 'bfloat16'], ['--early-stop', 'bfloat16']),
     (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),
@@ -513,8 +516,8 @@ def test_an_empty_data_folder_is_refused_by_name(capsys, run, npz, folder, mode)
 
 
 def test_a_class_without_an_output_of_the_network_is_refused(capsys, run, tmp_path, npz):
-    data = make_folder(tmp_path / 'three', ['{}/{}/{}.png'.format(split, c, k) for split in ('train', 'val') for c in 'abc'
-                                            for k in range(2)])
+    data = make_folder(tmp_path / 'three', ['{}/{}/{}.png'.format(split, c, k)
+                                            for split in ('train', 'val') for c in 'abc' for k in range(2)])
     for argv in (judged(npz, data), trained(npz, data)):
         assert '--num-classes 2' in refusal(capsys, run, argv)
 

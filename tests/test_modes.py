@@ -99,7 +99,8 @@ def test_typing_a_default_is_typing(capsys, ask, typed):
 
 
 def test_flags_that_a_published_model_brings_are_not_typed(monkeypatch, ask):
-    monkeypatch.setattr(weights.flags, '_defaults', lambda *_: weights.flags._Defaults(['--dropout-rate', '0.1', '--arch', 'EfficientNet']))
+    monkeypatch.setattr(weights.flags, '_defaults',
+                        lambda *_: weights.flags._Defaults(['--dropout-rate', '0.1', '--arch', 'EfficientNet']))
     assert main.parse_args(ask(modes.EVAL, ['--seed', '1'])).dropout_rate == 0.1
 
 

@@ -85,7 +85,8 @@ def test_outputs_that_are_no_numbers_are_said_in_both_evaluations(tmp_path, monk
     np.savez(tmp_path / 'X.npz', **values)
     monkeypatch.chdir(tmp_path)
     with tf.Graph().as_default():
-        main.main(['--eval', '--load', 'X.npz', '--data', data, '--attack-iter', '0', '--results-dir', 'results', *flags])
+        main.main(['--eval', '--load', 'X.npz', '--data', data, '--attack-iter', '0', '--results-dir', 'results',
+                   *flags])
     line, = read_json(tmp_path / 'results' / 'results.json')['warnings']
     with open('results/per_example.csv') as f:
         unknown = sum(row['clean_pred'] == '-1' for row in csv.DictReader(f))

@@ -381,13 +381,15 @@ def test_a_policy_out_of_range_is_refused(policy, message):
 
 @pytest.mark.parametrize('flags, expected', [
     ((None, None, None), None), (('autoaugment', None, None), Policy('autoaugment')),
-    (('randaugment', None, None), Policy('randaugment', 2, 10)), (('randaugment', 3, None), Policy('randaugment', 3, 10)),
+    (('randaugment', None, None), Policy('randaugment', 2, 10)),
+    (('randaugment', 3, None), Policy('randaugment', 3, 10)),
     (('randaugment', None, 0), Policy('randaugment', 2, 0))])
 def test_flags_that_are_left_out_have_the_releases_defaults(flags, expected):
     assert make_policy(*flags) == expected
 
 
-@pytest.mark.parametrize('flags', [(None, 2, None), (None, None, 10), ('autoaugment', None, 0), ('autoaugment', 2, None)])
+@pytest.mark.parametrize('flags', [(None, 2, None), (None, None, 10), ('autoaugment', None, 0),
+                                   ('autoaugment', 2, None)])
 def test_strengths_of_randaugment_are_refused_without_it(flags):
     with pytest.raises(ValueError, match='--randaug-(num-layers|magnitude): needs --augment-name randaugment'):
         make_policy(*flags)

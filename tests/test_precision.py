@@ -118,7 +118,8 @@ def test_training_may_compute_in_tf32_and_its_evaluations_never_do(train, tmp_pa
     ('0', True, True, '--tf32: NVIDIA_TF32_OVERRIDE=0 forbids it'),
     ('1', False, True, 'NVIDIA_TF32_OVERRIDE=1: verdicts could be computed in TF32'),
     ('1', True, True, 'NVIDIA_TF32_OVERRIDE=1: verdicts could be computed in TF32')])
-def test_an_environment_that_overrides_what_is_asked_for_is_refused_on_gpus(monkeypatch, override, wanted, gpu, message):
+def test_an_environment_that_overrides_what_is_asked_for_is_refused_on_gpus(monkeypatch, override, wanted, gpu,
+                                                                            message):
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'] * gpu)
     monkeypatch.delenv('NVIDIA_TF32_OVERRIDE', raising=False)
     if override:

@@ -492,7 +492,8 @@ def test_two_ranks_resume_their_run(data, served, tmp_path):
 def test_a_run_that_the_python_receiver_feeds_ends(data, tmp_path):
     address = new_address()
     server = subprocess.Popen([sys.executable, SERVER, '--data', data, '--batch', str(BATCH), '--input-size', '8',
-                               '--workers', '1', '--no-zmq-ops', '--address', address], stdout=subprocess.PIPE, text=True)
+                               '--workers', '1', '--no-zmq-ops', '--address', address], stdout=subprocess.PIPE,
+                               text=True)
     try:
         assert 'ready' in server.stdout.readline()
         ended = mpirun(1, MAIN, *TRAINING, '--data', data, '--serve-address', address, '--no-zmq-ops', '--logdir',

@@ -226,7 +226,7 @@ def test_a_bad_record_is_left_out_with_its_reason(tmp_path, caplog, bad, reason)
     dataset = open_dataset(str(tmp_path), 'val', 1000)
     batches = ValidationBatches(dataset, 2, 8, 'none')
     for _ in range(2):
-        found = [(int(k), int(l)) for _, label, index in batches for k, l in zip(index, label)]
+        found = [(int(k), int(one)) for _, label, index in batches for k, one in zip(index, label)]
         assert found == [(0, 0), (1, 10), (-1, 0), (3, 20), (4, 30), (-1, 0)]
     name = 'validation-00001-of-00003#1'
     problem = '{}: {}'.format(name, reason) if reason else 'cannot decode image {}'.format(name)
@@ -372,10 +372,10 @@ def test_ranks_together_hold_every_record_once_with_bad_ones_between(tmp_path, b
     for size in (1, 2, 3):
         for rank in range(size):
             for image, label, index in validation(dataset, rank, size, batch):
-                together[size - 1] += [(int(k), int(l), picture.tobytes())
-                                       for k, l, picture in zip(index, label, image) if k >= 0]
+                together[size - 1] += [(int(k), int(one), picture.tobytes())
+                                       for k, one, picture in zip(index, label, image) if k >= 0]
         together[size - 1].sort()
-        assert [(k, l) for k, l, _ in together[size - 1]] == [
+        assert [(k, one) for k, one, _ in together[size - 1]] == [
             (k, label - 1) for k, label in enumerate(labels) if k not in (2, 6)]
     assert together[0] == together[1] == together[2]
 
@@ -445,7 +445,8 @@ def test_other_formats_become_jpeg_and_unreadable_files_are_left_out(make, tmp_p
 
 def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, caplog):
     whole = jpeg(np.random.default_rng(0).integers(0, 256, [30, 40, 3], np.uint8))
-    path, = write_shards(tmp_path, 'validation', [[record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]])
+    shard = [record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]
+    path, = write_shards(tmp_path, 'validation', [shard])
     dataset = open_dataset(str(tmp_path), 'val')
     batches = ValidationBatches(dataset, 3, 16, 'none')
     assert [index.tolist() for _, _, index in batches] == [[0, -1, 2]]

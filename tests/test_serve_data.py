@@ -33,8 +33,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
 
 
-# Prints how many batches two workers build while the parent takes them in and hands none on, then after it dropped 5, and
-# how many slots there are.
+# Prints how many batches two workers build while the parent takes them in and hands none on, then after it dropped 5,
+# and how many slots there are.
 COUNT_BUILT = """
 import os, sys, time
 import numpy as np
@@ -82,7 +82,8 @@ def start(address):
     servers = []
 
     def run(*flags):
-        server = subprocess.Popen([sys.executable, SCRIPT, '--input-size', '32', '--address', address] + list(flags), cwd='/',
+        server = subprocess.Popen([sys.executable, SCRIPT, '--input-size', '32', '--address', address] + list(flags),
+                                  cwd='/',
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         servers.append(server)
         return server, server.stdout.readline()
@@ -123,7 +124,8 @@ def described(address, expected, job=None):
 
 
 def run_to_end(*flags):
-    return subprocess.run([sys.executable, SCRIPT] + list(flags), cwd='/', stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.run([sys.executable, SCRIPT] + list(flags), cwd='/', stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE,
                           text=True, timeout=60)
 
 
@@ -206,7 +208,8 @@ def test_a_trainer_of_another_policy_is_refused_with_the_command_of_a_server_tha
 
 
 def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
-    result = subprocess.run([sys.executable, '-c', COUNT_BUILT, str(tmp_path / 'log')], cwd=ROOT, stdout=subprocess.PIPE,
+    result = subprocess.run([sys.executable, '-c', COUNT_BUILT, str(tmp_path / 'log')], cwd=ROOT,
+                            stdout=subprocess.PIPE,
                             text=True, check=True)
     window, first, second, slots = map(int, result.stdout.split())
     assert (first, second) == (window, window + 5) and window <= 10
@@ -215,11 +218,13 @@ def test_no_more_than_a_window_of_batches_is_built_ahead(tmp_path):
 
 def test_the_ready_line_and_the_description_say_what_is_served(start, address):
     _, line = start('--batch', '8', '--workers', '2')
-    assert line == ('serve-data: ready at {}: digits (1498 images, 10 classes), batch 8, 32 x 32 pixels, augmentation none, '
-                    '2 workers\n'.format(address))
-    expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498, 'dataset': 'digits',
+    assert line == ('serve-data: ready at {}: digits (1498 images, 10 classes), batch 8, 32 x 32 pixels, augmentation '
+                    'none, 2 workers\n'.format(address))
+    expected = {'batch': 8, 'input_size': 32, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': 1498,
+                'dataset': 'digits',
                 'seed': 0, 'classes': [str(digit) for digit in range(10)], 'augmentation': 'none',
-                'shard': [0, 1], 'fake': False, 'augment_name': None, 'randaug_num_layers': None, 'randaug_magnitude': None}
+                'shard': [0, 1], 'fake': False, 'augment_name': None, 'randaug_num_layers': None,
+                'randaug_magnitude': None}
     assert described(address, expected)['batch'] == 8
 
 
@@ -456,7 +461,8 @@ def test_an_unreadable_image_is_warned_of_once_by_all_workers_and_counted(tmp_pa
 
 
 def test_the_benchmark_reports_and_stops_on_a_signal():
-    server = subprocess.Popen([sys.executable, SCRIPT, '--benchmark', '--fake', '--input-size', '32', '--workers', '2'], cwd='/',
+    server = subprocess.Popen([sys.executable, SCRIPT, '--benchmark', '--fake', '--input-size', '32',
+                               '--workers', '2'], cwd='/',
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert re.fullmatch(r'serve-data: [1-9]\d* images/s after [5-9] s\n', server.stdout.readline())
     server.terminate()
@@ -479,7 +485,8 @@ def test_the_benchmark_says_where_the_time_goes():
                             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, '')
     first, second = result.stdout.splitlines()
-    speed, per_core = re.fullmatch(r'serve-data: (\d+) images/s, (\d+) per core \(1 workers, \d+ cores\)', first).groups()
+    speed, per_core = re.fullmatch(r'serve-data: (\d+) images/s, (\d+) per core \(1 workers, \d+ cores\)',
+                                   first).groups()
     assert int(speed) == int(per_core) > 0
     parts = dict(part.split() for part in second[len('serve-data: ms per image: '):].split(', '))
     assert list(parts) == ['read', 'decode', 'augment', 'batch', 'send']
@@ -542,12 +549,15 @@ def test_the_parts_of_all_machines_together_hold_every_image_once(address, count
 
 
 def test_a_python_without_the_packages_is_told_which_one_to_use():
-    result = subprocess.run([sys.executable, '-S', '-E', SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run([sys.executable, '-S', '-E', SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
     assert result.returncode != 0 and result.stderr.count('\n') == 1
-    assert re.match(r"serve-data: .* has no module '\w+'; run `make setup`, then .venv/bin/python .*serve-data.py", result.stderr)
+    assert re.match(r"serve-data: .* has no module '\w+'; run `make setup`, then .venv/bin/python .*serve-data.py",
+                    result.stderr)
 
 
 def test_help_needs_no_data():
     result = run_to_end('--help')
-    assert result.returncode == 0 and all(flag in result.stdout for flag in ('--no-zmq-ops', '--hwm', '--shard', '--augmentation',
+    assert result.returncode == 0 and all(flag in result.stdout
+                                          for flag in ('--no-zmq-ops', '--hwm', '--shard', '--augmentation',
                                                                                '--augment-name'))

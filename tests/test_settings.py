@@ -67,9 +67,9 @@ def test_settings_know_neither_tensorflow_nor_what_needs_it():
 
 def test_an_option_stands_once_and_says_where_it_means_something():
     assert len(FLAGS) == len(sections.options()) == len({option.flag.names for option in sections.options()})
-    for option in sections.options():
-        assert option.flag.modes and option.flag.help, option.dest
-        assert not (option.decides_verdict and not set(option.flag.modes) - {'training', '--fake'}), option.dest
+    for each in sections.options():
+        assert each.flag.modes and each.flag.help, each.dest
+        assert not (each.decides_verdict and not set(each.flag.modes) - {'training', '--fake'}), each.dest
 
 
 def test_recipes_set_options_that_there_are_and_that_the_parser_leaves_open():
@@ -210,7 +210,8 @@ def test_the_data_server_has_it_and_a_trainer_refuses_another_value(erasing, ser
             sources.take_served(taken, lease.description, address, [lease.description])
         assert taken.erasing == 0.3 and 'erasing' not in expected()
         for argv in (['--data', data, '--erasing', '0.4'], ['--erasing', '0.4']):
-            with pytest.raises(ValueError, match=r"erasing: server 0.3, this run 0.4; .*serve-data.py .*--erasing 0.4 "):
+            with pytest.raises(ValueError,
+                               match=r"erasing: server 0.3, this run 0.4; .*serve-data.py .*--erasing 0.4 "):
                 Lease(address, expected(*argv), new_job(), 10)
         with pytest.raises(ValueError, match='erasing: server 0.3, this run 0.0'):
             Lease(address, expected('--data', data), new_job(), 10)
@@ -236,8 +237,8 @@ def test_without_the_field_there_is_nothing_of_it(capsys):
 # The programs that have a part of the options
 
 def test_a_value_of_its_own_is_in_every_option_that_a_data_server_has():
-    for option in serving.data_server_options():
-        assert option.flag.help and option.flag.names[-1].startswith('--')
+    for each in serving.data_server_options():
+        assert each.flag.help and each.flag.names[-1].startswith('--')
     assert serving.flags_for({'batch': 4, 'seed': 0, 'augmentation': None, 'fake': False}) == ['--batch', '4']
     assert serving.flags_for({'seed': 7}) == ['--seed', '7']
 

@@ -28,7 +28,8 @@ def checkout(tmp_path):
     def choice(*pythons, **environment):
         for version in pythons:
             make_python(tmp_path / 'bin' / ('python' + version), version)
-        return subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh'), 'choice'], text=True, capture_output=True,
+        return subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh'), 'choice'], text=True,
+                              capture_output=True,
                               env={'PATH': str(tmp_path / 'bin'), **environment})
     return choice
 
@@ -124,7 +125,8 @@ def test_every_set_pins_all_that_is_asked_for():
 
 # The wheel of Horovod.
 
-FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-cpu-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4', 'script': 'ab' * 32}
+FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-cpu-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4',
+         'script': 'ab' * 32}
 
 
 @pytest.fixture
@@ -249,7 +251,8 @@ def test_of_two_set_ups_at_once_one_waits_for_the_other(folder):
 def test_the_folder_tells_apart_whatever_a_wheel_depends_on(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     for fact in FACTS:
-        assert horovod_wheel.wheel_folder(dict(FACTS, **{fact: FACTS[fact][:-1] + 'x'})) != horovod_wheel.wheel_folder(FACTS)
+        assert horovod_wheel.wheel_folder(dict(FACTS,
+                                               **{fact: FACTS[fact][:-1] + 'x'})) != horovod_wheel.wheel_folder(FACTS)
 
 
 def test_the_source_is_edited_and_a_line_that_is_not_there_is_an_error(tmp_path):

@@ -15,7 +15,8 @@ NODE = '''NodeName={} Arch=x86_64 CoresPerSocket=32
 
 @pytest.fixture
 def submit(tmp_path):
-    """function(script, flags, node's generic resources, GPUs that NVIDIA's tool lists, variables) -> the ended process."""
+    """function(script, flags, node's generic resources, GPUs that NVIDIA's tool lists, variables) -> the ended
+    process."""
     def run(script, *flags, resources='(null)', listed=0, **variables):
         nodes = ''.join(NODE.format('n{}'.format(number), text) for number, text in enumerate(resources.split()))
         for name, content in (('scontrol', '[ "$*" = "show node n[0-1]" ] && cat <<"END"\n{}END\n'.format(nodes)),
@@ -28,7 +29,8 @@ def submit(tmp_path):
         environment = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_')}
         for name in ('DATA', 'RANKS_PER_NODE', 'CUDA_VISIBLE_DEVICES'):
             environment.pop(name, None)
-        environment.update(PATH='{}:{}'.format(tmp_path, environment['PATH']), SLURM_JOB_ID='7', SLURM_JOB_NUM_NODES='2',
+        environment.update(PATH='{}:{}'.format(tmp_path, environment['PATH']), SLURM_JOB_ID='7',
+                           SLURM_JOB_NUM_NODES='2',
                            SLURM_JOB_NODELIST='n[0-1]', SLURM_SUBMIT_DIR=ROOT, **variables)
         return subprocess.run(['bash', os.path.join(ROOT, 'slurm', script), *flags], env=environment, cwd=tmp_path,
                               capture_output=True, text=True)
@@ -60,7 +62,8 @@ def test_gpus_that_slurm_does_not_hand_out_are_named_too(submit):
 
 
 @pytest.mark.parametrize('node, variables, ranks', [
-    (dict(resources='gpu:8'), dict(SLURM_GPUS_ON_NODE='4'), 4), (dict(resources='gpu:8'), dict(SLURM_JOB_GPUS='2,5,7'), 3),
+    (dict(resources='gpu:8'), dict(SLURM_GPUS_ON_NODE='4'), 4),
+    (dict(resources='gpu:8'), dict(SLURM_JOB_GPUS='2,5,7'), 3),
     (dict(resources='gpu:8'), dict(RANKS_PER_NODE='1'), 1), (dict(listed=8), dict(RANKS_PER_NODE='8'), 8),
     (dict(), dict(), 1), (dict(resources='gpu:0'), dict(), 1)])
 def test_other_jobs_start_a_rank_for_each_of_their_gpus_or_as_many_as_asked_for(submit, node, variables, ranks):

@@ -138,8 +138,8 @@ def test_the_incoming_gradient_multiplies_the_slope(sess, name):
 def test_activations_are_those_of_the_release(sess, load_json, name):
     fixture = load_json('activations.json')
     value, slope = value_and_slope(sess, name, np.array(fixture['x'], np.float32))
-    # The release's slope of GELU is 1.8e-6 beside the formula's at -4.5, where its float32 cancels; TensorFlow 2.21's is
-    # 0.5e-6 beside it on the other side.
+    # The release's slope of GELU is 1.8e-6 beside the formula's at -4.5, where its float32 cancels; TensorFlow 2.21's
+    # is 0.5e-6 beside it on the other side.
     np.testing.assert_allclose(value, fixture['activations'][name]['y'], rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(slope, fixture['activations'][name]['dy_dx'], rtol=2e-6, atol=2.4e-6)
 

@@ -1,5 +1,5 @@
-"""The compiled ops: right for every instruction set, type, length and special value; the activations' formulas in float64
-are in test_smooth_activations.py."""
+"""The compiled ops: right for every instruction set, type, length and special value; the activations' formulas in
+float64 are in test_smooth_activations.py."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -168,7 +168,8 @@ def test_parts_of_layers_that_do_not_fit_are_refused(sess):
     for op, message in (
             (ops.smooth_depthwise_grad(dy=image, kernel=kernel, size=[1, 8, 10, 2], stride=2), 'dy has shape'),
             (ops.smooth_depthwise_grad(dy=image, kernel=kernel, size=[1, 8, 8, 3], stride=2), 'kernel has shape'),
-            (ops.smooth_depthwise_grad(dy=image, kernel=np.ones([3, 2], 'f'), size=[1, 8, 8, 2], stride=2), 'kernel has'),
+            (ops.smooth_depthwise_grad(dy=image, kernel=np.ones([3, 2], 'f'), size=[1, 8, 8, 2], stride=2),
+             'kernel has'),
             (ops.smooth_channel_sums(x=[image, small]), 'x has the shapes'),
             (ops.smooth_channel_sums(x=[image] * 3), 'of 2 at most'),
             (ops.smooth_channel_affine(x=image, factor=small, offset=[]), 'factor or offset has shape'),

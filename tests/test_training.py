@@ -50,7 +50,8 @@ def test_a_run_leaves_statistics_log_events_checkpoints_classes_and_flags(finish
     assert not [name for name in names if 'writing' in name]
     assert classes_in(finished) == ['a', 'b']
     run = read_json(finished / 'run.json')
-    assert (run['steps_per_epoch'], run['ranks'], run['batch'], run['attack_iter'], run['seed']) == (STEPS, 1, BATCH, 2, 0)
+    found = [run[name] for name in ('steps_per_epoch', 'ranks', 'batch', 'attack_iter', 'seed')]
+    assert found == [STEPS, 1, BATCH, 2, 0]
     assert run['source'] == source_version()
 
 
@@ -425,7 +426,8 @@ def test_a_killed_run_ends_after_resuming_as_if_uninterrupted(train, data, tmp_p
     steps, flags = 40, ['--steps-per-epoch', '40', '--epochs', '3']
     train(tmp_path / 'whole', *flags)
     killed = subprocess.Popen([sys.executable, MAIN] + SMALL + [
-        '--data', data, '--logdir', str(tmp_path / 'killed')] + flags, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        '--data', data, '--logdir', str(tmp_path / 'killed')] + flags, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / 'killed' / 'model-{}.index'.format(steps)).exists():

@@ -31,7 +31,8 @@ TRANSPARENT = {
     'grey key': encoded(Image.fromarray(GREY), 'PNG', transparency=int(GREY[3, 4])),
     'grey key 0 of two levels': encoded(Image.fromarray(GREY > 99), 'PNG', transparency=0),
     '16 bits': by_opencv('.png', RNG.integers(0, 65536, (20, 30, 4), np.uint16)),
-    'WebP': encoded(Image.fromarray(RGBA), 'WEBP'), 'lossless WebP': encoded(Image.fromarray(RGBA), 'WEBP', lossless=True),
+    'WebP': encoded(Image.fromarray(RGBA), 'WEBP'),
+    'lossless WebP': encoded(Image.fromarray(RGBA), 'WEBP', lossless=True),
     'TIFF': encoded(Image.fromarray(RGBA), 'TIFF')}
 OPAQUE = {
     'colour': by_opencv('.png', COLOUR), 'grey': by_opencv('.png', GREY), 'palette': encoded(PALETTE, 'PNG'),

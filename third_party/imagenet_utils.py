@@ -1,6 +1,8 @@
-"""Public names of the data path, under the file name the released programs use (FD, SAT: `third_party/imagenet_utils.py`).
+"""Public names of the data path, under the file name the released programs use (FD, SAT:
+`third_party/imagenet_utils.py`).
 
-Works as `third_party.imagenet_utils` and, with this folder on the path, as `imagenet_utils`; both give the same objects. Images are uint8 BGR in OpenCV's order, [N,H,W,3]; labels are int32.
+Works as `third_party.imagenet_utils` and, with this folder on the path, as `imagenet_utils`; both give the same
+objects. Images are uint8 BGR in OpenCV's order, [N,H,W,3]; labels are int32.
 """
 from data.augment import (
     AUGMENTATIONS,

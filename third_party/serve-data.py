@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Data server of one machine: reads, augments and batches images in worker processes, and sends the batches to trainers.
+"""Data server of one machine: reads, augments and batches images in worker processes, and sends the batches to
+trainers.
 
 The released programs (FD, SAT) have a server of this name with --data, --fake, --batch, --benchmark and --no-zmq-ops.
 
@@ -9,7 +10,8 @@ import logging
 import signal
 import sys
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C while the imports below run ends the program without a traceback
+# A Ctrl-C while the imports below run ends the program without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 try:
     from data import handshake, server
@@ -65,8 +67,9 @@ def make_stream(args):
 
 def benchmark(stream, args, workers):
     with server.Sink() as sink, server.WorkerPool(stream, workers) as pool:
-        found = server.measure(pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
-            "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
+        found = server.measure(
+            pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
+                "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
     cores = available_cores()
     print("serve-data: {:.0f} images/s, {:.0f} per core ({} workers, {} cores)".format(
         found.speed, found.speed / min(workers, cores), workers, cores))

@@ -10,9 +10,9 @@ from weights.match import load_into, network_variables
 class AverageWeights(Callback):
     """After each step n, counted from 1, moves the average of every variable of the network towards the variable.
 
-    The averages are the variables ``<name>/ExponentialMovingAverage`` of the released checkpoints, those of batch norm's
-    own averages included; the decay is min(``decay``, (1 + n) / (10 + n)), so that young averages are not held back by
-    the first weights.
+    The averages are the variables ``<name>/ExponentialMovingAverage`` of the released checkpoints, those of batch
+    norm's own averages included; the decay is min(``decay``, (1 + n) / (10 + n)), so that young averages are not held
+    back by the first weights.
 
     Args:
         decay (float): in (0, 1).

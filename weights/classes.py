@@ -18,7 +18,8 @@ def write_classes(folder, classes):
 
 
 def read_classes(checkpoint):
-    """Class names stored with a checkpoint (see ``find_checkpoint``) or beside it, in label order; None where there are none."""
+    """Class names stored with a checkpoint (see ``find_checkpoint``) or beside it, in label order; None where there are
+    none."""
     said = card.read(open_checkpoint(checkpoint))
     return said['classes'] if said and said['classes'] else classes_in(os.path.dirname(find_checkpoint(checkpoint)))
 

@@ -60,8 +60,9 @@ def _newest_named(folder):
     except ValueError:  # it is empty
         newest = None
     if newest is None and os.path.isfile(state):
-        raise ValueError("--load '{}': the file '{}' is damaged, or what it names is gone; give a checkpoint's own name{}"
-                         .format(folder, state, ", such as '{}'".format(latest_checkpoint(folder)) if latest_checkpoint(folder) else ''))
+        found = latest_checkpoint(folder)
+        raise ValueError("--load '{}': the file '{}' is damaged, or what it names is gone; give a checkpoint's own "
+                         'name{}'.format(folder, state, ", such as '{}'".format(found) if found else ''))
     return newest
 
 
@@ -116,8 +117,8 @@ def newest_whole(folder):
         return None
     own = Stored(prefix_of(folder, step)).get('global_step', step)
     if own != step:
-        raise ValueError("--resume: checkpoint '{}' holds step {}, so it was copied or renamed; move its files away, or "
-                         "start a new run from it with --load".format(prefix_of(folder, step), own))
+        raise ValueError("--resume: checkpoint '{}' holds step {}, so it was copied or renamed; move its files away, "
+                         "or start a new run from it with --load".format(prefix_of(folder, step), own))
     for bad, damage in damaged.items():
         logger.warning("--resume: checkpoint '{}' is damaged ({}); '{}' is used instead".format(
             prefix_of(folder, bad), damage, prefix_of(folder, step)))
@@ -151,11 +152,13 @@ def latest_checkpoint(folder):
 
 def name_latest(folder):
     """The newest complete checkpoint in ``folder``, for a message."""
-    return "the last good checkpoint is '{}'".format(latest_checkpoint(folder)) if latest_checkpoint(folder) else 'there is no checkpoint yet'
+    found = latest_checkpoint(folder)
+    return "the last good checkpoint is '{}'".format(found) if found else 'there is no checkpoint yet'
 
 
 def best_record(folder):
-    """Content of best.json: ``global_step``, ``epoch`` and the value by which it is the best; {} before there is one."""
+    """Content of best.json: ``global_step``, ``epoch`` and the value by which it is the best; {} before there is
+    one."""
     path = os.path.join(folder, BEST_FILE)
     return read_checked(path, _parse_best, '; name the checkpoint itself instead') if os.path.isfile(path) else {}
 

@@ -54,8 +54,8 @@ def match_variables(variables, values, path, averages=False):
     """Pair the network's variables with a checkpoint's values.
 
     Args:
-        variables, values, averages: see ``compare_variables``; all variables must be in the checkpoint, and no other network's.
-        path (str): for messages.
+        variables, values, averages: see ``compare_variables``; all variables must be in the checkpoint, and no other
+        network's. path (str): for messages.
     Returns:
         list of (variable, array).
     Raises:
