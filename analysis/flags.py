@@ -4,10 +4,11 @@ import re
 import shlex
 from typing import List, NamedTuple
 
-from settings import lengths
 import main
 from analysis import landscape, sweep
 from nets import network_name
+from settings import lengths
+from tables import activation_name
 from third_party.utils import OneLineParser
 
 PROGRAM = 'python -m analysis'
@@ -69,7 +70,7 @@ def _model(text):
 
 
 def _activations(text):
-    return [main.activation_name(name) for name in text.split(',')]
+    return [activation_name(name) for name in text.split(',')]
 
 
 def _text(values):

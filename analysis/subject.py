@@ -14,6 +14,7 @@ from adv_model import (EVALUATION_STREAM, NO_TARGET, PIXEL, PREDICTION, PGDAttac
                        image_seeds)
 from analysis.noise import RandomNoise
 from autoattack.losses import margin
+from settings.resolve import resolve
 from smooth_activations import backward_slope
 from third_party.utils import Ranks
 
@@ -73,7 +74,7 @@ def open_images(args, count):
     dataset = sources.open_images(args, 'val', checkpoints.read_classes(args.load))
     total = len(dataset.files)
     positions = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
-    batches = list(commands.validation_batches(args, dataset, Ranks(), args.augmentation, positions))
+    batches = list(commands.validation_batches(resolve(args), dataset, Ranks(), positions))
     pixels, label, index = (np.concatenate(column) for column in zip(*batches))
     read = index >= 0
     if not read.any():

@@ -4,9 +4,9 @@ import argparse
 import numpy as np
 import pytest
 
-from settings import lengths
 import main
 from analysis import flags
+from settings import lengths
 from test_main import refusal
 
 TYPED = [('4', 4.0), ('4.0', 4.0), ('4/255', 4.0), ('8/255', 8.0), ('0.5/255', 0.5), ('0.3px', 0.3), ('16px', 16.0),

@@ -9,9 +9,9 @@ import pytest
 
 import main
 import nets
-from settings import recipes
 import training
 from image_folders import make_folder
+from settings import recipes
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
