@@ -198,14 +198,15 @@ def bring_weights(load, ranks):
         together(ranks, lambda: ranks.local_rank == 0 and bring(load, logger.info if ranks.is_chief else None))
 
 
-def validation_batches(args, dataset, ranks, augmentation, indices=None):
-    """This rank's images, of all or of ``indices``, seen as a network wants them that was trained with
-    ``augmentation``."""
-    batch = args.batch + args.tf32  # another size than that of training's batches, see ``tensor_float_32``
+def validation_batches(settings, dataset, ranks, indices=None, plain=False):
+    """This rank's images, of all or of ``indices``, seen as a network wants them that was trained so; ``plain``: whole
+    images, but for EfficientNet's way, which crops."""
+    # Another size than that of training's batches, see ``tensor_float_32``.
+    batch, view = settings.data.batch + settings.update.tf32, settings.view
     share = ranks.rank, ranks.size, threads_for(ranks), indices
-    if augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, batch, args.input_size, *share)
-    return ValidationBatches(dataset, batch, args.input_size, augmentation, *share)
+    if view.augmentation == 'efficientnet':
+        return ReleasedValidationBatches(dataset, batch, view.input_size, *share)
+    return ValidationBatches(dataset, batch, view.input_size, 'none' if plain else view.augmentation, *share)
 
 
 def matched(args, values):
@@ -288,8 +289,8 @@ def evaluate(args, ranks, signals, held):
     pairs = together(ranks, lambda: matched(args, values))
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, pairs)) as session:
-        outcome = judge.run(session, dataset, lambda indices: validation_batches(
-            args, dataset, ranks, args.augmentation, indices), args.seed, kept, signals)
+        outcome = judge.run(session, dataset, lambda indices: validation_batches(settings, dataset, ranks, indices),
+                            args.seed, kept, signals)
     read = len(outcome.verdicts[CLEAN].index)
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
@@ -354,8 +355,7 @@ def classify_directory(args, ranks):
     tower = EvaluationTower(model, NoOpAttacker(), ranks)
     dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
-    batches = validation_batches(args, dataset, ranks,
-                                  'efficientnet' if args.augmentation == 'efficientnet' else 'none')
+    batches = validation_batches(resolve(args), dataset, ranks, plain=True)
     with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
@@ -388,8 +388,7 @@ def train(args, ranks, signals, held):
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
     run_training(
         make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
-        validation and ((lambda: validation_batches(args, validation, ranks, args.augmentation)),
-                        len(validation.files)),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.
 
-Modes: training (the default), ``--eval`` and ``--eval-directory``. Everything about the command line is here;
+Modes: training (the default), ``--eval`` and ``--eval-directory``. The options are those of ``settings``;
 ``get_parser`` and ``parse_args`` are what other programs use.
 """
-import argparse
 import os
 import sys
 
@@ -14,20 +13,14 @@ quieten_tensorflow()
 
 try:
     import nets
-    import smooth_activations
     import sources
-    from adv_model import PRECISIONS
-    from attacks.balls import BALLS
-    from attacks.gradient import ATTACKS, TARGETS, default_step_size
-    from data.augment import AUGMENTATIONS
+    from attacks.gradient import default_step_size
     from data.folders import default_data
-    from data.policies import POLICIES, make_policy
-    from efficientnet.scaling import SIZES
+    from data.policies import make_policy
     from ranks.command_line import OneLineParser
     from ranks.launched import launched_rank
-    from resnet_model import PADDINGS
     from settings import attacking, checks, flags, modes, recipes, resolve, sections
-    from training.step.optimizers import OPTIMIZERS
+    from tables import TABLES
     from weights.find import find_checkpoint
     from weights.flags import parse_with_checkpoint
     from zoo import published
@@ -35,30 +28,7 @@ except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
         sys.executable, missing.name))
 
-
-def activation_name(text, choices=smooth_activations.NAMES):
-    """An activation as flags name it, checked and in its canonical spelling."""
-    try:
-        name, _ = smooth_activations.parse_name(text, choices)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(error)
-    return name + text[text.index(':'):] if ':' in text else name
-
-
-def _slope_name(text):
-    return activation_name(text, smooth_activations.SLOPE_NAMES)
-
-
-# What options may name (``settings.fields.Check``), each with its owner.
-TABLES = {'networks': flags.Named(nets.ARCHITECTURES), 'sizes': flags.Named(SIZES),
-          'input scalings': flags.Named(nets.INPUT_SCALINGS), 'paddings': flags.Named(PADDINGS),
-          'activations': flags.Named(smooth_activations.NAMES, activation_name),
-          'slopes': flags.Named(smooth_activations.SLOPE_NAMES, _slope_name),
-          'optimizers': flags.Named(OPTIMIZERS), 'precisions': flags.Named(PRECISIONS),
-          'attacks': flags.Named(ATTACKS), 'targets': flags.Named(TARGETS), 'norms': flags.Named(BALLS),
-          'augmentations': flags.Named(AUGMENTATIONS), 'policies': flags.Named(POLICIES),
-          'recipes': flags.Named(recipes.RECIPES)}
-_ARCHITECTURE = 'architecture'
+_ARCHITECTURE = 'architecture'  # a group of flags
 
 
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
@@ -99,9 +69,9 @@ def parse_args(argv=None):
         argv (list of str): default sys.argv[1:].
     Returns:
         argparse.Namespace: every value set, of which ``settings.resolve`` makes settings; ``attack_*`` are those of the
-        attacker that this mode uses. In training
-        ``attack_precision`` is None if it was not typed: the machines decide it (``training.resume.decide_precision``).
-        ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str): lines that the program is to say.
+        attacker that this mode uses. In training ``attack_precision`` is None if it was not typed: the machines decide
+        it (``training.resume.decide_precision``). ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str):
+        lines that the program is to say.
     """
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)

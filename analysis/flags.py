@@ -9,6 +9,7 @@ from analysis import landscape, sweep
 from nets import network_name
 from ranks.command_line import OneLineParser
 from settings import lengths
+from tables import activation_name
 
 PROGRAM = 'python -m analysis'
 _MODEL = re.compile(r'([^=]+)=(.*)', re.DOTALL)
@@ -69,7 +70,7 @@ def _model(text):
 
 
 def _activations(text):
-    return [main.activation_name(name) for name in text.split(',')]
+    return [activation_name(name) for name in text.split(',')]
 
 
 def _text(values):

@@ -16,6 +16,7 @@ from attacks.pgd import PGDAttacker
 from attacks.threat import NO_TARGET, PIXEL
 from ranks.launched import Ranks
 from seeds import EVALUATION_STREAM, image_seeds
+from settings.resolve import resolve
 from smooth_activations import backward_slope
 from weights.classes import read_classes
 from weights.find import open_checkpoint
@@ -76,7 +77,7 @@ def open_images(args, count):
     dataset = sources.open_images(args, 'val', read_classes(args.load))
     total = len(dataset.files)
     positions = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
-    batches = list(commands.validation_batches(args, dataset, Ranks(), args.augmentation, positions))
+    batches = list(commands.validation_batches(resolve(args), dataset, Ranks(), positions))
     pixels, label, index = (np.concatenate(column) for column in zip(*batches))
     read = index >= 0
     if not read.any():

@@ -51,7 +51,8 @@ class Attack:
     target: str = option(
         '--attack-target', EVALUATED,
         'of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong label that the network '
-        'gives the lowest score on the clean image', default='none', late=True, check='targets')
+        'gives the lowest score on the clean image', default='none', late=True, check='targets',
+        shared=True)
     early_stop: bool = option(
         '--early-stop', EVALUATED,
         'of --eval with pgd or momentum: leave an image where the attack first succeeds on it, be it the start, and '

@@ -14,6 +14,10 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Opt
 SWITCH = 'switch'
 Check = Union[Callable[[str], object], Tuple[str, ...], str, None]
 
+# A written value that must be a word of the option's table; see ``option``.
+WORD = 'word'
+Written = Union[Callable[[Any, str], Any], str, None]
+
 # When a trainer refuses a data server of another value: always, where it is not constant data, or where it is not
 # constant data and the command does not leave its images to the server. None: never by this name.
 ALWAYS, OF_IMAGES, OF_VIEW = 'always', 'of images', 'of the view'
@@ -48,7 +52,7 @@ class Served:
 
     Attributes:
         help (str): of its own flag. check, unit, default: likewise.
-        wire: check (``third_party.typed``) of the value in its description, which has the option's name; None: the
+        wire: check (``files.typed``) of the value in its description, which has the option's name; None: the
             description does not have it by this name. compared: ALWAYS, OF_IMAGES, OF_VIEW or None, see there.
         maybe (bool): a description may lack it.
         excludes (str): name of the group of flags of which only one may be typed.
@@ -76,6 +80,7 @@ class Option(NamedTuple):
     fixes_run: bool
     decides_verdict: bool
     served: Optional[Served]
+    written: Written
 
     @property
     def dest(self) -> str:
@@ -93,11 +98,13 @@ class _Spec:
     fixes_run: bool
     decides_verdict: bool
     served: Optional[Served]
+    written: Written
 
 
 def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str, *, default: Any = _NEEDED,
            late: bool = False, judging: Optional[Flag] = None, shared: bool = False, fixes_run: bool = False,
-           decides_verdict: bool = False, served: Optional[Served] = None, **flag: Any) -> Any:
+           decides_verdict: bool = False, served: Optional[Served] = None, written: Written = None,
+           **flag: Any) -> Any:
     """A field of a section.
 
     Args:
@@ -111,6 +118,8 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
         shared (bool): of an attack, those evaluations have the training's value.
         fixes_run (bool): ``--resume`` refuses another value. decides_verdict (bool): ``--resume-eval`` does.
         served (Served): the data server has it too.
+        written: the card beside a checkpoint has it, because it says what the network is: the check
+            (``files.typed``) of a card's value, or WORD.
         flag: of ``Flag``. check: see ``Check``. unit (str): of the value, as --help shows it. group (str): of the
             help, where it is not the section's. told (str): for the help, see there. off: the flag that switches a
             SWITCH off, and its help. excludes (str): name of a group of flags of which only one may be typed.
@@ -118,7 +127,7 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
     """
     names = (names,) if isinstance(names, str) else names
     spec = _Spec(Flag(names, modes, help, **flag), judging, None if default is _NEEDED else default, late, shared,
-                 fixes_run, decides_verdict, served)
+                 fixes_run, decides_verdict, served, written)
     if default is not _NEEDED:
         return dataclasses.field(default=default, metadata={_KEY: spec})
 
@@ -136,19 +145,21 @@ def options_of(section: Type[Any]) -> List[Option]:
     found = []
     for name, spec in _specs(section).items():
         own = spec.flag if spec.flag.group else dataclasses.replace(spec.flag, group=section.GROUP)
-        found.append(Option(name, own, spec.default, spec.late, spec.fixes_run, spec.decides_verdict, spec.served))
-    return found + [Option(name, spec.judging, None, False, False, False, None)
+        found.append(Option(name, own, spec.default, spec.late, spec.fixes_run, spec.decides_verdict, spec.served,
+                            spec.written))
+    return found + [Option(name, spec.judging, None, False, False, False, None, None)
                     for name, spec in _specs(section).items() if spec.judging]
 
 
-def section_of(section: Type[Any], values: Mapping[str, Any], **others: Any) -> Any:
+def section_of(section: Type[Any], values: Mapping[str, Any], mode: Optional[str] = None) -> Any:
     """A section with the values of a namespace, by the first flag of each field.
 
     Args:
-        values (dict): of the namespace; may lack fields that have a default. others: fields, which go before.
+        values (dict): of the namespace; may lack fields that have a default.
+        mode (str): what means nothing in it has its default; None: take every value.
     """
-    taken = {name: values[spec.flag.dest] for name, spec in _specs(section).items() if spec.flag.dest in values}
-    return section(**{**taken, **others})
+    return section(**{name: values[spec.flag.dest] for name, spec in _specs(section).items()
+                      if spec.flag.dest in values and (mode is None or mode in spec.flag.modes)})
 
 
 def for_evaluations(attack: Any, values: Mapping[str, Any]) -> Any:

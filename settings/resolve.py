@@ -9,6 +9,7 @@ from typing import Any, Callable, Container, Iterable, Mapping, Protocol, Tuple
 from settings import sections
 from settings.attacking import default
 from settings.fields import for_evaluations, options_of, section_of
+from settings.modes import EVAL
 from settings.network import Network
 from settings.recipes import RECIPES, names
 from settings.sections import Settings
@@ -88,11 +89,11 @@ def check(args: Any) -> None:
 def resolve(args: Any) -> Settings:
     """The settings of a namespace in which everything is decided (``main.parse_args``); frozen."""
     values, parts = vars(args), sections.sections()
-    evaluates = bool(args.eval or args.eval_directory)
-    attack = section_of(parts.pop('training_attack'), values)
+    kind = parts.pop('training_attack')
     parts.pop('evaluation_attack')
-    return sections.ALL(training_attack=None if evaluates else attack,
-                        evaluation_attack=attack if evaluates else for_evaluations(attack, values),
+    training = None if args.eval or args.eval_directory else section_of(kind, values)
+    judging = for_evaluations(training, values) if training else section_of(kind, values, EVAL)
+    return sections.ALL(training_attack=training, evaluation_attack=judging,
                         **{name: section_of(section, values) for name, section in parts.items()})
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar, Optional, Tuple
 
 from files import typed
 from settings import checks
-from settings.fields import OF_IMAGES, SWITCH, Served, option
+from settings.fields import OF_IMAGES, SWITCH, WORD, Served, option
 from settings.modes import (
     ATTACKED,
     EVALUATED,
@@ -50,7 +50,7 @@ class Run:
         default=10, check=checks.at_least(1), unit='N')
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
-        'that only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture')
+        'that only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture', written=WORD)
     ignore_checkpoint_flags: bool = option(
         '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
         'data need not have its classes; without it a contradiction is refused', default=False, check=SWITCH,

@@ -60,3 +60,8 @@ def deciding_verdicts() -> Tuple[str, ...]:
 def served() -> List[Option]:
     """The options that a data server has too."""
     return [option for option in options() if option.served]
+
+
+def written() -> List[Option]:
+    """The options that say what a network is, which the card beside its weights has."""
+    return [option for option in options() if option.written]

@@ -18,7 +18,7 @@ FLOORS = (
     ('evaluation',),
     ('weights/flags.py', 'zoo/fetch.py'),
     ('weights',),
-    ('sources.py', 'zoo'),
+    ('sources.py', 'tables.py', 'zoo'),
     ('nets.py',),
     ('adv_model.py',),
     ('training/step', 'resnet_model.py', 'efficientnet'),

@@ -364,8 +364,8 @@ def refusal(capsys, run, argv):
     (['--eval-directory', '.', '--load', 'x', '--tf32'], ['--tf32 is for training']),
     (['--eval', '--load', 'x', '--attack', 'autoattack', '--attack-precision', 'bfloat16'],
      ['--attack autoattack has no --attack-precision']),
-    (['--eval', '--load', 'x', '--attack', 'autoattack', '--use-fp16xla'],
-     ['--attack autoattack has no --use-fp16xla']),
+    (['--eval', '--load', 'x', '--attack', 'autoattack', '--use-fp16xla'], ['--attack autoattack has no '
+                                                                            '--use-fp16xla']),
     (['--eval', '--load', 'x', '--early-stop', '--xla'], ['--early-stop', '--xla']),
     (['--eval', '--load', 'x', '--early-stop', '--attack-precision', 'bfloat16'], ['--early-stop', 'bfloat16']),
     (['--resume-eval'], ['--resume-eval is for --eval']), (['--early-stop'], ['--early-stop is for --eval']),

@@ -58,7 +58,8 @@ def test_a_folder_that_is_written_is_refused_with_its_owner_s_name(owner, tmp_pa
     with pytest.raises(ValueError) as error:
         lock(tmp_path)
     assert re.fullmatch(r"'{}' is being written by process {} of \S+, since \d+-\d+-\d+ \d+:\d+:\d+: -c {} owner "
-                        '1000000; wait for its end, or give another --results-dir'.format(tmp_path, owner.pid, tmp_path),
+                        '1000000; wait for its end, or give another --results-dir'.format(tmp_path, owner.pid,
+                                                                                          tmp_path),
                         str(error.value))
 
 

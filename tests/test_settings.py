@@ -13,6 +13,7 @@ import pytest
 
 import commands
 import main
+import nets
 import sources
 from data import handshake
 from data.folders import ImageSet
@@ -20,15 +21,18 @@ from data.info_server import InfoServer
 from files import typed
 from image_folders import make_folder
 from settings import attack, fields, flags, recipes, sections, serving
-from settings.checks import probability
+from settings.checks import at_least, probability
 from settings.data import View
 from settings.fields import OF_VIEW, Served, option
-from settings.modes import WITH_IMAGES
+from settings.modes import EVAL, EVERY, TRAINING, WITH_IMAGES
+from settings.network import Network
 from settings.resolve import resolve
 from small_runs import ROOT
+from tables import TABLES
 from test_main import refusal
 from third_party.imagenet_utils import Lease, describe_policy, new_job
 from training.resume import check_same_run
+from weights import card
 
 FLAGS = {option.dest: option for option in sections.options()}
 NO_POLICY = describe_policy(None)
@@ -62,14 +66,15 @@ def test_settings_know_neither_tensorflow_nor_what_needs_it():
         [sys.executable, '-c', 'import sys, {}; print(*sys.modules)'.format(names)], cwd=ROOT, check=True,
         stdout=subprocess.PIPE, text=True).stdout.split()
     assert 'settings.resolve' in loaded
-    assert not {'tensorflow', 'numpy', 'zmq', 'nets', 'checkpoints', 'third_party.imagedata'} & set(loaded)
+    assert not {'tensorflow', 'numpy', 'zmq', 'nets', 'weights.find', 'data.stream'} & set(loaded)
 
 
 def test_an_option_stands_once_and_says_where_it_means_something():
     assert len(FLAGS) == len(sections.options()) == len({option.flag.names for option in sections.options()})
     for each in sections.options():
         assert each.flag.modes and each.flag.help, each.dest
-        assert not (each.decides_verdict and not set(each.flag.modes) - {'training', '--fake'}), each.dest
+        assert not each.decides_verdict or EVAL in each.flag.modes, each.dest
+        assert not each.fixes_run or TRAINING in each.flag.modes, each.dest
 
 
 def test_recipes_set_options_that_there_are_and_that_the_parser_leaves_open():
@@ -80,7 +85,7 @@ def test_recipes_set_options_that_there_are_and_that_the_parser_leaves_open():
 
 def test_what_is_named_by_a_table_has_one():
     named = {option.flag.check for option in sections.options() if isinstance(option.flag.check, str)}
-    assert named - {fields.SWITCH} == set(main.TABLES)
+    assert named - {fields.SWITCH} == set(TABLES)
 
 
 def test_the_release_s_flags_are_options_by_another_name():
@@ -98,7 +103,8 @@ def test_a_training_has_two_attacks_of_one_type():
         num_iter=30, epsilon=16.0, step_size=1.0, targeted=True, target='random', prob_start_from_clean=0.2,
         precision='bfloat16', xla=True, gradient='silu')
     # Of the training's, the evaluations have the aim alone.
-    assert found.evaluation_attack == attack.Attack(num_iter=10, epsilon=8.0, step_size=1.0, targeted=True)
+    assert found.evaluation_attack == attack.Attack(num_iter=10, epsilon=8.0, step_size=1.0, targeted=True,
+                                                    target='random')
 
 
 def test_an_evaluation_has_the_attack_that_its_flags_are_of(judge):
@@ -107,7 +113,7 @@ def test_an_evaluation_has_the_attack_that_its_flags_are_of(judge):
     assert found.training_attack is None
     assert found.evaluation_attack == attack.Attack(
         kind='momentum', norm='L2', num_iter=5, epsilon=100.0, step_size=20.0, targeted=True, target='least-likely',
-        prob_start_from_clean=0.2, precision='float32')
+        precision='float32')
 
 
 def test_every_value_of_a_training_s_namespace_is_in_its_settings_once():
@@ -210,8 +216,7 @@ def test_the_data_server_has_it_and_a_trainer_refuses_another_value(erasing, ser
             sources.take_served(taken, lease.description, address, [lease.description])
         assert taken.erasing == 0.3 and 'erasing' not in expected()
         for argv in (['--data', data, '--erasing', '0.4'], ['--erasing', '0.4']):
-            with pytest.raises(ValueError,
-                               match=r"erasing: server 0.3, this run 0.4; .*serve-data.py .*--erasing 0.4 "):
+            with pytest.raises(ValueError, match='erasing: server 0.3, this run 0.4; .*serve-data.* --erasing 0.4 '):
                 Lease(address, expected(*argv), new_job(), 10)
         with pytest.raises(ValueError, match='erasing: server 0.3, this run 0.0'):
             Lease(address, expected('--data', data), new_job(), 10)
@@ -234,17 +239,41 @@ def test_without_the_field_there_is_nothing_of_it(capsys):
     assert 'erasing' not in serving.described() and 'erasing' not in sections.fixing_a_run()
 
 
+@dataclasses.dataclass(frozen=True)
+class StemNetwork(Network):
+    stem_width: int = option('--stem-width', EVERY, 'channels of the stem (default: %(default)s)', default=64,
+                             check=at_least(1), fixes_run=True, decides_verdict=True, written=typed.whole(1, 999))
+
+
+@dataclasses.dataclass(frozen=True)
+class StemSettings(sections.Settings):
+    network: StemNetwork
+
+
+def test_an_option_of_a_network_is_written_with_its_weights_and_comes_with_them(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sections, 'ALL', StemSettings)
+    written = card.make(main.parse_args(['--stem-width', '32']), None)
+    assert written['flags']['stem_width'] == 32
+
+    def judged(said, *argv):
+        path = str(tmp_path / 'X.npz')
+        np.savez(path, W=np.zeros(1), **card.as_entry(dict(written, flags=dict(written['flags'], stem_width=said))))
+        return main.parse_args(['--eval', '--load', path, *argv])
+    assert judged(32).stem_width == 32 and judged(32, '--ignore-checkpoint-flags', '--stem-width', '8').stem_width == 8
+    assert 'is a network of --stem-width 32' in refusal(capsys, lambda argv: judged(32, *argv), ['--stem-width', '8'])
+    assert 'stem_width: 1000 is no whole number in 1 to 999' in refusal(capsys, lambda argv: judged(1000), [])
+
+
 # The programs that have a part of the options
 
 def test_a_value_of_its_own_is_in_every_option_that_a_data_server_has():
-    for each in serving.data_server_options():
-        assert each.flag.help and each.flag.names[-1].startswith('--')
+    assert all(each.flag.help for each in serving.data_server_options())
     assert serving.flags_for({'batch': 4, 'seed': 0, 'augmentation': None, 'fake': False}) == ['--batch', '4']
     assert serving.flags_for({'seed': 7}) == ['--seed', '7']
 
 
 def test_a_table_is_read_anew_for_each_parser(monkeypatch):
-    monkeypatch.setitem(main.nets.ARCHITECTURES, 'Tiny', main.nets.ARCHITECTURES['CifarResNet'])
+    monkeypatch.setitem(nets.ARCHITECTURES, 'Tiny', nets.ARCHITECTURES['CifarResNet'])
     assert main.get_parser().parse_args(['--arch', 'Tiny']).arch == 'Tiny'
     assert 'Tiny' in main.get_parser().format_help()
     assert flags.typed(main.get_parser(), ['--arch', 'Tiny']) == {'arch': 'Tiny'}

@@ -2,54 +2,63 @@
 
 It stands in ``<prefix>.network.json`` beside a TensorFlow checkpoint, and in an .npz in the array ``stored.ENTRY``.
 """
+import argparse
 import os
 
 import numpy as np
 
 import nets
-import smooth_activations
-from efficientnet.scaling import SIZES
 from files.checksums import with_checksum, without_checksum
-from files.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth, whole
+from files.typed import Malformed, list_of, number, one_of, optional, parse, record, text, truth
 from machine.versions import source_version
-from resnet_model import PADDINGS
-from settings.recipes import RECIPES
+from settings import sections
+from settings.fields import WORD
+from tables import TABLES
 from weights.stored import ENTRY
 
 ENDING = '.network.json'
 _FORMAT = 1
-_MOST = 1 << 20  # classes, layers, pixels
+_MOST = 1 << 20  # classes
 _LONGEST = 1 << 24  # bytes of a file
 
 
-def _activation(value, where):
-    try:
-        smooth_activations.parse_name(text(100)(value, where))
-    except ValueError as error:
-        raise Malformed('{}: {}'.format(where, error)) from None
-    return value
-
-
-# Flags that say what the network is, and how a card's values are checked. Those that all networks have; and those of
-# which each has what its architecture has.
-_OF_ALL = {'arch': one_of(*nets.ARCHITECTURES), 'recipe': one_of(*RECIPES), 'activation_name': _activation,
-           'batch_norm_epsilon': number(1e-12, 1)}
-_OF_SOME = {'depth': whole(1, _MOST), 'res2_bottleneck': whole(1, _MOST), 'group': whole(1, _MOST),
-            'model_name': one_of(*SIZES), 'width_coefficient': number(1e-3, 1e3),
-            'depth_coefficient': number(1e-3, 1e3), 'num_classes': whole(2, _MOST), 'input_size': whole(8, _MOST),
-            'input_scaling': one_of(*nets.INPUT_SCALINGS), 'padding': one_of(*PADDINGS)}
-_CARD = record({'format': one_of(_FORMAT), 'flags': record({**_OF_ALL, **_OF_SOME}, maybe=tuple(_OF_SOME)),
-                'moving_average_decay': number(0, 1 - 1e-9), 'channel_order': one_of('BGR', 'RGB'),
-                'classes': optional(list_of(text(1000), _MOST)), 'commit': optional(text(100)),
-                'changed': optional(truth)})
 # A flag that decides how a network is judged or trained, and not what it is.
 _RECIPE = 'recipe'
 
 
 def _names(arch, model_name):
-    """Names of the flags that say what a network of this architecture is."""
-    of_arch = nets.architecture_defaults(arch, model_name)
-    return [*_OF_ALL, *(name for name in _OF_SOME if name in of_arch)]
+    """Names of the flags that say what a network of this architecture is: those that all have, and those of some."""
+    lacking = _of_some().difference(nets.architecture_defaults(arch, model_name))
+    return [option.dest for option in sections.written() if option.dest not in lacking]
+
+
+def _of_some():
+    """Names of the flags that not all networks have."""
+    return {name for arch in nets.ARCHITECTURES for name in nets.architecture_defaults(arch)}
+
+
+def _check():
+    """How a card is checked; the networks and the words of options are those that there are now."""
+    values = {option.dest: _word(option.flag.check) if option.written == WORD else option.written
+              for option in sections.written()}
+    return record({
+        'format': one_of(_FORMAT), 'flags': record(values, maybe=_of_some()),
+        'moving_average_decay': number(0, 1 - 1e-9), 'channel_order': one_of('BGR', 'RGB'),
+        'classes': optional(list_of(text(1000), _MOST)), 'commit': optional(text(100)), 'changed': optional(truth)})
+
+
+def _word(table):
+    words = TABLES[table]
+
+    def check(value, where):
+        if words.parse is None:
+            return one_of(*words.words)(value, where)
+        try:
+            words.parse(text(100)(value, where))
+        except argparse.ArgumentTypeError as error:
+            raise Malformed('{}: {}'.format(where, error)) from None
+        return value
+    return check
 
 
 def channel_order(arch):
@@ -101,7 +110,7 @@ def read(stored):
 
 def _parse(content, where):
     try:
-        card = parse(without_checksum(content.strip()), _CARD, where)
+        card = parse(without_checksum(content.strip()), _check(), where)
     except Malformed as error:
         raise ValueError('{} is damaged or of another program ({})'.format(where, error)) from None
     flags = card['flags']

@@ -1,0 +1,39 @@
+"""The words that options may be, each with its owner: what ``settings`` leaves to the rooms that have the things."""
+import argparse
+
+import smooth_activations
+from adv_model import PRECISIONS
+from attacks.balls import BALLS
+from attacks.gradient import ATTACKS, TARGETS
+from data.augment import AUGMENTATIONS
+from data.policies import POLICIES
+from efficientnet.scaling import SIZES
+from nets import ARCHITECTURES, INPUT_SCALINGS
+from resnet_model import PADDINGS
+from settings.flags import Named
+from settings.recipes import RECIPES
+from training.step.optimizers import OPTIMIZERS
+
+
+def activation_name(text, choices=smooth_activations.NAMES):
+    """An activation as flags name it, checked and in its canonical spelling."""
+    try:
+        name, _ = smooth_activations.parse_name(text, choices)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error)
+    return name + text[text.index(':'):] if ':' in text else name
+
+
+def _slope_name(text):
+    return activation_name(text, smooth_activations.SLOPE_NAMES)
+
+
+# By the name that an option's check has (``settings.fields.Check``).
+TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
+          'input scalings': Named(INPUT_SCALINGS), 'paddings': Named(PADDINGS),
+          'activations': Named(smooth_activations.NAMES, activation_name),
+          'slopes': Named(smooth_activations.SLOPE_NAMES, _slope_name),
+          'optimizers': Named(OPTIMIZERS), 'precisions': Named(PRECISIONS),
+          'attacks': Named(ATTACKS), 'targets': Named(TARGETS), 'norms': Named(BALLS),
+          'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
+          'recipes': Named(RECIPES)}
