@@ -22,9 +22,9 @@ try:
     import tensorflow.compat.v1 as tf
 
     import nets
+    from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
     from data.efficientnet_view import released_view
     from files.atomic import write_text
-    from main import add_architecture_flags, add_averages_flag, resolve_architecture
     from ranks.command_line import OneLineParser, mode_parser, run_mode
     from ranks.end import reason
     from settings.run import LOAD_HELP

@@ -15,11 +15,11 @@ import cv2
 import tensorflow.compat.v1 as tf
 
 import nets
+from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
 from data.augment import resize_plain
 from data.efficientnet_view import for_tensorflow, released_view
 from data.images import Undecodable, Unreadable, decode_image, read_content
 from data.synsets import synset_words
-from main import add_architecture_flags, add_averages_flag, resolve_architecture
 from ranks.command_line import OneLineParser
 from settings.run import LOAD_HELP
 from weights.classes import read_classes

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.
 
-Modes: training (the default), ``--eval`` and ``--eval-directory``. The options are those of ``settings``;
-``get_parser`` and ``parse_args`` are what other programs use.
+Modes: training (the default), ``--eval`` and ``--eval-directory``. ``get_parser`` and ``parse_args`` are what other
+programs use.
 """
-import os
 import sys
 
 from machine.quiet_tensorflow import quieten_tensorflow
@@ -12,141 +11,18 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 try:
-    import nets
-    import sources
-    from attacks.gradient import default_step_size
-    from data.folders import default_data
-    from data.policies import make_policy
-    from ranks.command_line import OneLineParser
-    from ranks.launched import launched_rank
-    from settings import attacking, checks, flags, modes, recipes, resolve, sections
-    from tables import TABLES
-    from weights.find import find_checkpoint
-    from weights.flags import parse_with_checkpoint
-    from zoo import published
+    from commands.command_line import get_parser, parse_args
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(
         sys.executable, missing.name))
 
-_ARCHITECTURE = 'architecture'  # a group of flags
-
-
-def add_architecture_flags(parser, depth=None, arch='ResNet'):
-    """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
-    flags.add(parser, [option for option in sections.options() if option.flag.group == _ARCHITECTURE], TABLES,
-              {'arch': arch}, {'depth': depth} if depth else {})
-
-
-def add_averages_flag(parser, default=None):
-    """Add the flag by which a program that does not train chooses the weights or their moving averages."""
-    shown = "the recipe's, 0 or 0.9999" if default is None else default
-    parser.add_argument('--moving-average-decay', type=checks.below_one, metavar='D', default=default, help=(
-        "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
-
-
-def get_parser():
-    """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
-    parser = OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False)
-    flags.add(parser, sections.options(), TABLES)
-    return parser
-
-
-def resolve_architecture(args, parser):
-    """Fill in what the architecture and the recipe decide, and check that the network exists.
-
-    ``args`` has the flags of ``add_architecture_flags``, and ``moving_average_decay``.
-    """
-    try:
-        resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
-    except ValueError as error:
-        parser.error(error)
-
-
-def parse_args(argv=None):
-    """Parse, fill in the recipe and check; a mistake ends the program with one line and exit code 2.
-
-    Args:
-        argv (list of str): default sys.argv[1:].
-    Returns:
-        argparse.Namespace: every value set, of which ``settings.resolve`` makes settings; ``attack_*`` are those of the
-        attacker that this mode uses. In training ``attack_precision`` is None if it was not typed: the machines decide
-        it (``training.resume.decide_precision``). ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of str):
-        lines that the program is to say.
-    """
-    parser = get_parser()
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = parser.parse_args(argv)
-    try:
-        mode = _check_mode(args, parser, argv)
-        args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
-        return _resolve(args, mode)
-    except ValueError as error:
-        parser.error(error)
-
-
-def _check_mode(args, parser, argv):
-    """The modes of a command (see ``modes_of``); refuses typed flags that mean nothing in them."""
-    if args.eval and args.eval_directory:
-        raise ValueError('--eval and --eval-directory: choose one')
-    mode = modes.modes_of(args, launched_rank() is not None)
-    refusal = flags.refusal(flags.typed(parser, argv), mode)
-    if refusal:
-        raise ValueError(refusal)
-    return mode
-
-
-def _resolve(args, mode):
-    attacking.take_lengths(args)
-    epsilon, step_size = args.attack_epsilon, args.attack_step_size  # that were typed
-    attacking.check_kind(args)
-    _choose_data(args, modes.SERVED in mode)
-    resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
-    recipe = recipes.RECIPES[args.recipe]
-    sources.settle_augmentation(args)
-    attacking.settle(args, recipe, epsilon, default_step_size)
-    resolve.take_recipe(args)
-    if modes.EVAL not in mode and args.attack_iter == 0:
-        attacking.note_unused(args, epsilon, step_size)
-    # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
-    attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
-    resolve.check(args)
-    _check_files(args)
-    attacking.check_lengths(args)
-    if args.attack == 'autoattack':  # which has lengths of its own
-        args.attack_iter = args.attack_step_size = None
-    return args
-
-
-def _choose_data(args, served):
-    """Find the data set and with it the number of classes, and what is left to the data server."""
-    args.notes = ()
-    if args.data is None and not (args.fake or args.eval_directory):
-        args.data = default_data()
-    args.left_to_server = sources.left_to_server(args, served)
-    sources.settle_classes(args)
-
-
-def _check_files(args):
-    make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
-    if args.load and not published.is_named(args.load):
-        find_checkpoint(args.load)
-    for name in ('data', 'eval_directory'):
-        folder = getattr(args, name)
-        if folder is not None and not os.path.isdir(folder):
-            raise ValueError("--{} '{}': no such directory".format(name.replace('_', '-'), folder))
-    target = os.path.dirname(os.path.abspath(args.prediction_file))
-    if args.eval_directory and not (os.path.isdir(target) and os.access(target, os.W_OK)):
-        raise ValueError("--prediction-file '{}': its folder is not there, or not writable".format(
-            args.prediction_file))
+__all__ = ['get_parser', 'main', 'parse_args']
 
 
 def main(argv=None):
     args = parse_args(argv)
-    import commands
-    try:
-        commands.run(args)
-    except KeyboardInterrupt:
-        return 130
+    from commands.run import run  # a mistake in the flags is said sooner
+    return run(args)
 
 
 if __name__ == '__main__':

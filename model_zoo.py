@@ -56,7 +56,7 @@ def download(argv):
 
 def verify(argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
-    from main import add_architecture_flags, add_averages_flag, resolve_architecture
+    from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
     from weights.find import find_checkpoint
     from weights.flags import parse_with_checkpoint
     from zoo.fetch import check_unchanged

@@ -4,8 +4,8 @@ import re
 import shlex
 from typing import List, NamedTuple
 
-import main
 from analysis import landscape, sweep
+from commands.command_line import parse_args
 from nets import network_name
 from ranks.command_line import OneLineParser
 from settings import lengths
@@ -175,7 +175,7 @@ def parse(argv):
 
 def _network(parser, name, flags):
     # Untargeted unless the user says otherwise, also with a recipe whose own attack is targeted.
-    args = main.parse_args(['--eval', '--untargeted'] + flags)
+    args = parse_args(['--eval', '--untargeted'] + flags)
     if args.targeted or args.attack_target != 'none':
         parser.error('--targeted, --attack-target: the checks here are of untargeted attacks')
     if args.attack != 'pgd' or args.norm != 'Linf':

@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-import sources
 from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
-from commands import bring_weights
+from commands import sources
+from commands.run import bring_weights
 from evaluation.results import make_results_folder
 from files.atomic import write_text
 from machine.gpus import check_override

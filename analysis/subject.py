@@ -7,13 +7,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import commands
-import sources
 from adv_model import PREDICTION, add_metrics, image_preprocess
 from analysis.noise import RandomNoise
 from attacks.autoattack.losses import margin
 from attacks.pgd import PGDAttacker
 from attacks.threat import NO_TARGET, PIXEL
+from commands import sources
+from commands.judge import validation_batches
+from commands.networks import make_model, matched, open_session
 from ranks.launched import Ranks
 from seeds import EVALUATION_STREAM, image_seeds
 from settings.resolve import resolve
@@ -77,7 +78,7 @@ def open_images(args, count):
     dataset = sources.open_images(args, 'val', read_classes(args.load))
     total = len(dataset.files)
     positions = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
-    batches = list(commands.validation_batches(resolve(args), dataset, Ranks(), positions))
+    batches = list(validation_batches(resolve(args), dataset, Ranks(), positions))
     pixels, label, index = (np.concatenate(column) for column in zip(*batches))
     read = index >= 0
     if not read.any():
@@ -126,8 +127,8 @@ class Subject:
             ValueError: the checkpoint does not fit the network.
         """
         values = open_checkpoint(args.load)
-        return cls(name, commands.make_model(args), args.batch,
-                   lambda: commands.open_session(Ranks(), commands.matched(args, values)), args.attack_gradient)
+        return cls(name, make_model(args), args.batch,
+                   lambda: open_session(Ranks(), matched(args, values)), args.attack_gradient)
 
     def __enter__(self):
         return self

@@ -22,11 +22,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import commands
 from attack_case import asked, get_parser, open_case, parse
 from attacks.gradient import FGSMAttacker, MomentumAttacker
 from attacks.pgd import PGDAttacker
 from attacks.threat import PIXEL
+from commands.networks import make_evaluation_attacker
 from ranks.end import fail
 from settings.resolve import resolve
 
@@ -128,7 +128,7 @@ def compare(network, adv, attacker, batches, libraries):
 
 def run(argv):
     own, args = parse(get_parser(__doc__, '--eval'), argv)
-    attacker = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
+    attacker = asked(lambda: make_evaluation_attacker(resolve(args)))
     libraries = libraries_with(attacker)
     if args.targeted or not libraries:
         fail('compares pgd in Linf, L2 and L1, fgsm and momentum in Linf and L2, all untargeted', 0)

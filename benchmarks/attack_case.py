@@ -5,11 +5,12 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import commands
-import main
 import measure
 from adv_model import AdvImageNetModel, image_preprocess
 from analysis.subject import open_images
+from commands.command_line import parse_args
+from commands.networks import make_model, matched, open_session
+from commands.run import bring_weights
 from ranks.command_line import OneLineParser
 from ranks.gather import together
 from ranks.launched import Ranks
@@ -58,7 +59,7 @@ def get_parser(document, needed):
 def parse(parser, argv, first=()):
     """The parser's own flags, and the resolved others, of an evaluation; ``first``: flags that typed ones replace."""
     own, others = parser.parse_known_args(argv)
-    return own, main.parse_args(['--eval', *first, *others])
+    return own, parse_args(['--eval', *first, *others])
 
 
 def asked(action):
@@ -72,15 +73,15 @@ def open_case(args, count):
     Raises:
         ValueError: no such data or none of the images can be read; the checkpoint does not fit the network.
     """
-    commands.bring_weights(args.load, Ranks())
+    bring_weights(args.load, Ranks())
     values = open_checkpoint(args.load)
     images = open_images(args, count)
-    model = commands.make_model(args)
+    model = make_model(args)
     pixels = tf.placeholder(tf.float32, [None, *images.pixels.shape[1:]])
     prepared = image_preprocess(pixels, model.data_format, model.channels)
     image, label = tf.placeholder(tf.float32, prepared.shape), tf.placeholder(tf.int32, [None])
     with TowerContext('', is_training=False):
         logits = model.get_logits(image)
-    session = commands.open_session(Ranks(), commands.matched(args, values))
+    session = open_session(Ranks(), matched(args, values))
     return Case(model, Network(session, image, label, logits), session.run(prepared, {pixels: images.pixels}),
                 images.label, images.index)

@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import commands
-import main
 import measure
 import nets
 from adv_model import image_preprocess
+from commands.command_line import parse_args
+from commands.networks import make_training_model
 from ranks.launched import Ranks
 from ranks.sessions import session_config
 from settings.resolve import resolve
@@ -35,7 +35,7 @@ def build(args, as_published):
     random = np.random.RandomState(0)
     image = tf.constant(random.randint(0, 256, [args.batch, args.input_size, args.input_size, 3]).astype(np.uint8))
     label = tf.constant(random.randint(0, args.num_classes, [args.batch]), tf.int32)
-    model = commands.make_training_model(resolve(args), rank=0)
+    model = make_training_model(resolve(args), rank=0)
     with TowerContext('', is_training=False), tensorflow_ops_only() if as_published else contextlib.nullcontext():
         image = image_preprocess(image, model.data_format, model.channels)
         if as_published:
@@ -47,7 +47,7 @@ def run(argv):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.add_argument('--as-published', action='store_true', help='the graph of the release')
     own, flags = parser.parse_known_args(argv)
-    args = main.parse_args(['--fake'] + flags)
+    args = parse_args(['--fake'] + flags)
     args.attack_precision = args.attack_precision or nets.fast_precision()
     done = build(args, own.as_published).op
     with tf.Session(config=session_config(Ranks())) as session:

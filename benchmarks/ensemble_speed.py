@@ -32,12 +32,12 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
-import commands
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
 from attacks.ensemble import Ensemble
 from attacks.pgd import PGDAttacker
 from attacks.threat import NO_TARGET
+from commands.networks import make_evaluation_attacker
 from files.atomic import write_text
 from machine.versions import library_versions
 from measure import new_file
@@ -205,7 +205,7 @@ def run(argv):
     parser = get_parser(__doc__, '--eval --attack autoattack')
     parser.add_argument('--json', type=new_file, metavar='FILE', help='write all figures to FILE too')
     own, args = parse(parser, argv, ['--attack', 'autoattack'])
-    ensemble = asked(lambda: commands.make_evaluation_attacker(resolve(args)))
+    ensemble = asked(lambda: make_evaluation_attacker(resolve(args)))
     if not isinstance(ensemble, Ensemble):
         fail('--attack {}: measures autoattack alone'.format(args.attack), 0)
     case = asked(lambda: open_case(args, own.images))

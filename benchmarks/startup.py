@@ -39,8 +39,8 @@ def run_first_step(flags, begin):
     ``begin`` (float): when the command was given, as of ``time.time``. The phases: ``imports``; ``graph``, with flags
     and data before it; ``session``, with the variables' first values; ``first step``, which also optimises the graph.
     """
-    import commands
-    import main
+    from commands.command_line import parse_args
+    from commands.run import run
     ends = [time.time()]
     import tensorflow.compat.v1 as tf
     from tensorpack.train import Trainer
@@ -62,7 +62,7 @@ def run_first_step(flags, begin):
             'peak, MiB': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB}))
         os._exit(0)  # without the rest of the run, its evaluation and its checkpoint
     Trainer.initialize, Trainer.run_step = initialize_on_time, run_step_and_end
-    commands.run(main.parse_args(flags))
+    run(parse_args(flags))
 
 
 def write_images(folder):

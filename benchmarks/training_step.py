@@ -95,9 +95,9 @@ def train(flags, steps, among_others=False, gradient_times=False):
     from tensorpack.train import StopTraining
     from tensorpack.utils import logger
 
-    import commands
-    import main
     import nets
+    from commands.command_line import parse_args
+    from commands.networks import make_training_model
     from data.stream import FakeStream
     from settings.resolve import resolve
     from training.callbacks import FeedTrainingStep
@@ -140,11 +140,11 @@ def train(flags, steps, among_others=False, gradient_times=False):
             if ranks.is_chief:
                 measure.say(result)
 
-    args = main.parse_args(['--fake'] + flags)
+    args = parse_args(['--fake'] + flags)
     ranks = start_ranks()
     args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
     logger.setLevel('ERROR')
-    model = commands.make_training_model(resolve(args), ranks.rank)
+    model = make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)
     trainer = make_trainer(ranks, args.gradient_compression)
     if gradient_times:

@@ -15,11 +15,11 @@ import shlex
 import sys
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
-if __name__ == '__main__':
-    # In place of this file's folder, where `main` would be this file.
-    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from machine.quiet_tensorflow import quieten_tensorflow
 
-import main as program
+quieten_tensorflow()
+
+from commands.command_line import parse_args
 from data.folders import default_data, open_dataset
 from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
@@ -235,7 +235,7 @@ def main(argv=None):
     ranks = start_ranks()
     try:
         words = evaluation_arguments(flags, others, ranks.size)
-        args = program.parse_args(words)
+        args = parse_args(words)
         if flags.num_eval_images is not None:
             found = len(open_dataset(args.data, 'val').files)
             if found != flags.num_eval_images:
@@ -245,7 +245,8 @@ def main(argv=None):
         get_parser().error(error)
     if ranks.is_chief:
         print('The same of the main program:  {}'.format(_command(words)), flush=True)
-    return program.main(words)
+    from commands.run import run  # as in main.py
+    return run(args)
 
 
 if __name__ == '__main__':

@@ -42,9 +42,9 @@ def _attack_first_images(network, folder, activation, epsilon):
     from adv_model import image_preprocess
     from attacks.pgd import PGDAttacker
     from attacks.threat import PIXEL
+    from commands.command_line import parse_args
     from data.folders import open_dataset
     from data.stream import ValidationBatches
-    from main import parse_args
     from weights.find import read_checkpoint
     from weights.match import load_into, match_variables
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import commands
 import convert
 import main
 import model_zoo
 import weights.find
 import weights.flags
+from commands import command_line, training_data
+from commands.training_data import open_training_data
 from efficientnet import main as released
 from files.atomic import write_text
 from image_folders import make_noise_folder, write_image
@@ -303,7 +304,7 @@ def test_every_published_file_s_name_says_its_flags(name, monkeypatch, tmp_path)
     held = Stored(write_headers(tmp_path / 'X.npz', {n + averages: shape for n, shape in SHAPES[row].items()}))
     path = str(tmp_path / name / model.prefix)
     held.path = path
-    for user in (main, weights.flags, weights.find):
+    for user in (command_line, weights.flags, weights.find):
         monkeypatch.setattr(user, 'find_checkpoint', lambda _: path)
     for user in (weights.flags, weights.find):
         monkeypatch.setattr(user, 'Stored', lambda _: held)
@@ -345,7 +346,7 @@ def test_training_from_a_checkpoint_maps_the_data_by_its_class_names(run, tmp_pa
     """'b' is class 1 of the checkpoint, and class 0 of a folder of its own."""
     other = make_noise_folder(tmp_path / 'images', {'train': 4, 'val': 2}, 'b')
     args = main.parse_args(['--load', str(run / 'best'), '--data', other])
-    data = commands._open_training_data(args, Ranks())
+    data = open_training_data(args, Ranks())
     assert list(data.classes) == ['a', 'b']
     _, labels = next(iter(data.source(0).ds))
     assert set(labels) == {1}
@@ -368,12 +369,12 @@ def test_a_data_server_with_other_classes_than_the_checkpoint_is_refused(run, tm
     lease = SimpleNamespace(close=lambda: left.append(1), description={
         'classes': ['b', 'a'], 'num_images': 3, 'server': 's', 'shard': [0, 1], 'shared': 'd', 'seed': 0, 'fake': False,
         'dataset': str(tmp_path), 'augmentation': 'none'})
-    monkeypatch.setattr(commands, 'Lease', lambda *_, **__: lease)
+    monkeypatch.setattr(training_data, 'Lease', lambda *_, **__: lease)
     flags = ['--load', str(run / 'best'), '--serve-address', 'ipc://@identity-test']
     with pytest.raises(ValueError, match=r"its 2 classes \(a, ...\) are not the 2 of the data server"):
-        commands._open_training_data(main.parse_args(flags), Ranks())
+        open_training_data(main.parse_args(flags), Ranks())
     assert left == [1]
-    commands._open_training_data(main.parse_args(flags + ['--ignore-checkpoint-flags']), Ranks())
+    open_training_data(main.parse_args(flags + ['--ignore-checkpoint-flags']), Ranks())
 
 
 # Resuming

@@ -7,7 +7,6 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import commands
 import ensemble_speed
 import tiny_cnn
 from adv_model import AdvImageNetModel
@@ -142,7 +141,7 @@ def test_the_program(sess, load_rule_weights, tmp_path, monkeypatch, capsys):
     load_rule_weights(sess)
     monkeypatch.chdir(tmp_path)
     np.savez('net.npz', **{v.op.name: sess.run(v) for v in tf.global_variables()})
-    monkeypatch.setattr(commands, 'make_evaluation_attacker',
+    monkeypatch.setattr(ensemble_speed, 'make_evaluation_attacker',
                         lambda settings: Ensemble(settings.evaluation_attack.kind, settings.evaluation_attack.norm,
                                                   settings.evaluation_attack.epsilon, short(epsilon=0.5)[::3]))
     with tf.Graph().as_default():

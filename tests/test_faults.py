@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tensorpack.dataflow import DataFlowTerminated
 
-import commands
+from commands import training_data
 from evaluation.passes import EvaluationTower
 from files import output_folders
 from ranks.heartbeats import Silence, Times
@@ -121,7 +121,7 @@ def test_an_interrupt_of_a_single_process_ends_it_like_a_signal_and_resuming_con
 
 
 def test_an_interrupt_before_the_first_step_ends_the_program_at_once(train, tmp_path, monkeypatch, said):
-    monkeypatch.setattr(commands, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(training_data, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert exit_code(train, tmp_path / 'run', *LEAN) == 130
     assert said[-1] == 'stopped by SIGINT before the first step'
 
@@ -208,7 +208,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_aft
 def test_a_signal_before_the_first_step_ends_the_program_at_once_and_leaves_nothing_to_resume(
         train, tmp_path, monkeypatch, said):
     with monkeypatch.context() as patch:
-        patch.setattr(commands, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+        patch.setattr(training_data, 'local_input', lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
         assert exit_code(train, tmp_path / 'run', *LEAN) == 143
     assert said[-1] == 'stopped by SIGUSR1 before the first step'
     train(tmp_path / 'run', '--resume-if-any', '--epochs', '1', *LEAN)

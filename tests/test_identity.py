@@ -9,6 +9,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import main
+from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
 from networks import make_network
 from ranks.command_line import OneLineParser
 from test_main import refusal
@@ -43,12 +44,12 @@ def flags_of(row):
 def network_asked_for():
     """function(flags) -> the ``Network`` that they resolve to."""
     parser = OneLineParser(allow_abbrev=False)
-    main.add_architecture_flags(parser)
-    main.add_averages_flag(parser)
+    add_architecture_flags(parser)
+    add_averages_flag(parser)
 
     def resolve(flags):
         args = parser.parse_args(flags)
-        main.resolve_architecture(args, parser)
+        resolve_architecture(args, parser)
         return network_of_flags(vars(args))
     return resolve
 

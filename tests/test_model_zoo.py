@@ -532,7 +532,7 @@ def test_the_example_takes_a_model_by_its_name(capsys, graph, server, model, fol
 
 
 RANKS = '''
-import commands
+from commands import run
 from third_party.utils import start_ranks
 from zoo import published
 release = published.MODELS[0].release
@@ -540,9 +540,9 @@ files = published.File('net.npz', {address!r}),
 published._BY_NAME['tiny'] = published.Model('Tiny', release, (), files, 'net.npz', ())
 ranks = start_ranks()
 asked = []
-bring = commands.bring
-commands.bring = lambda *arguments: asked.append(1) or bring(*arguments)
-commands.bring_weights('zoo:tiny', ranks)
+bring = run.bring
+run.bring = lambda *arguments: asked.append(1) or bring(*arguments)
+run.bring_weights('zoo:tiny', ranks)
 with open('rank-{{}}'.format(ranks.rank), 'w') as f:
     f.write('{{}} {{}}'.format(len(asked), published.local_path('zoo:tiny')))
 '''

@@ -68,11 +68,11 @@ def test_an_evaluation_says_so_in_results_json(tmp_path):
 def test_outputs_that_are_no_numbers_are_said_in_both_evaluations(tmp_path, monkeypatch):
     import tensorflow.compat.v1 as tf
 
-    import commands
     import main
+    from commands.judge import logger
     from networks import make_network
     said = []
-    monkeypatch.setattr(commands.logger, 'warning', said.append)
+    monkeypatch.setattr(logger, 'warning', said.append)
     flags = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--num-classes', '2', '--batch', '3']
     data = make_noise_folder(tmp_path / 'images', {'val': 6}, 'ab')
     with tf.Graph().as_default(), tf.Session() as session:

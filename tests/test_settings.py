@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-import commands
 import main
 import nets
-import sources
+from commands import sources
+from commands.judge import _settings
 from data import handshake
 from data.folders import ImageSet
 from data.info_server import InfoServer
@@ -196,7 +196,7 @@ def test_a_run_that_goes_on_must_have_the_same(erasing, tmp_path):
 
 def test_an_evaluation_that_goes_on_must_have_the_same(erasing, judge):
     dataset = ImageSet([], np.zeros(0, np.int32), [], 'none')
-    kept = commands._settings(main.parse_args(judge + ['--erasing', '0.1']), dataset, {}, [])
+    kept = _settings(main.parse_args(judge + ['--erasing', '0.1']), dataset, {}, [])
     assert kept['erasing'] == 0.1
 
 

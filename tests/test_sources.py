@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import commands
 import main
-import sources
 import weights.flags
+from commands import judge, sources, train
+from commands.saying import say_idle_gpus
 from data.synsets import synsets
 from efficientnet import main as released
 from image_folders import make_folder, make_noise_folder
@@ -280,14 +280,15 @@ def test_a_run_says_the_number_of_classes_and_keeps_it(three, tmp_path, said):
 def test_one_process_of_a_machine_with_several_gpus_is_told_how_to_use_all(monkeypatch, said, gpus, ranks, told):
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['gpu'] * gpus)
     monkeypatch.setattr(sys, 'argv', ['main.py', '--eval', '--load', 'my net.npz'])
-    commands._say_idle_gpus(ranks)
+    say_idle_gpus(ranks)
     assert said == ['1 of 4 GPUs is used; for all of them type:  mpirun -np 4 -bind-to none python main.py --eval '
                     "--load 'my net.npz'"] * told
 
 
 def test_trainings_and_evaluations_say_it(monkeypatch, three, tmp_path):
     asked = []
-    monkeypatch.setattr(commands, '_say_idle_gpus', lambda *args: asked.append(args))
+    for user in (train, judge):
+        monkeypatch.setattr(user, 'say_idle_gpus', lambda *args: asked.append(args))
     run(*SMALL, '--data', three, '--logdir', tmp_path / 'run')
     assert asked == [(Ranks(), '  beside third_party/serve-data.py with the same data and --batch')]
     run('--eval', *SMALL[:6], '--data', three, '--load', tmp_path / 'run', '--attack-iter', '0', '--results-dir',

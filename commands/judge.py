@@ -1,0 +1,198 @@
+"""``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
+import contextlib
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+from tensorpack.utils import logger
+
+import nets
+from attacks.ensemble import Ensemble
+from attacks.pgd import NoOpAttacker
+from commands import sources
+from commands.networks import make_evaluation_attacker, make_model, matched, open_session
+from commands.saying import print_recipe, say_idle_gpus
+from data.efficientnet_view import ReleasedValidationBatches
+from data.folders import ImageSet, list_images
+from data.stream import ValidationBatches
+from data.synsets import synsets
+from evaluation import journal, judging
+from evaluation.passes import ROW, EvaluationTower, row_ranges
+from evaluation.results import (
+    make_results,
+    make_results_folder,
+    print_results,
+    results_name,
+    threat_model,
+    write_results,
+)
+from evaluation.verdicts import CLEAN, MAX_UNREADABLE, UNREADABLE_EXIT_CODE, too_many_unreadable
+from files import output_folders
+from files.atomic import write_text
+from machine.gpus import check_override
+from machine.versions import library_versions
+from ranks.cores import threads_for
+from ranks.end import fail
+from ranks.gather import together
+from settings import sections
+from settings.resolve import resolve
+from training.stopping import exit_code
+from weights.classes import read_classes
+from weights.find import find_checkpoint, open_checkpoint
+from weights.plausible import doubts, not_finite
+
+
+def validation_batches(settings, dataset, ranks, indices=None, plain=False):
+    """This rank's images, of all or of ``indices``, seen as a network wants them that was trained so; ``plain``: whole
+    images, but for EfficientNet's way, which crops."""
+    # Another size than that of training's batches, see ``tensor_float_32``.
+    batch, view = settings.data.batch + settings.update.tf32, settings.view
+    share = ranks.rank, ranks.size, threads_for(ranks), indices
+    if view.augmentation == 'efficientnet':
+        return ReleasedValidationBatches(dataset, batch, view.input_size, *share)
+    return ValidationBatches(dataset, batch, view.input_size, 'none' if plain else view.augmentation, *share)
+
+
+def _settings(args, dataset, values, attackers):
+    """All that decides an evaluation's verdicts and what they consist of, JSON-ready.
+
+    ``values`` (dict): the weights that are judged, name to array.
+    """
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values),
+                journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
+                'columns': ROW}
+    for number, attacker in enumerate(attackers, 1):
+        for name, value in attacker.describe().items():
+            settings['attack {}: {}'.format(number, name)] = value
+    return dict(settings, **{name: getattr(args, name) for name in sections.deciding_verdicts()})
+
+
+def _results_folder(args, attacker):
+    """The folder of an evaluation's results: ``--results-dir``, or one of its own; with ``--resume-eval`` the last of
+    these that holds an unfinished evaluation.
+
+    Raises:
+        ValueError: it cannot be made or written.
+    """
+    if args.results_dir:
+        make_results_folder(args.results_dir)
+        return args.results_dir
+    base = os.path.join('results', results_name(
+        nets.network_name(args), find_checkpoint(args.load), attacker, args.data or 'digits'))
+    unfinished = [folder for folder in output_folders.numbered(base)[0]
+                  if args.resume_eval and os.path.exists(os.path.join(folder, journal.FILE))]
+    return unfinished[-1] if unfinished else output_folders.make_new(base)
+
+
+def evaluate(args, ranks, signals, held):
+    """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks.
+
+    ``held`` (contextlib.ExitStack): keeps the folder of the results for this process alone.
+    """
+    begin = time.time()
+    together(ranks, lambda: check_override(args.tf32))
+    classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
+    dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
+    settings = resolve(args)
+    attacker = together(ranks, lambda: make_evaluation_attacker(settings))
+    print_recipe(args)
+    say_idle_gpus(ranks)
+    logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
+    if attacker:
+        logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
+                    'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
+
+    model = make_model(args)
+    ensemble = isinstance(attacker, Ensemble)
+    attackers = attacker.attackers if ensemble else [attacker] if attacker else []
+    judge = judging.Judging(model, attackers, ranks, ensemble, settings.evaluation_attack.gradient,
+                            settings.evaluation_attack.precision)
+
+    def open_journal():
+        folder = _results_folder(args, attacker)
+        held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
+        return held.enter_context(contextlib.closing(journal.Journal(
+            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attackers),
+            row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
+    pairs = together(ranks, lambda: matched(args, values))
+    kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
+    with together(ranks, lambda: open_session(ranks, pairs)) as session:
+        outcome = judge.run(session, dataset, lambda indices: validation_batches(settings, dataset, ranks, indices),
+                            args.seed, kept, signals)
+    read = len(outcome.verdicts[CLEAN].index)
+    if not read and not outcome.signal:
+        together(ranks, lambda: kept and kept.remove())
+        fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
+    if ranks.is_chief:
+        _report(args, ranks, attacker, dataset, kept, outcome, kept.seconds + time.time() - begin)
+    if outcome.signal:
+        together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
+        sys.exit(exit_code(outcome.signal))
+    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
+                                                         'be read, --resume-eval judges them too')
+
+
+def _refuse_unreadable(args, ranks, read, total, what):
+    """End all ranks with an exit code of its own if too many images could not be read; what was found is written."""
+    if too_many_unreadable(read, total) and not args.allow_unreadable:
+        together(ranks, lambda: None)
+        fail('{} of {} images could not be read, more than {:g}%: {}; --allow-unreadable accepts that'.format(
+            total - read, total, 100 * MAX_UNREADABLE, what), ranks.rank, UNREADABLE_EXIT_CODE)
+
+
+def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
+    """Write and print what an evaluation has found, all of it or up to a signal."""
+    folder = os.path.dirname(kept.path)
+    clean = outcome.verdicts[CLEAN]
+    stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
+        signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
+    if not len(clean.index):
+        logger.warning(stopped.format(''))
+        return
+    results = make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
+                                      library_versions(), seconds, not stopped)
+    results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
+                                 args)
+    results['warnings'] += not_finite([verdicts.prediction for verdicts in outcome.verdicts.values()])
+    write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
+    if results['num_unreadable']:
+        logger.warning('{} of {} images could not be read and are left out'.format(
+            results['num_unreadable'], outcome.tried))
+    for warning in results['warnings']:
+        logger.warning(warning)
+    if isinstance(attacker, Ensemble):
+        for attack in results['attacks']:
+            logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
+    if stopped:
+        logger.warning(stopped.format('; results so far are in {}'.format(folder)))
+        return
+    if args.allow_unreadable or not results['too_many_unreadable']:
+        kept.remove()
+    print_results(results)
+    logger.info('Results are in {}'.format(folder))
+
+
+def classify_directory(args, ranks):
+    """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
+    together(ranks, lambda: check_override(args.tf32))
+    values = together(ranks, lambda: open_checkpoint(args.load))
+    files = together(ranks, lambda: list_images(args.eval_directory))
+    if not files:
+        fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
+    model = make_model(args)
+    tower = EvaluationTower(model, NoOpAttacker(), ranks)
+    dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
+    # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
+    batches = validation_batches(resolve(args), dataset, ranks, plain=True)
+    with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
+        verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
+    lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
+    if ranks.is_chief:
+        write_text(args.prediction_file, ''.join(lines))
+        logger.info('{} predictions are in {}; {} files could not be read'.format(
+            len(lines), args.prediction_file, len(files) - len(lines)))
+        for warning in not_finite([verdicts.prediction]):
+            logger.warning(warning)
+    _refuse_unreadable(args, ranks, len(lines), len(files), 'they have no prediction')

@@ -1,0 +1,84 @@
+"""Training: from fake data, from images read here, or from the machine's data server."""
+import dataclasses
+import functools
+import json
+
+from tensorpack.utils import logger
+
+import nets
+from commands import sources
+from commands.judge import validation_batches
+from commands.networks import make_attacker, make_training_model
+from commands.saying import print_recipe, say_idle_gpus
+from commands.training_data import open_training_data
+from files import output_folders
+from machine.gpus import check_override
+from ranks.gather import gather_texts, together
+from settings.resolve import resolve
+from training.directory import last_run, log_directory, open_log_directory
+from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
+from training.run import FAKE_STEPS_PER_EPOCH, run_training
+
+
+def train(args, ranks, signals, held):
+    """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
+    together(ranks, lambda: check_override(args.tf32))
+    data = together(ranks, lambda: open_training_data(args, ranks))
+    args.data_seed = data.seed  # into run.json
+    if args.steps_per_epoch is None:
+        args.steps_per_epoch = FAKE_STEPS_PER_EPOCH if args.fake else \
+            max(1, round(data.num_images / (args.batch * ranks.size)))
+    validation = None if args.fake else together(
+        ranks, lambda: sources.open_images(args, 'val', data.classes))
+    fast = nets.agreed_precision(ranks)
+    folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
+    session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
+    print_recipe(args)
+    say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
+    logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
+        data.num_images, args.steps_per_epoch, ranks.size, args.batch))
+    settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
+    run_training(
+        make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
+        functools.lru_cache(None)(lambda k: make_attacker(
+            dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
+        data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
+    if data.unreadable():
+        logger.warning('{} of {} training images could not be read and were left out'.format(
+            len(data.unreadable()), data.num_images))
+
+
+def _open_run(args, ranks, classes, fast, held):
+    """(log directory, start): found by the first rank, which owns the directory, alone, and told to the others.
+
+    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    """
+    told = ''
+    error = None
+    if ranks.is_chief:
+        try:
+            base = log_directory(args, ranks.size)
+            last = last_run(base) if args.resume_if_any else None
+            folder = last or open_log_directory(base, args.resume)
+            held.enter_context(output_folders.locked(folder, 'give another --logdir'))
+            resume = args.resume or last is not None
+            before = None
+            if resume:
+                before = check_same_run(folder, dict(vars(args), ranks=ranks.size))
+                check_same_classes(folder, classes)
+            args.attack_precision, why = decide_precision(args.attack_precision, before, fast)
+            start = find_start(args, folder, resume)
+            logger.set_logger_dir(folder, action='k')
+            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
+            trim_statistics(folder, start.epoch)
+            told = json.dumps([folder, start, args.attack_precision])
+        except (ValueError, OSError) as e:
+            error = e
+    told = gather_texts(ranks, told)[0]
+    if error:
+        raise error
+    if not told:
+        return None, None
+    folder, start, args.attack_precision = json.loads(told)
+    return folder, Start(*start)
