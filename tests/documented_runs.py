@@ -166,6 +166,11 @@ def adapted(run, address):
     return served, ' '.join((text, little)).strip()
 
 
+def _is_program(path):
+    with open(path) as f:
+        return path.endswith('.sh') or "__name__ == '__main__'" in f.read()
+
+
 class Workplace:
     """A folder with this checkout's programs, and all that a command names.
 
@@ -175,8 +180,9 @@ class Workplace:
 
     def __init__(self, folder, material, run):
         self.folder, self.run = str(folder), run
+        # Not the folders of modules alone, which the environment knows: a reader's images may be in `data`.
         for name in {os.path.relpath(path, ROOT).split(os.sep)[0] for ending in ('py', 'sh') for depth in ('', '*/')
-                     for path in glob.glob(os.path.join(ROOT, depth + '*.' + ending))} - {'tests'}:
+                     for path in glob.glob(os.path.join(ROOT, depth + '*.' + ending)) if _is_program(path)} - {'tests'}:
             self._link(os.path.join(ROOT, name), name)
         for place, source in material.places(run.text):
             self._link(source, place)
