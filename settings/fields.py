@@ -72,8 +72,8 @@ class Option(NamedTuple):
     """A flag of a field.
 
     field (str): the field's name in its section. kind: type of its values, but for None. default: of the parser.
-    late (bool): the default is filled in after parsing, because what is decided before must know whether the flag was
-    given.
+    late (bool): the default is filled in after parsing, because a recipe may go before it, or what else is decided must
+    know whether the flag was given.
     """
     field: str
     kind: Any

@@ -2,6 +2,7 @@
 import dataclasses
 from typing import Any, Dict, List, Optional, Tuple, Type
 
+from settings import recipes
 from settings.attack import Attack
 from settings.data import Data, View
 from settings.fields import Option, options_of, without_none
@@ -38,7 +39,9 @@ def sections() -> Dict[str, Type[Any]]:
 
 def options() -> List[Option]:
     """The flags of ``main.py``, each once, in the order of the sections and of their fields."""
-    return [option for section in dict.fromkeys(sections().values()) for option in options_of(section)]
+    decided = recipes.names()
+    return [option._replace(late=option.late or option.dest in decided)
+            for section in dict.fromkeys(sections().values()) for option in options_of(section)]
 
 
 def fixing_a_run() -> Tuple[str, ...]:
