@@ -72,7 +72,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -125,13 +125,6 @@ install_system_packages() {
   [ -z "${missing// /}" ] || fail "still missing after apt-get install: $missing"
 }
 
-# Horovod's NCCL operations are compiled by CUDA's compiler against NCCL's headers; neither comes with pip or Debian.
-check_cuda() {
-  [ "$GPU" = 1 ] || return 0
-  command -v nvcc >/dev/null || fail "GPU=1 needs the CUDA toolkit; install it and put nvcc on the PATH"
-  has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
-}
-
 make_venv() {
   [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
     "$PYTHON_PATH" -m venv --clear "$VENV"
@@ -176,7 +169,6 @@ main() {
   fi
   echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
   install_system_packages "$PYTHON_PATH"
-  check_cuda
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
@@ -185,6 +177,7 @@ main() {
   step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
   step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
+  sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"
 }
