@@ -1,22 +1,23 @@
 """What Horovod's GPU operations are built from: CUDA's and NCCL's headers and libraries in the wheels of this Python.
 
-``tensorflow[and-cuda]`` brings them, so the libraries are those that TensorFlow loads. No CUDA toolkit takes part, also
-where one is installed: its version may be another. Horovod's one file for CUDA's compiler is replaced by that in
-horovod_gpu/.
+``tensorflow[and-cuda]`` brings them: the headers that TensorFlow was compiled with are its own, the libraries that it
+loads are NVIDIA's wheels. No CUDA toolkit takes part, also where one is installed: its version may be another. Horovod's
+one file for CUDA's compiler is replaced by that in horovod_gpu/.
 """
 import importlib.metadata
 import os
 import shutil
 import sys
 
-# Distribution: its folder of headers with one that must be there, and its library if Horovod needs one.
-WHEELS = {
-    'nvidia-cuda-runtime-cu12': ('nvidia/cuda_runtime/include', 'cuda_runtime.h', 'nvidia/cuda_runtime/lib/libcudart.so.12'),
-    'nvidia-cuda-nvcc-cu12': ('nvidia/cuda_nvcc/include', 'crt', None),  # which cuda_runtime.h includes
-    'nvidia-cublas-cu12': ('nvidia/cublas/include', 'cublas_v2.h', 'nvidia/cublas/lib/libcublas.so.12'),
-    'nvidia-nccl-cu12': ('nvidia/nccl/include', 'nccl.h', 'nvidia/nccl/lib/libnccl.so.2'),
+LIBRARIES = {
+    'nvidia-cuda-runtime-cu12': 'nvidia/cuda_runtime/lib/libcudart.so.12',
+    'nvidia-cublas-cu12': 'nvidia/cublas/lib/libcublas.so.12',
+    'nvidia-nccl-cu12': 'nvidia/nccl/lib/libnccl.so.2',
 }
-LIBRARIES = [library for _, _, library in WHEELS.values() if library]
+HEADERS = ['tensorflow/include/third_party/gpus/cuda/include',
+           'tensorflow/include/third_party/gpus/cuda/libcudacxx/include',  # until TensorFlow 2.15 in the one above
+           'nvidia/nccl/include']
+NEEDED_HEADERS = ['cuda_runtime.h', 'cublas_v2.h', 'nv/target', 'nccl.h']
 
 REPLACEMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'horovod_gpu')
 REPLACED = os.path.join('horovod', 'common', 'ops', 'cuda')
@@ -31,9 +32,9 @@ EDITS = {
         # in whichever environment; -L and not their paths, as CMake would add the folder of links to those of run time.
         ('    find_package(CUDAToolkit REQUIRED)\n    include_directories(SYSTEM ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})\n',
          '    include_directories(SYSTEM $ENV{HOROVOD_CUDA_HOME}/include)\n'
-         '    list(APPEND LINKER_LIBS "-L$ENV{HOROVOD_CUDA_HOME}/lib" -lcudart -lcublas -lnccl)\n'
+         '    list(APPEND LINKER_LIBS "-L$ENV{HOROVOD_CUDA_HOME}/lib" -lcudart -lnccl)\n'
          '    list(APPEND CMAKE_BUILD_RPATH ' +
-         ' '.join('"$ORIGIN/../../{}"'.format(os.path.dirname(library)) for library in LIBRARIES) + ')\n'),
+         ' '.join('"$ORIGIN/../../{}"'.format(os.path.dirname(library)) for library in LIBRARIES.values()) + ')\n'),
         ('        list(APPEND LINKER_LIBS ${NCCL_LIBRARIES})\n', ''),
     ],
     # TensorFlow 2.21 has this function no more. What it returned, a stream itself tells since 2.15 or earlier.
@@ -48,38 +49,46 @@ EDITS = {
 }
 
 
-def locate(name, path):
-    """Path of a file or folder that a distribution of this Python holds; without it the end, in one line."""
-    try:
-        found = str(importlib.metadata.distribution(name).locate_file(path))
-    except importlib.metadata.PackageNotFoundError:
-        found = None
-    if found and os.path.exists(found):
-        return found
-    sys.exit('horovod_wheel: {} lacks {} of the package {}; type: {} -m pip install --force-reinstall --no-deps {}'.format(
-        os.path.dirname(os.path.dirname(sys.executable)), path, name, sys.executable, name))
+def missing(what):
+    """The end, in one line, of a set-up in an environment that is not whole."""
+    environment = sys.prefix
+    sys.exit('horovod_wheel: {} lacks {}, which comes with tensorflow[and-cuda]; type: rm -r {}; make setup GPU=1'.format(
+        environment, what, environment))
 
 
 def versions():
-    """'nvidia-nccl-cu12-2.27.7 ...' of the wheels that Horovod is built from."""
-    return ' '.join('{}-{}'.format(name, importlib.metadata.version(name)) for name, (headers, header, library)
-                    in WHEELS.items() if locate(name, os.path.join(headers, header)) and library)
+    """'nvidia-nccl-cu12-2.27.7 ...': the libraries that Horovod is built from."""
+    found = []
+    for name in LIBRARIES:
+        try:
+            found.append('{}-{}'.format(name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            missing('the package ' + name)
+    return ' '.join(found)
 
 
-def make_toolkit(folder):
-    """Links in an empty folder so that the wheels' headers and libraries lie as a CUDA toolkit's do."""
+def make_toolkit(folder, site):
+    """Links in an empty folder so that the wheels' headers and libraries lie as a CUDA toolkit's do.
+
+    Args:
+        folder (str): gets ``include`` and ``lib``.
+        site (str): the site-packages in which the wheels are installed.
+    """
     include, lib = os.path.join(folder, 'include'), os.path.join(folder, 'lib')
     os.makedirs(include)
     os.makedirs(lib)
-    for name, (headers, header, library) in WHEELS.items():
-        locate(name, os.path.join(headers, header))
-        headers = locate(name, headers)
-        for entry in os.listdir(headers):
-            if not os.path.lexists(os.path.join(include, entry)):  # __init__.py
+    for headers in (os.path.join(site, headers) for headers in HEADERS):
+        for entry in os.listdir(headers) if os.path.isdir(headers) else ():
+            if not os.path.lexists(os.path.join(include, entry)):  # __init__.py is in many
                 os.symlink(os.path.join(headers, entry), os.path.join(include, entry))
-        if library:  # the linker wants libnccl.so for -lnccl, but notes the library's own name, libnccl.so.2
-            plain = os.path.basename(library).split('.so')[0] + '.so'
-            os.symlink(locate(name, library), os.path.join(lib, plain))
+    for header in NEEDED_HEADERS:
+        if not os.path.exists(os.path.join(include, header)):
+            missing('the header ' + header)
+    for library in LIBRARIES.values():
+        if not os.path.exists(os.path.join(site, library)):
+            missing(library)
+        # The linker looks for libnccl.so; what it notes is the library's own name, libnccl.so.2.
+        os.symlink(os.path.join(site, library), os.path.join(lib, os.path.basename(library).split('.so')[0] + '.so'))
 
 
 def settings(folder):

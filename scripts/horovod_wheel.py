@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 
 import cuda_wheels
@@ -170,7 +171,7 @@ def build(folder, gpu):
         edit(source, cuda_wheels.EDITS)
         cuda_wheels.replace_kernels(source)
         toolkit = os.path.join(folder, 'cuda')
-        cuda_wheels.make_toolkit(toolkit)
+        cuda_wheels.make_toolkit(toolkit, sysconfig.get_path('purelib'))
         settings.update(cuda_wheels.settings(toolkit))
     pip('wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, source, **settings,
         HOROVOD_BUILD_ARCH_FLAGS=' '.join('-m' + flag for flag in processor_flags()),

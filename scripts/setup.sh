@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
-# path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
-# environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
-# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
-# first, `setup.sh choice` the one that would be set up.
+# Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
+# tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
+# stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
+# one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly GPU="${GPU:-0}"
 readonly VENV="${VENV:-.venv}"
 readonly START=$SECONDS
 
 fail() { echo "setup: $*" >&2; exit 1; }
 refuse() { echo "setup: $*" >&2; exit 2; }
+
+# Whether the environment has the TensorFlow of the distribution `tensorflow`, which is that for GPUs, or `tensorflow_cpu`.
+has_tensorflow() { compgen -G "$VENV/lib/python*/site-packages/$1-*.dist-info" >/dev/null; }
+
+GPU=${GPU:-$(has_tensorflow tensorflow && echo 1 || echo 0)}
+readonly GPU
+[[ $GPU = [01] ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
 
 # "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
 list_sets() {
@@ -126,8 +132,11 @@ install_system_packages() {
 }
 
 make_venv() {
-  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
-    "$PYTHON_PATH" -m venv --clear "$VENV"
+  local other=tensorflow_cpu
+  [ "$GPU" = 1 ] || other=tensorflow
+  # TensorFlow for CPUs and that for GPUs are the same folder of two distributions: one cannot be put over the other.
+  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' &&
+    ! has_tensorflow "$other" || "$PYTHON_PATH" -m venv --clear "$VENV"
   echo "$PYTHON_VERSION $TF_VERSION" >"$VENV/set"
 }
 
@@ -184,6 +193,6 @@ main() {
 
 case "${1:-}" in
   sets) list_sets ;;
-  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH" ;;
+  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
   *) main ;;
 esac

@@ -98,6 +98,23 @@ def test_an_environment_stays_what_it_is_until_another_is_asked_for(checkout, tm
     assert chosen(checkout(VENV='env')) == ('3.13', '2.21.0', 'python3.13')
 
 
+def test_an_environment_stays_for_gpus_until_another_is_asked_for(checkout, tmp_path):
+    def said(**environment):
+        return checkout('3.9', VENV='env', **environment).stdout.split()[3:]
+    assert said() == [] and said(GPU='1') == ['for', 'GPUs']
+    site = tmp_path / 'env' / 'lib' / 'python3.9' / 'site-packages'
+    (site / 'tensorflow_estimator-2.9.0.dist-info').mkdir(parents=True)
+    (site / 'tensorflow_cpu-2.9.0.dist-info').mkdir()
+    assert said() == []
+    (site / 'tensorflow_cpu-2.9.0.dist-info').rename(site / 'tensorflow-2.9.0.dist-info')
+    assert said() == ['for', 'GPUs'] and said(GPU='0') == []
+
+
+def test_gpu_is_yes_or_no(checkout):
+    ended = checkout('3.9', GPU='yes')
+    assert ended.returncode == 2 and ended.stderr == 'setup: GPU=yes: must be 1 (CUDA builds) or 0 (CPUs)\n'
+
+
 def test_every_set_pins_all_that_is_asked_for():
     def names(path):
         with open(os.path.join(ROOT, path)) as f:
@@ -240,12 +257,13 @@ def test_the_folder_tells_apart_whatever_a_wheel_depends_on(monkeypatch, tmp_pat
 
 
 def test_the_source_is_edited_and_a_line_that_is_not_there_is_an_error(tmp_path):
-    path = tmp_path / horovod_wheel.CMAKE_FILE
+    (name, edits), = horovod_wheel.EDITS.items()
+    path = tmp_path / name
     path.parent.mkdir(parents=True)
-    path.write_text('first\n' + ''.join(old for old, _ in horovod_wheel.CMAKE_EDITS) + 'last\n')
-    horovod_wheel.edit(str(tmp_path))
+    path.write_text('first\n' + ''.join(old for old, _ in edits) + 'last\n')
+    horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
     text = path.read_text()
     assert 'xla_mpi_ops' not in text and '/external/highwayhash\n' in text and '/farmhash_archive/src)\n' in text
     assert text.startswith('first\n') and text.endswith('last\n')
     with pytest.raises(SystemExit, match='0 lines .* instead of one'):
-        horovod_wheel.edit(str(tmp_path))
+        horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
