@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
 # Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
 # tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
@@ -143,8 +143,9 @@ make_venv() {
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c "constraints/tensorflow-$TF_VERSION.txt"
+  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+    -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
 install_horovod() {
@@ -153,18 +154,15 @@ install_horovod() {
   "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
-build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
-  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment. A line that says
-  # `import` is carried out whenever Python starts.
+# The parts in C and C++, at once: what fails says so in the log.
+build_native() {
+  printf '%s\n' zmq_ops smooth_ops jpeg_part |
+    xargs -P 3 -I '{}' make -j "$(nproc)" -C 'third_party/{}' PYTHON="$(realpath -s "$VENV")/bin/python"
+  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  printf '%s\n' "$PWD/third_party" 'import quiet_tensorflow' >"$site/sat_third_party.pth"
+  echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
-
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
-
-build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
@@ -182,9 +180,7 @@ main() {
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
-  step "zmq_ops, this project's TensorFlow op" build_zmq_ops
-  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
-  step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
+  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
