@@ -152,8 +152,10 @@ def edit(source, edits):
 
 
 def pip(*arguments, **environment):
+    # A wheel is kept for others: what this shell exports for Horovod is for running it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith('HOROVOD_')}
     subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', *arguments], check=True,
-                   env=dict(os.environ, **environment))
+                   env=dict(inherited, **environment))
 
 
 def build(folder, gpu):

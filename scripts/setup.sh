@@ -174,7 +174,7 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
   install_system_packages "$PYTHON_PATH"
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
