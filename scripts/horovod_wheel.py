@@ -145,7 +145,8 @@ def edit(source, edits):
             text = f.read()
         for old, new in changes:
             if text.count(old) != 1:
-                sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
+                sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(
+                    path, text.count(old), old.strip()))
             text = text.replace(old, new)
         with open(path, 'w') as f:
             f.write(text)
