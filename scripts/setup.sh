@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
-# path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
-# environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
-# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
-# first, `setup.sh choice` the one that would be set up.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
+# Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
+# tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
+# stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
+# one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly GPU="${GPU:-0}"
 readonly VENV="${VENV:-.venv}"
 readonly START=$SECONDS
 
 fail() { echo "setup: $*" >&2; exit 1; }
 refuse() { echo "setup: $*" >&2; exit 2; }
+
+# Whether the environment has the TensorFlow of the distribution `tensorflow`, which is that for GPUs, or `tensorflow_cpu`.
+has_tensorflow() { compgen -G "$VENV/lib/python*/site-packages/$1-*.dist-info" >/dev/null; }
+
+GPU=${GPU:-$(has_tensorflow tensorflow && echo 1 || echo 0)}
+readonly GPU
+[[ $GPU = [01] ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
 
 # "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
 list_sets() {
@@ -72,18 +78,23 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
 # step NAME COMMAND...: runs the command with its output in a log, prints one line with the time it took.
 step() {
-  local name=$1 begin=$SECONDS log
+  local name=$1 begin=$SECONDS log status
   shift
   log="$VENV-setup.log"
   [ -d "$VENV" ] && log="$VENV/setup.log"
   printf '%-58s' "setup: $name ..."
-  if ! "$@" >"$log" 2>&1; then
+  # Where its result is looked at at once (`if ! ...`), bash goes on after what fails inside a function.
+  set +e
+  (set -e; "$@") >"$log" 2>&1
+  status=$?
+  set -e
+  if [ "$status" != 0 ]; then
     echo " failed"
     tail -n 30 "$log" >&2
     fail "'$name' failed; the end of its output is above, the whole of it in $log"
@@ -105,7 +116,7 @@ missing_packages() {
   has_header zmq.h || echo libzmq3-dev
   has_header zmq.hpp || echo cppzmq-dev
   has_header jpeglib.h || echo libjpeg-dev
-  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+  "$python" -c 'import ensurepip, venv' &>/dev/null ||
     echo "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 }
 
@@ -125,24 +136,21 @@ install_system_packages() {
   [ -z "${missing// /}" ] || fail "still missing after apt-get install: $missing"
 }
 
-# Horovod's NCCL operations are compiled by CUDA's compiler against NCCL's headers; neither comes with pip or Debian.
-check_cuda() {
-  [ "$GPU" = 1 ] || return 0
-  command -v nvcc >/dev/null || fail "GPU=1 needs the CUDA toolkit; install it and put nvcc on the PATH"
-  has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
-}
-
 make_venv() {
-  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
-    "$PYTHON_PATH" -m venv --clear "$VENV"
+  local other=tensorflow_cpu
+  [ "$GPU" = 1 ] || other=tensorflow
+  # TensorFlow for CPUs and that for GPUs are the same folder of two distributions: one cannot be put over the other.
+  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' &&
+    ! has_tensorflow "$other" || "$PYTHON_PATH" -m venv --clear "$VENV"
   echo "$PYTHON_VERSION $TF_VERSION" >"$VENV/set"
 }
 
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c "constraints/tensorflow-$TF_VERSION.txt"
+  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+    -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
 install_horovod() {
@@ -151,17 +159,15 @@ install_horovod() {
   "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
-build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
+# The parts in C and C++, at once: what fails says so in the log.
+build_native() {
+  printf '%s\n' zmq_ops smooth_ops jpeg_part |
+    xargs -P 3 -I '{}' make -j "$(nproc)" -C 'third_party/{}' PYTHON="$(realpath -s "$VENV")/bin/python"
   # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
-
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
-
-build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
@@ -173,23 +179,21 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
   install_system_packages "$PYTHON_PATH"
-  check_cuda
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
-  step "zmq_ops, this project's TensorFlow op" build_zmq_ops
-  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
-  step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
+  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
+  sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"
 }
 
 case "${1:-}" in
   sets) list_sets ;;
-  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH" ;;
+  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
   *) main ;;
 esac
