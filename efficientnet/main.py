@@ -25,6 +25,7 @@ from efficientnet.scaling import SIZES
 from nets import DEFAULT_MODEL_NAME
 from ranks.command_line import OneLineParser
 from ranks.start import start_ranks
+from settings import sections
 from weights.flags import checkpoint_words
 
 MODES = ('train_and_eval', 'train', 'eval')
@@ -49,10 +50,19 @@ class Flag(NamedTuple):
     choices: Optional[Tuple] = None
 
 
+_OPTIONS = {option.dest: option for option in sections.options()}
+
+
+def _like(name, default, shown, choices=None):
+    """The ``Flag`` of an option of the main program by its name there."""
+    option = _OPTIONS[name]
+    return Flag(option.kind, default, shown, option.flag.names[-1], choices)
+
+
 # Defaults are the release's; None stands for those that the main program shares.
 EVALUATION = {
     'mode': Flag(str, MODES[0], 'one of {}; only eval is done here'.format(', '.join(MODES)), choices=MODES),
-    'model_name': Flag(str, DEFAULT_MODEL_NAME, 'size of the network', '--model-name', tuple(SIZES)),
+    'model_name': _like('model_name', DEFAULT_MODEL_NAME, 'size of the network', tuple(SIZES)),
     'ckpt_path': Flag(str, None, "checkpoint to judge (default: model_dir's newest)"),
     'model_dir': Flag(str, None, 'folder of checkpoints; the results go to its sub-folder eval or eval_<eval_name>'),
     'eval_name': Flag(str, None, 'part of the name of the folder of results, model_dir or else results/'),
@@ -60,27 +70,27 @@ EVALUATION = {
                                 'images'),
     'eval_batch_size': Flag(int, 64, 'images in a step, over all ranks'),
     'num_eval_images': Flag(int, None, 'how many images there must be; all are judged (default: any number)'),
-    'input_image_size': Flag(int, None, "pixels per side (default: the size's)", '--input-size'),
-    'num_label_classes': Flag(int, None, '(default: 1000)', '--num-classes'),
+    'input_image_size': _like('input_size', None, "pixels per side (default: the size's)"),
+    'num_label_classes': _like('num_classes', None, '(default: 1000)'),
     'sat_preprocessing': Flag(boolean, False, 'scale images to [-1, 1], not by means and standard deviations'),
     # The release's default, channels_first, is for its accelerators; the main program chooses by the device.
     'data_format': Flag(str, None, "channels_first or channels_last (default: the device's)",
                         choices=tuple(_DATA_FORMATS)),
-    'batch_norm_epsilon': Flag(float, 1e-3, 'SAT evaluates with 1e-5', '--batch-norm-epsilon'),
-    'moving_average_decay': Flag(float, 0.9999, "judge the weights' moving averages, with 0 the weights themselves",
-                                 '--moving-average-decay'),
-    'width_coefficient': Flag(float, None, "of the channels (default: the size's)", '--width-coefficient'),
-    'depth_coefficient': Flag(float, None, "of the repeats of a block (default: the size's)", '--depth-coefficient'),
+    'batch_norm_epsilon': _like('batch_norm_epsilon', 1e-3, 'SAT evaluates with 1e-5'),
+    'moving_average_decay': _like('moving_average_decay', 0.9999,
+                                  "judge the weights' moving averages, with 0 the weights themselves"),
+    'width_coefficient': _like('width_coefficient', None, "of the channels (default: the size's)"),
+    'depth_coefficient': _like('depth_coefficient', None, "of the repeats of a block (default: the size's)"),
 }
 
-# The release's flags of training: their kind, and the main program's flag of the same meaning.
+# The release's flags of training: by what name the main program has them, and their kind and its flag.
+_TRAINING = {
+    'train_batch_size': 'batch', 'batch_norm_momentum': 'batch_norm_momentum', 'dropout_rate': 'dropout_rate',
+    'survival_prob': 'survival_prob', 'base_learning_rate': 'base_lr', 'lr_decay_epoch': 'lr_decay_epochs',
+    'weight_decay': 'weight_decay', 'label_smoothing': 'label_smoothing', 'augment_name': 'augment_name',
+    'randaug_num_layers': 'randaug_num_layers', 'randaug_magnitude': 'randaug_magnitude'}
 TRAINING = {
-    'train_batch_size': (int, '--batch'), 'batch_norm_momentum': (float, '--batch-norm-momentum'),
-    'dropout_rate': (float, '--dropout-rate'), 'survival_prob': (float, '--survival-prob'),
-    'base_learning_rate': (float, '--base-lr'),
-    'lr_decay_epoch': (float, '--lr-decay-epochs'), 'weight_decay': (float, '--weight-decay'),
-    'label_smoothing': (float, '--label-smoothing'), 'augment_name': (str, '--augment-name'),
-    'randaug_num_layers': (int, '--randaug-num-layers'), 'randaug_magnitude': (int, '--randaug-magnitude'),
+    **{name: (_OPTIONS[same].kind, _OPTIONS[same].flag.names[-1]) for name, same in _TRAINING.items()},
     'mixup_alpha': (float, None), 'train_steps': (int, None), 'steps_per_eval': (int, None),
     'num_train_images': (int, None), 'iterations_per_loop': (int, None), 'log_step_count_steps': (int, None),
     'archive_ckpt': (boolean, None)}

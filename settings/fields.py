@@ -7,6 +7,7 @@ The parsers, the recipes, the refusals, what resumed runs and evaluations must s
 tell each other are read from the fields; nothing else lists options.
 """
 import dataclasses
+import typing
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Tuple, Type, Union
 
 # How a value is read: a function of the typed text, for argparse; SWITCH; the words to choose from; or the name of a
@@ -70,10 +71,12 @@ class Served:
 class Option(NamedTuple):
     """A flag of a field.
 
-    field (str): the field's name in its section. default: of the parser. late (bool): the default is filled in after
-    parsing, because what is decided before must know whether the flag was given.
+    field (str): the field's name in its section. kind: type of its values, but for None. default: of the parser.
+    late (bool): the default is filled in after parsing, because a recipe may go before it, or what else is decided must
+    know whether the flag was given.
     """
     field: str
+    kind: Any
     flag: Flag
     default: Any
     late: bool
@@ -136,18 +139,24 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
     return dataclasses.field(default_factory=missing, metadata={_KEY: spec})
 
 
+def without_none(kind: Any) -> Any:
+    """T of Optional[T], and what else there is as it is."""
+    parts = typing.get_args(kind)
+    return next(part for part in parts if part is not type(None)) if type(None) in parts else kind
+
+
 def _specs(section: Type[Any]) -> Dict[str, _Spec]:
     return {field.name: field.metadata[_KEY] for field in dataclasses.fields(section) if _KEY in field.metadata}
 
 
 def options_of(section: Type[Any]) -> List[Option]:
     """The flags of a section, a dataclass with a ``GROUP``, in the order of its fields."""
-    found = []
+    found, kinds = [], {field.name: without_none(field.type) for field in dataclasses.fields(section)}
     for name, spec in _specs(section).items():
         own = spec.flag if spec.flag.group else dataclasses.replace(spec.flag, group=section.GROUP)
-        found.append(Option(name, own, spec.default, spec.late, spec.fixes_run, spec.decides_verdict, spec.served,
-                            spec.written))
-    return found + [Option(name, spec.judging, None, False, False, False, None, None)
+        found.append(Option(name, kinds[name], own, spec.default, spec.late, spec.fixes_run, spec.decides_verdict,
+                            spec.served, spec.written))
+    return found + [Option(name, kinds[name], spec.judging, None, False, False, False, None, None)
                     for name, spec in _specs(section).items() if spec.judging]
 
 

@@ -2,7 +2,7 @@
 import argparse
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
-from settings import recipes, sections
+from settings import sections
 from settings.fields import SWITCH, Flag, Option
 from settings.modes import DIRECTORY, EVAL, FAKE, SERVED, TRAINING
 
@@ -45,8 +45,7 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
                 if option.flag.excludes not in exclusive:
                     exclusive[option.flag.excludes] = group.add_mutually_exclusive_group()
                 place = exclusive[option.flag.excludes]
-            late = option.late or option.dest in recipes.names()
-            default = defaults.get(option.dest, None if late else option.default)
+            default = defaults.get(option.dest, None if option.late else option.default)
             add_flag(place, option.flag, tables, default, told.get(option.dest, option.flag.told))
 
 

@@ -1,11 +1,11 @@
 """All sections together, and what is read from their fields."""
 import dataclasses
-import typing
 from typing import Any, Dict, List, Optional, Tuple, Type
 
+from settings import recipes
 from settings.attack import Attack
 from settings.data import Data, View
-from settings.fields import Option, options_of
+from settings.fields import Option, options_of, without_none
 from settings.network import Network
 from settings.run import Evaluation, Run
 from settings.update import Schedule, Update
@@ -34,17 +34,14 @@ ALL: Type[Settings] = Settings
 
 def sections() -> Dict[str, Type[Any]]:
     """Name to type of each section of ``ALL``."""
-    return {field.name: _without_none(field.type) for field in dataclasses.fields(ALL)}
-
-
-def _without_none(kind: Any) -> Any:
-    """T of Optional[T]."""
-    return next((part for part in typing.get_args(kind) if part is not type(None)), kind)
+    return {field.name: without_none(field.type) for field in dataclasses.fields(ALL)}
 
 
 def options() -> List[Option]:
     """The flags of ``main.py``, each once, in the order of the sections and of their fields."""
-    return [option for section in dict.fromkeys(sections().values()) for option in options_of(section)]
+    decided = recipes.names()
+    return [option._replace(late=option.late or option.dest in decided)
+            for section in dict.fromkeys(sections().values()) for option in options_of(section)]
 
 
 def fixing_a_run() -> Tuple[str, ...]:

@@ -175,10 +175,11 @@ def test_it_is_parsed_checked_and_in_the_help(erasing, capsys):
     assert resolve(main.parse_args(['--erasing', '0.25'])).view.erasing == 0.25
 
 
-def test_a_recipe_may_set_it(erasing, monkeypatch):
+def test_a_recipe_may_set_it(erasing, serve_data, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, 'sat', recipes.RECIPES['sat'].but(erasing=0.5))
     assert [main.parse_args(argv).erasing for argv in (
         [], ['--erasing', '0'], ['--recipe', 'feature-denoising'])] == [0.5, 0.0, 0.0]
+    assert serve_data.get_parser().parse_args([]).erasing == 0.0  # which knows of no recipe
 
 
 def test_it_is_refused_where_it_means_nothing(erasing, capsys):
