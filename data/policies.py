@@ -9,23 +9,17 @@ themselves and leave the image they are given alone.
 """
 from typing import NamedTuple
 
-import cv2
-import numpy as np
+from data.operations import OPERATIONS
 
 POLICIES = ('autoaugment', 'randaugment')
-
 # EN release: the level that the constants below belong to.
 MAX_LEVEL = 10
 # EN release, help of `distort_image_with_randaugment`: magnitudes are best in 5 to 30, so levels above MAX_LEVEL occur.
 MAX_MAGNITUDE = 30
-# EN release: grey that fills what an operation leaves uncovered.
-FILL = 128
 # EN release: values at level 10. Degrees, shift in x per pixel in y (and the reverse), grey levels.
 ROTATE = 30
 SHEAR = 0.3
 SOLARIZE_ADD = 110
-# EN release: SolarizeAdd changes values below this one.
-SOLARIZE_ADD_THRESHOLD = 128
 
 
 class Reach(NamedTuple):
@@ -36,7 +30,6 @@ class Reach(NamedTuple):
 
 # EN release: both in pixels whatever the image's size; at level 9, AutoAugment's shift empties an image of 224.
 REACH = {'autoaugment': Reach(cutout=100, translate=250), 'randaugment': Reach(cutout=40, translate=100)}
-
 # EN release, "v0": sub-policies of two (operation, probability, level).
 AUTOAUGMENT = (
     (('Equalize', 0.8, 1), ('ShearY', 0.8, 4)),
@@ -180,141 +173,5 @@ def operation_values(name, level, reach, shape, rng):
     return ()
 
 
-def auto_contrast(image):
-    """Stretch each channel's values to 0-255; a channel of one value stays as it is."""
-    tables = np.empty((1, 256, 3), np.uint8)
-    for channel in range(3):
-        present = _counts(image, channel).nonzero()[0]
-        low, high = np.float32(present[0]), np.float32(present[-1])
-        scale = 255 / (high - low) if high > low else np.float32(1)
-        offset = -low * scale if high > low else np.float32(0)
-        tables[0, :, channel] = np.clip(_VALUES * scale + offset, 0, 255)
-    return cv2.LUT(image, tables)
-
-
-def equalize(image):
-    """Spread each channel's values evenly over 0-255, as `PIL.ImageOps.equalize`."""
-    tables = np.empty((1, 256, 3), np.uint8)
-    for channel in range(3):
-        counts = _counts(image, channel)
-        step = (counts.sum() - counts[counts.nonzero()[0][-1]]) // 255
-        below = np.cumsum(counts) - counts
-        tables[0, :, channel] = np.clip((below + step // 2) // step, 0, 255) if step else _VALUES
-    return cv2.LUT(image, tables)
-
-
-def invert(image):
-    """255 minus every value."""
-    return cv2.bitwise_not(image)
-
-
-def posterize(image, bits):
-    """Keep the upper ``bits`` bits of every value: 0 (black) to 8 (no change)."""
-    return image & np.uint8(256 - (256 >> bits))
-
-
-def solarize(image, threshold):
-    """Invert the values from ``threshold`` up."""
-    return cv2.LUT(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES).astype(np.uint8))
-
-
-def solarize_add(image, addition):
-    """Add ``addition`` (grey levels) to the values below 128, up to 255."""
-    added = np.minimum(_VALUES + addition, 255)
-    return cv2.LUT(image, np.where(_VALUES < SOLARIZE_ADD_THRESHOLD, added, _VALUES).astype(np.uint8))
-
-
-def color(image, factor):
-    """Scale the distance of every pixel from its grey value by ``factor``."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), image, factor)
-
-
-def contrast(image, factor):
-    """Scale the distance of every value from a constant by ``factor``."""
-    # EN release: meant to be the mean grey value, but it sums the histogram's counts without their values, and divides
-    # by 256: the number of pixels over 256, whatever is in the image.
-    constant = min(image.shape[0] * image.shape[1] // 256, 255)
-    return cv2.LUT(image, _blend(constant, _VALUES, factor))
-
-
-def brightness(image, factor):
-    """Multiply every value by ``factor``."""
-    return cv2.LUT(image, _blend(0, _VALUES, factor))
-
-
-def sharpness(image, factor):
-    """Scale the distance of every pixel from the smoothed image by ``factor``; the outermost pixels stay."""
-    smooth = cv2.filter2D(image, cv2.CV_16S, _SMOOTH) // _SMOOTH_SUM
-    inside = slice(1, -1), slice(1, -1)
-    sharpened = image.copy()
-    sharpened[inside] = _blend(smooth[inside], image[inside], factor)
-    return sharpened
-
-
-def rotate(image, degrees):
-    """Turn about the centre, counter-clockwise as seen on a screen for positive ``degrees``."""
-    height, width = image.shape[:2]
-    x, y = (width - 1) / 2, (height - 1) / 2
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return _warp(image, [[cosine, -sine, x - cosine * x + sine * y], [sine, cosine, y - sine * x - cosine * y]])
-
-
-def shear_x(image, level):
-    """Shift row y to the left by ``level * y`` pixels."""
-    return _warp(image, [[1, level, 0], [0, 1, 0]])
-
-
-def shear_y(image, level):
-    """Shift column x up by ``level * x`` pixels."""
-    return _warp(image, [[1, 0, 0], [level, 1, 0]])
-
-
-def translate_x(image, pixels):
-    """Shift to the left by ``pixels``."""
-    return _warp(image, [[1, 0, pixels], [0, 1, 0]])
-
-
-def translate_y(image, pixels):
-    """Shift up by ``pixels``."""
-    return _warp(image, [[1, 0, 0], [0, 1, pixels]])
-
-
-def cutout(image, pad_size, row, column):
-    """Fill the square from ``pad_size`` pixels before (``row``, ``column``) to ``pad_size - 1`` behind it with grey."""
-    result = image.copy()
-    result[max(row - pad_size, 0):row + pad_size, max(column - pad_size, 0):column + pad_size] = FILL
-    return result
-
-
-OPERATIONS = {'AutoContrast': auto_contrast, 'Equalize': equalize, 'Invert': invert, 'Rotate': rotate,
-              'Posterize': posterize, 'Solarize': solarize, 'Color': color, 'Contrast': contrast,
-              'Brightness': brightness, 'Sharpness': sharpness, 'ShearX': shear_x, 'ShearY': shear_y,
-              'TranslateX': translate_x, 'TranslateY': translate_y, 'Cutout': cutout, 'SolarizeAdd': solarize_add}
 # EN release: RandAugment draws from all of them.
 RANDAUGMENT = tuple(OPERATIONS)
-
-_VALUES = np.arange(256, dtype=np.float32)
-# EN release: PIL's smoothing kernel, divided by its sum.
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
-_SMOOTH_SUM = 13
-
-
-def _counts(image, channel):
-    """How often each of the values 0-255 occurs in a channel: int64 [256]."""
-    return cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-
-
-def _blend(degenerate, image, factor):
-    """``degenerate + factor * (image - degenerate)`` in float32, clipped to 0-255 and truncated."""
-    degenerate = np.asarray(degenerate, np.float32)
-    mixed = np.asarray(image, np.float32) - degenerate
-    mixed *= np.float32(factor)
-    mixed += degenerate
-    return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
-
-
-def _warp(image, matrix):
-    """The nearest pixel at ``matrix @ (x, y, 1)`` for each place (x, y) of the result; grey outside the image."""
-    return cv2.warpAffine(image, np.array(matrix, np.float64), image.shape[1::-1], borderValue=(FILL,) * 3,
-                          flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)

@@ -15,9 +15,9 @@ import struct
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
+from data.examples import Example
 from data.images import IMAGE_SUFFIXES, Unreadable
 from data.synsets import synsets
 
@@ -26,7 +26,6 @@ CLASS_FILE = 'classes.txt'  # class names in label order, one on a line; beside 
 IMAGE_KEY, LABEL_KEY = 'image/encoded', 'image/class/label'
 # Networks of this many outputs were trained with the labels as they are in the records, 1 to 1000; 0 is BACKGROUND.
 BACKGROUND_OUTPUTS, BACKGROUND = 1001, 'background'
-
 _HEADER, _CRC = struct.Struct('<QI'), struct.Struct('<I')
 _LENGTH_BYTES = 8  # the part of the header that its checksum is of
 _NUMBERED = re.compile(r'-(\d+)-of-(\d+)')
@@ -75,7 +74,7 @@ class RecordSet:
             Unreadable: the record is damaged, lacks one of the two, or has a label out of range.
         """
         try:
-            example = _Example.FromString(self._read(index))
+            example = Example.FromString(self._read(index))
         except DecodeError:
             raise Unreadable(self.files[index], 'it is no tf.train.Example') from None
         content = self._only_value(index, example, IMAGE_KEY, 'bytes_list')
@@ -280,37 +279,3 @@ def _damage(path, records, place, what):
 def _masked_crc(data):
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
-
-
-def _example_class():
-    """The message class of tf.train.Example, as far as it is needed.
-
-    Built in a pool of its own, so a process may import TensorFlow, which registers the same messages, as well.
-    """
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name='imagedata/example.proto', package='imagedata', syntax='proto3')
-
-    def add_message(messages, name, *fields):
-        message = messages.add(name=name)
-        for number, label, name, kind in fields:
-            new = message.field.add(name=name, number=number, label=label)
-            if isinstance(kind, str):
-                new.type, new.type_name = field.TYPE_MESSAGE, '.imagedata.' + kind
-            else:
-                new.type = kind
-        return message
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    add_message(file.message_type, 'BytesList', (1, many, 'value', field.TYPE_BYTES))
-    add_message(file.message_type, 'Int64List', (1, many, 'value', field.TYPE_INT64))
-    add_message(file.message_type, 'Feature', (1, one, 'bytes_list', 'BytesList'), (3, one, 'int64_list', 'Int64List'))
-    features = add_message(file.message_type, 'Features', (1, many, 'feature', 'Features.FeatureEntry'))
-    entry = add_message(features.nested_type, 'FeatureEntry', (1, one, 'key', field.TYPE_STRING),
-                        (2, one, 'value', 'Feature'))
-    entry.options.map_entry = True
-    add_message(file.message_type, 'Example', (1, one, 'features', 'Features'))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName('imagedata.Example'))
-
-
-_Example = _example_class()

@@ -8,8 +8,27 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from data import policies as ours
-from data.policies import OPERATIONS, REACH, Policy, apply_policy, make_policy, operation_values
+from data import policies
+from data.operations import (
+    OPERATIONS,
+    auto_contrast,
+    brightness,
+    color,
+    contrast,
+    cutout,
+    equalize,
+    invert,
+    posterize,
+    rotate,
+    sharpness,
+    shear_x,
+    shear_y,
+    solarize,
+    solarize_add,
+    translate_x,
+    translate_y,
+)
+from data.policies import AUTOAUGMENT, POLICIES, REACH, Policy, apply_policy, make_policy, operate, operation_values
 
 GEOMETRIC = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
 
@@ -61,7 +80,7 @@ class Plus:
 def calls(monkeypatch):
     """The (operation, level, reach) of each call, in order; the image stays as it is."""
     made = []
-    monkeypatch.setattr(ours, 'operate', lambda image, name, level, reach, rng:
+    monkeypatch.setattr(policies, 'operate', lambda image, name, level, reach, rng:
                         made.append((name, level, reach)) or image)
     return made
 
@@ -84,17 +103,17 @@ RELEASED = [
 @pytest.mark.parametrize('name, level, crc32', RELEASED)
 def test_outputs_are_those_of_the_released_code(name, level, crc32):
     image = (30 + np.arange(20 * 24 * 3) ** 2 * 31 // 7 % 200).reshape(20, 24, 3).astype(np.uint8)
-    assert zlib.crc32(ours.operate(image, name, level, REACH['randaugment'], Plus()).tobytes()) == crc32
+    assert zlib.crc32(operate(image, name, level, REACH['randaugment'], Plus()).tobytes()) == crc32
 
 
 def test_operations_without_factor_equal_pillow(image):
-    assert levels(ours.equalize(image), from_pillow(ImageOps.equalize(pillow(image)))) == 0
-    assert levels(ours.invert(image), from_pillow(ImageOps.invert(pillow(image)))) == 0
-    assert levels(ours.auto_contrast(image), from_pillow(ImageOps.autocontrast(pillow(image)))) <= 1
+    assert levels(equalize(image), from_pillow(ImageOps.equalize(pillow(image)))) == 0
+    assert levels(invert(image), from_pillow(ImageOps.invert(pillow(image)))) == 0
+    assert levels(auto_contrast(image), from_pillow(ImageOps.autocontrast(pillow(image)))) <= 1
     for bits in range(1, 9):
-        assert levels(ours.posterize(image, bits), from_pillow(ImageOps.posterize(pillow(image), bits))) == 0
+        assert levels(posterize(image, bits), from_pillow(ImageOps.posterize(pillow(image), bits))) == 0
     for threshold in (0, 1, 100, 128, 255, 256):
-        assert levels(ours.solarize(image, threshold), from_pillow(ImageOps.solarize(pillow(image), threshold))) == 0
+        assert levels(solarize(image, threshold), from_pillow(ImageOps.solarize(pillow(image), threshold))) == 0
 
 
 @pytest.mark.parametrize('factor', [0.0, 0.1, 0.64, 1.0, 1.36, 1.9])
@@ -113,14 +132,14 @@ def test_colour_and_sharpness_leave_a_grey_image_alone():
     grey = np.repeat(np.arange(0, 256, 3, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(4, axis=1)
     flat = np.full((9, 9, 3), 77, np.uint8)
     for factor in (0.1, 0.37, 1.72, 1.9):
-        assert (ours.color(grey, factor) == grey).all() and (ours.sharpness(flat, factor) == flat).all()
+        assert (color(grey, factor) == grey).all() and (sharpness(flat, factor) == flat).all()
 
 
 def test_blends_truncate_and_clip():
     image = np.array([[[10, 199, 255]]], np.uint8)
-    assert ours.brightness(image, 0.99).tolist() == [[[9, 197, 252]]]
-    assert ours.brightness(image, 1.3).tolist() == [[[13, 255, 255]]]
-    assert ours.color(np.array([[[0, 0, 255]]], np.uint8), 0.0).tolist() == [[[76, 76, 76]]]  # red, of weight 0.299
+    assert brightness(image, 0.99).tolist() == [[[9, 197, 252]]]
+    assert brightness(image, 1.3).tolist() == [[[13, 255, 255]]]
+    assert color(np.array([[[0, 0, 255]]], np.uint8), 0.0).tolist() == [[[76, 76, 76]]]  # red, of weight 0.299
 
 
 @pytest.mark.parametrize('shape, constant', [((16, 16), 1), ((32, 40), 5), ((15, 17), 0), ((300, 300), 255)])
@@ -129,29 +148,29 @@ def test_contrast_blends_with_the_number_of_pixels_over_256(shape, constant):
     for factor in (0.1, 0.7, 1.3, 1.9):
         expected = np.clip(constant + factor * (image.astype(float) - constant), 0, 255)
         whole = np.abs(expected - np.round(expected)) < 1e-3  # where float32 may fall to either side
-        result = ours.contrast(image, factor)
+        result = contrast(image, factor)
         assert (result == expected.astype(np.uint8))[~whole].all() and levels(result, expected.astype(np.uint8)) <= 1
 
 
 def test_solarize_add_raises_the_dark_half():
     image = np.array([[[0, 100, 127], [128, 200, 255]]], np.uint8)
-    assert ours.solarize_add(image, 110).tolist() == [[[110, 210, 237], [128, 200, 255]]]
-    assert ours.solarize_add(image, 200).tolist() == [[[200, 255, 255], [128, 200, 255]]]
+    assert solarize_add(image, 110).tolist() == [[[110, 210, 237], [128, 200, 255]]]
+    assert solarize_add(image, 200).tolist() == [[[200, 255, 255], [128, 200, 255]]]
 
 
 def test_posterize_with_no_bits_is_black():
-    assert not ours.posterize(noise(4, 4), 0).any()
+    assert not posterize(noise(4, 4), 0).any()
 
 
 @pytest.mark.parametrize('height, width', [(2, 9), (9, 2), (1, 1)])
 def test_sharpness_leaves_an_image_without_inner_pixels_alone(height, width):
     image = noise(height, width)
-    assert (ours.sharpness(image, 1.9) == image).all()
+    assert (sharpness(image, 1.9) == image).all()
 
 
 def test_sharpness_keeps_the_border_and_smooths_with_a_heavy_centre():
     image = noise(5, 6, seed=2)
-    result = ours.sharpness(image, 0.0)
+    result = sharpness(image, 0.0)
     inner = image[1:4, 1:4].astype(int)
     assert (result[2, 2] == (inner.sum(axis=(0, 1)) + 4 * inner[1, 1]) // 13).all()
     border = np.ones((5, 6), bool)
@@ -207,12 +226,12 @@ def test_geometry_equals_a_loop_over_coordinates(height, width, name, value):
 
 def test_directions():
     image = noise(8, 8, seed=4)
-    assert (ours.rotate(image, 90) == np.rot90(image)).all()  # np.rot90 turns counter-clockwise
-    assert (ours.translate_x(image, 3)[:, :5] == image[:, 3:]).all()
-    assert (ours.translate_y(image, -3)[3:] == image[:5]).all()
-    assert (ours.shear_x(image, 1)[2, :6] == image[2, 2:]).all() and (ours.shear_x(image, 1)[2, 6:] == 128).all()
-    assert (ours.shear_y(image, 1)[:6, 2] == image[2:, 2]).all() and (ours.shear_y(image, 1)[6:, 2] == 128).all()
-    assert (ours.translate_x(image, 8) == 128).all() and (ours.translate_y(image, -8) == 128).all()
+    assert (rotate(image, 90) == np.rot90(image)).all()  # np.rot90 turns counter-clockwise
+    assert (translate_x(image, 3)[:, :5] == image[:, 3:]).all()
+    assert (translate_y(image, -3)[3:] == image[:5]).all()
+    assert (shear_x(image, 1)[2, :6] == image[2, 2:]).all() and (shear_x(image, 1)[2, 6:] == 128).all()
+    assert (shear_y(image, 1)[:6, 2] == image[2:, 2]).all() and (shear_y(image, 1)[6:, 2] == 128).all()
+    assert (translate_x(image, 8) == 128).all() and (translate_y(image, -8) == 128).all()
 
 
 @pytest.mark.parametrize('pad_size, row, column, inside', [
@@ -223,7 +242,7 @@ def test_cutout_fills_a_square_with_grey(pad_size, row, column, inside):
     image = noise(10, 12, seed=5)
     expected = image.copy()
     expected[inside] = 128
-    assert (ours.cutout(image, pad_size, row, column) == expected).all()
+    assert (cutout(image, pad_size, row, column) == expected).all()
 
 
 def test_cutout_is_centred_on_any_pixel_alike():
@@ -253,7 +272,7 @@ def test_reach_depends_on_the_policy():
     assert operation_values('TranslateY', 9, REACH['autoaugment'], (9, 9, 3), Plus()) == (225,)
     assert operation_values('TranslateX', 9, REACH['randaugment'], (9, 9, 3), Plus()) == (90,)
     assert [operation_values('Cutout', 7, REACH[name], (9, 9, 3), np.random.default_rng(0))[0]
-            for name in ours.POLICIES] == [70, 28]
+            for name in POLICIES] == [70, 28]
 
 
 @pytest.mark.parametrize('name', GEOMETRIC)
@@ -265,7 +284,7 @@ def test_half_of_the_geometric_values_are_negative(name):
 
 
 def test_table_of_sub_policies():
-    table = ours.AUTOAUGMENT
+    table = AUTOAUGMENT
     assert len(table) == 25 and all(len(pair) == 2 for pair in table)
     assert table[0] == (('Equalize', 0.8, 1), ('ShearY', 0.8, 4))
     assert table[6] == (('Equalize', 0.4, 8), ('SolarizeAdd', 0.8, 3))
@@ -293,7 +312,7 @@ def test_autoaugment_draws_a_sub_policy_and_its_steps_with_their_probabilities(c
         assert all(reach == (100, 250) for _, _, reach in calls)
         drawn[tuple((name, level) for name, level, _ in calls)] += 1
     expected = collections.Counter()
-    for (first, p, level), (second, q, other) in ours.AUTOAUGMENT:
+    for (first, p, level), (second, q, other) in AUTOAUGMENT:
         for steps, chance in [((), (1 - p) * (1 - q)), (((first, level),), p * (1 - q)),
                               (((second, other),), (1 - p) * q), (((first, level), (second, other)), p * q)]:
             if chance:
@@ -328,10 +347,10 @@ def test_default_policy_is_that_of_the_release():
 
 
 def test_operations_work_on_the_result_of_the_one_before(monkeypatch):
-    monkeypatch.setattr(ours, 'AUTOAUGMENT', ((('Invert', 1.0, 0), ('Solarize', 1.0, 5)),))
+    monkeypatch.setattr(policies, 'AUTOAUGMENT', ((('Invert', 1.0, 0), ('Solarize', 1.0, 5)),))
     result = apply_policy(np.full((2, 2, 3), 55, np.uint8), Policy('autoaugment'), np.random.default_rng(0))
     assert (result == 55).all()  # 55 -> 200 -> 55; the other way round 55 -> 55 -> 200
-    monkeypatch.setattr(ours, 'RANDAUGMENT', ('Invert',))
+    monkeypatch.setattr(policies, 'RANDAUGMENT', ('Invert',))
     results = [apply_policy(np.full((2, 2, 3), 55, np.uint8), Policy('randaugment', layers), np.random.default_rng(0))
                for layers in (1, 2, 3)]
     assert [np.unique(result).tolist() for result in results] == [[200], [55], [200]]
@@ -344,14 +363,14 @@ def test_every_operation_gives_a_new_image_of_the_same_shape(name, level):
                   noise(40, 50)[::-1, 3:30:2], noise(9, 9)[:, ::-1, ::-1]):
         before = image.copy()
         for reach in REACH.values():
-            result = ours.operate(image, name, level, reach, np.random.default_rng(0))
-            plain = ours.operate(before, name, level, reach, np.random.default_rng(0))
+            result = operate(image, name, level, reach, np.random.default_rng(0))
+            plain = operate(before, name, level, reach, np.random.default_rng(0))
             assert result.shape == image.shape and result.dtype == np.uint8
             assert (result == plain).all() and (image == before).all() and not np.shares_memory(plain, before)
 
 
 @settings(deadline=None, max_examples=100)
-@given(height=st.integers(1, 60), width=st.integers(1, 60), name=st.sampled_from(ours.POLICIES),
+@given(height=st.integers(1, 60), width=st.integers(1, 60), name=st.sampled_from(POLICIES),
        num_layers=st.integers(1, 4), magnitude=st.integers(0, 30), seed=st.integers(0, 2 ** 32))
 def test_any_image_gives_a_view_of_its_size_that_the_seed_decides(height, width, name, num_layers, magnitude, seed):
     image, policy = noise(height, width), Policy(name, num_layers, magnitude)
@@ -361,7 +380,7 @@ def test_any_image_gives_a_view_of_its_size_that_the_seed_decides(height, width,
     assert (one == same).all() and (image == before).all()
 
 
-@pytest.mark.parametrize('name', ours.POLICIES)
+@pytest.mark.parametrize('name', POLICIES)
 def test_views_differ(name):
     rng = np.random.default_rng(0)
     assert len({apply_policy(IMAGES['noise'], Policy(name), rng).tobytes() for _ in range(50)}) > 20

@@ -38,7 +38,7 @@ SCRIPT = os.path.join(ROOT, 'third_party', 'serve-data.py')
 COUNT_BUILT = """
 import os, sys, time
 import numpy as np
-from data.server import WorkerPool
+from data.workers import WorkerPool
 class Stream:
     unreadable = {}
     specs = [(np.uint8, (1, 2, 2, 3)), (np.int32, (1,))]
@@ -472,9 +472,9 @@ def test_the_benchmark_reports_and_stops_on_a_signal():
 # A short benchmark of serve-data.py with the flags in argv.
 SHORT_BENCHMARK = """
 import runpy, sys
-import data.server as server
-measure = server.measure
-server.measure = lambda pool, sink, batch, seconds, *rest: measure(pool, sink, batch, 0.5, *rest)
+from data import throughput
+measure = throughput.measure
+throughput.measure = lambda pool, sink, batch, seconds, *rest: measure(pool, sink, batch, 0.5, *rest)
 sys.argv[0] = 'third_party/serve-data.py'
 runpy.run_path(sys.argv[0], run_name='__main__')
 """

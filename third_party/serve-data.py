@@ -14,12 +14,17 @@ import sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 try:
-    from data import handshake, server
+    from data import handshake
+    from data.addresses import AddressInUse
     from data.augment import AUGMENTATIONS, default_augmentation
     from data.folders import default_data, open_dataset
     from data.policies import POLICIES, describe_policy, make_policy
+    from data.processes import Stopped, stop_on_signals
+    from data.server import MAX_WORKERS, serve
     from data.stream import FakeStream, TrainingStream, available_cores
     from data.synsets import synsets
+    from data.throughput import Sink, measure
+    from data.workers import WorkerDied, WorkerPool
     from ranks.command_line import OneLineParser
     from settings import flags, serving
 except ModuleNotFoundError as missing:
@@ -34,7 +39,7 @@ def get_parser():
         'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
     flags.add(parser, serving.data_server_options(), {'augmentations': flags.Named(AUGMENTATIONS),
                                                       'policies': flags.Named(POLICIES)},
-              told={'workers': str(server.MAX_WORKERS)})
+              told={'workers': str(MAX_WORKERS)})
     return parser
 
 
@@ -66,8 +71,8 @@ def make_stream(args):
 
 
 def benchmark(stream, args, workers):
-    with server.Sink() as sink, server.WorkerPool(stream, workers) as pool:
-        found = server.measure(
+    with Sink() as sink, WorkerPool(stream, workers) as pool:
+        found = measure(
             pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
                 "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
     cores = available_cores()
@@ -81,12 +86,12 @@ def run(args):
     address = args.address or handshake.default_data_address(args.batch)
     handshake.info_address(address)
     stream, description = make_stream(args)
-    workers = args.workers or min(available_cores(), server.MAX_WORKERS)
+    workers = args.workers or min(available_cores(), MAX_WORKERS)
     if args.benchmark:
         return benchmark(stream, args, workers)
-    with server.WorkerPool(stream, workers) as pool:
+    with WorkerPool(stream, workers) as pool:
         try:
-            server.serve(pool, address, args.hwm, description, on_ready=lambda: print(
+            serve(pool, address, args.hwm, description, on_ready=lambda: print(
                 "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, "
                 "{} workers".format(address, description['dataset'], description['num_images'],
                                     len(description['classes']), args.batch, args.input_size, args.input_size,
@@ -100,15 +105,15 @@ def run(args):
 def main():
     args = get_parser().parse_args()
     logging.basicConfig(format='serve-data: %(levelname)s: %(message)s')
-    server.stop_on_signals()
+    stop_on_signals()
     try:
         run(args)
-    except server.Stopped as stopped:
+    except Stopped as stopped:
         return stopped.exit_code
     except ValueError as error:
         print("serve-data: {}".format(error), file=sys.stderr)
         return 2
-    except (server.WorkerDied, server.AddressInUse) as error:
+    except (WorkerDied, AddressInUse) as error:
         print("serve-data: {}".format(error), file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,51 @@
+"""Processes that end together: signals that end the server, and workers that outlive no parent."""
+import contextlib
+import ctypes
+import os
+import signal
+
+ENDING = 3.0  # seconds that workers have to end when they are asked to, before they are killed
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM arrived.
+
+    Attributes:
+        exit_code (int): 128 + the signal's number.
+    """
+
+    def __init__(self, signum):
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+def stop_on_signals():
+    """From now on SIGINT and SIGTERM raise ``Stopped`` in the main thread, once."""
+    def stop(signum, _):
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # already stopping
+        raise Stopped(signum)
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def signals_blocked():
+    """While processes are forked. Gives the mask from before.
+
+    A signal that arrived in a child before it has left this process's handlers would be handled twice.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_with(parent):
+    """Have the kernel kill this process when its parent ends, however that happens."""
+    PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os._exit(1)
