@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
+# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod, with GPU=graph (`make
+# test-gpu-graph`) for TensorFlow's CUDA build alone: without CUDA it computes on CPUs and still knows its GPU kernels. PYTHON (3.12, python3.12 or a
 # path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
 # environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
 # VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
@@ -141,6 +142,7 @@ make_venv() {
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
+  [ "$GPU" = graph ] && tensorflow="tensorflow==$TF_VERSION"
   "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
     -c "constraints/tensorflow-$TF_VERSION.txt"
 }
