@@ -4,7 +4,7 @@ Only the CUDA build of TensorFlow knows kernels for GPUs; it needs no GPU for th
 compiled anything in the process.
 """
 import functools
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -140,7 +140,8 @@ def holds_images(shape):
     rank, too. A batch's size is not known in a graph: what has a first dimension is a table, the same for all."""
     if shape.rank is None:
         return True
-    return shape.rank > 0 and shape[0].value is None and np.prod([size or 1 for size in shape.as_list()]) >= AN_IMAGE
+    sizes = shape.as_list()
+    return sizes[:1] == [None] and np.prod([size or 1 for size in sizes]) >= AN_IMAGE
 
 
 def exempt(node):
@@ -154,7 +155,7 @@ def exempt(node):
     return not node.in_loop and any(key in ON_HOST for key in [node.type, *((node.type, t) for t in node.types.values())])
 
 
-def fault(node, registered=registered) -> Optional[str]:
+def fault(node, registered=registered):
     """What is wrong with an op on a GPU, in words; None for nothing."""
     where = ' in an attack' * node.in_attack + ' in a loop' * node.in_loop
     device = XLA if node.compiled else GPU
