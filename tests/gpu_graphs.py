@@ -4,6 +4,7 @@ The programs ask in one way whether there is a GPU, ``tf.config.list_physical_de
 else is main.py's own, from the flags to where the graph is whole: there ``Built`` ends the command.
 """
 import contextlib
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ class Machine:
 
     Args:
         monkeypatch (pytest.MonkeyPatch): undoes what this changes. folder (pathlib.Path): for what commands write.
-        images (str): a data set.
+        images (str): a data set, with classes of which one is named a.
     """
 
     def __init__(self, monkeypatch, folder, images):
@@ -68,7 +69,7 @@ class Machine:
     def flags(self, mode, *flags):
         """A whole command line: ``mode`` is 'train', 'eval' or 'eval-directory'."""
         given = {'train': ['--logdir', str(self._folder / 'run')], 'eval': ['--eval'],
-                 'eval-directory': ['--eval-directory', self._images]}[mode]
+                 'eval-directory': ['--eval-directory', os.path.join(self._images, 'val', 'a')]}[mode]
         if mode != 'train':
             given += ['--load', str(self._weights)]
         if mode != 'eval-directory' and '--fake' not in flags:

@@ -101,21 +101,30 @@ def registered(op_type):
     return list(kernels.get_registered_kernels_for_op(op_type).kernel)
 
 
-def fits(kernel, node):
-    """Whether a kernel (KernelDef) is for the label and the attributes, above all the element types, of an op."""
-    if kernel.label != (node.attr['_kernel'].s.decode() if '_kernel' in node.attr else ''):
-        return False
-    for constraint in kernel.constraint:
-        allowed = constraint.allowed_values.list
-        allowed = [*allowed.type, *allowed.s, *allowed.i, *allowed.b]
-        if any(value not in allowed for value in node.value(constraint.name)):
-            return False
-    return True
-
-
 def kernel_for(node, device, registered=registered):
     """The KernelDef of what runs an op on a device, as TensorFlow chooses it; None where there is none."""
-    fitting = [kernel for kernel in registered(node.type) if fits(kernel, node)]
+    label = node.attr['_kernel'].s.decode() if '_kernel' in node.attr else ''
+    values = tuple((name, tuple(node.value(name))) for name in _constrained(node.type, registered))
+    return _choose(node.type, label, values, device, registered)
+
+
+@functools.lru_cache(None)
+def _constrained(op_type, registered):
+    """Names of the attributes that an op type's kernels differ in, above all element types."""
+    return sorted({constraint.name for kernel in registered(op_type) for constraint in kernel.constraint})
+
+
+@functools.lru_cache(None)
+def _choose(op_type, label, values, device, registered):
+    """``kernel_for`` an op with these values of what ``_constrained`` names."""
+    values = dict(values)
+
+    def fits(kernel):
+        allowed = {c.name: [*c.allowed_values.list.type, *c.allowed_values.list.s, *c.allowed_values.list.i,
+                            *c.allowed_values.list.b] for c in kernel.constraint}
+        return kernel.label == label and all(set(values[name]) <= set(allowed[name]) for name in allowed)
+
+    fitting = list(filter(fits, registered(op_type)))
     places = (device,) if device == XLA else (device, ANY_DEVICE)
     return next((kernel for place in places for kernel in fitting if kernel.device_type == place), None)
 

@@ -47,10 +47,9 @@ def trainings():
     for precision in PRECISIONS:
         for name in smooth_activations.NAMES:
             yield (*SMALL, '--attack-precision', precision, '--activation-name', name)
-        for name in smooth_activations.SLOPE_NAMES:
-            for network in smooth_activations.NAMES[0], smooth_activations.NAMES[-1]:
-                yield (*SMALL, '--attack-precision', precision, '--activation-name', network,
-                       '--attack-gradient', name, '--update-gradient', name)
+        for network, name in [*itertools.product(['relu'], smooth_activations.SLOPE_NAMES), ('smoothrelu', 'silu')]:
+            yield (*SMALL, '--attack-precision', precision, '--activation-name', network,
+                   '--attack-gradient', name, '--update-gradient', name)
     for network in SMALL, SMALL_EFFICIENTNET:
         for way in (['--accumulate', '2'], ['--accumulate', '2', '--recompute', '--use-fp16xla'], ['--sync-batch-norm'],
                     ['--targeted'], ['--untargeted', '--prob-start-from-clean', '0'], ['--attack-iter', '0'],
