@@ -13,7 +13,9 @@ import shutil
 import sys
 import tempfile
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 try:
     import numpy as np

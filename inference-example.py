@@ -5,10 +5,11 @@
     python inference-example.py --load zoo:Res50-silu --input image.jpg
     python inference-example.py --load efficientnet-b0/efficientnet-b0 --arch EfficientNet --input image.jpg
 """
-import os
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 import cv2
 import tensorflow.compat.v1 as tf

@@ -8,7 +8,9 @@ import argparse
 import os
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 try:
     import lengths

@@ -8,11 +8,12 @@
     python model_zoo.py verify my/checkpoint --arch ResNet -d 50 --activation-name silu
     python main.py --eval --load zoo:Res50-silu --data /path/to/imagenet
 """
-import os
 import shlex
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 try:
     from third_party.utils import mode_parser, run_mode

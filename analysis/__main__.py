@@ -2,9 +2,12 @@
 import os
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 # `main` is the repository's, wherever this was started from.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 from analysis import flags
 

@@ -15,8 +15,11 @@ import os
 import sys
 from typing import Dict, NamedTuple
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 import numpy as np
 import tensorflow.compat.v1 as tf

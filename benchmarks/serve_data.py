@@ -21,9 +21,12 @@ import numpy as np
 import psutil
 import zmq
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 import measure
 from third_party.imagedata.folders import DATA_VARIABLE

@@ -15,8 +15,11 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+
+quieten_tensorflow()
 
 import measure  # noqa: E402  (behind the path)
 

@@ -14,8 +14,11 @@ import select
 import sys
 import time
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+
+quieten_tensorflow()
 
 import measure  # noqa: E402  (behind the path, like what follows)
 from third_party.utils import gather_texts, launched_rank, session_config, start_ranks  # noqa: E402

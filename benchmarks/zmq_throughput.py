@@ -22,9 +22,12 @@ import sys
 import time
 import uuid
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'third_party')]
+
+from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+
+quieten_tensorflow()
 
 import numpy as np  # noqa: E402  (behind the path, like what follows)
 import zmq  # noqa: E402

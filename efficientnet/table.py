@@ -7,11 +7,14 @@ import math
 import os
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 if __name__ == '__main__':
     # In place of this file's folder, where `main` would be efficientnet/main.py.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 import tensorflow.compat.v1 as tf
 

@@ -8,7 +8,10 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+
+quieten_tensorflow()
 
 import horovod.tensorflow as hvd  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402

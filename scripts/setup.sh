@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod, with GPU=graph (`make
-# test-gpu-graph`) for TensorFlow's CUDA build alone: without CUDA it computes on CPUs and still knows its GPU kernels. PYTHON (3.12, python3.12 or a
-# path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
-# environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
-# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
-# first, `setup.sh choice` the one that would be set up.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
+# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod, with GPU=graph for TensorFlow's
+# alone and without CUDA, which then knows GPUs' kernels and computes on CPUs (`make test-gpu-graph`). PYTHON (3.12,
+# python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/;
+# else an environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
+# one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -79,12 +79,17 @@ fingerprint() {
 
 # step NAME COMMAND...: runs the command with its output in a log, prints one line with the time it took.
 step() {
-  local name=$1 begin=$SECONDS log
+  local name=$1 begin=$SECONDS log status
   shift
   log="$VENV-setup.log"
   [ -d "$VENV" ] && log="$VENV/setup.log"
   printf '%-58s' "setup: $name ..."
-  if ! "$@" >"$log" 2>&1; then
+  # Where its result is looked at at once (`if ! ...`), bash goes on after what fails inside a function.
+  set +e
+  (set -e; "$@") >"$log" 2>&1
+  status=$?
+  set -e
+  if [ "$status" != 0 ]; then
     echo " failed"
     tail -n 30 "$log" >&2
     fail "'$name' failed; the end of its output is above, the whole of it in $log"
@@ -106,7 +111,7 @@ missing_packages() {
   has_header zmq.h || echo libzmq3-dev
   has_header zmq.hpp || echo cppzmq-dev
   has_header jpeglib.h || echo libjpeg-dev
-  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+  "$python" -c 'import ensurepip, venv' &>/dev/null ||
     echo "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 }
 
@@ -143,8 +148,9 @@ install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
   [ "$GPU" = graph ] && tensorflow="tensorflow==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c "constraints/tensorflow-$TF_VERSION.txt"
+  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+    -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
 install_horovod() {
@@ -153,18 +159,15 @@ install_horovod() {
   "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
-build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
-  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment. A line that says
-  # `import` is carried out whenever Python starts.
+# The parts in C and C++, at once: what fails says so in the log.
+build_native() {
+  printf '%s\n' zmq_ops smooth_ops jpeg_part |
+    xargs -P 3 -I '{}' make -j "$(nproc)" -C 'third_party/{}' PYTHON="$(realpath -s "$VENV")/bin/python"
+  # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  printf '%s\n' "$PWD/third_party" 'import quiet_tensorflow' >"$site/sat_third_party.pth"
+  echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
-
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
-
-build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
@@ -183,9 +186,7 @@ main() {
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
-  step "zmq_ops, this project's TensorFlow op" build_zmq_ops
-  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
-  step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
+  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"

@@ -13,7 +13,10 @@ FIXTURES = os.path.join(ROOT, 'tests', 'fixtures')
 
 sys.path.insert(0, ROOT)
 sys.path.append(os.path.join(ROOT, 'benchmarks'))
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+from third_party.quiet_tensorflow import quieten_tensorflow  # noqa: E402
+
+quieten_tensorflow()
 os.environ.pop('SAT_DATA', None)  # tests name their data
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
 

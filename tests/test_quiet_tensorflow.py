@@ -22,16 +22,17 @@ def start(tmp_path):
         (PREFACE + INFO + WARNING + ERROR + OTHERS).encode()))
 
     def run(level, code=''):
-        path = os.pathsep.join([str(tmp_path), os.path.join(ROOT, 'third_party')])
+        path = os.pathsep.join([str(tmp_path), ROOT])
         environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
         return subprocess.run(
-            [sys.executable, '-S', '-c', 'import quiet_tensorflow, os, sys; import tensorflow as tf; ' + code],
+            [sys.executable, '-S', '-c', 'from third_party.quiet_tensorflow import quieten_tensorflow; '
+             'quieten_tensorflow(); quieten_tensorflow(); import os, tensorflow; ' + code],
             stderr=subprocess.PIPE, text=True, env={**environment, **level, 'PYTHONPATH': path})
     return run
 
 
 @pytest.mark.parametrize('level, said', [
-    ({}, PREFACE + INFO + WARNING + ERROR + OTHERS),
+    ({}, ERROR + OTHERS),
     ({'TF_CPP_MIN_LOG_LEVEL': '0'}, PREFACE + INFO + WARNING + ERROR + OTHERS),
     ({'TF_CPP_MIN_LOG_LEVEL': '1'}, WARNING + ERROR + OTHERS),
     ({'TF_CPP_MIN_LOG_LEVEL': '2'}, ERROR + OTHERS)])

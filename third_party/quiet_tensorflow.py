@@ -1,8 +1,6 @@
 """Makes TF_CPP_MIN_LOG_LEVEL hold from TensorFlow's first moment on: a user's mistake is one line on stderr.
 
-TensorFlow 2.21 says some things while it is imported, before it has looked at that variable. The environment that
-`make setup` makes imports this module whenever Python starts (see scripts/setup.sh); where the variable is not set,
-nothing is held back.
+TensorFlow 2.21 says some things while it is imported, before it has looked at that variable.
 """
 import contextlib
 import importlib.abc
@@ -36,7 +34,7 @@ def without_log_lines(letters):
                     os.write(2, line)
 
 
-class QuietTensorFlow(importlib.abc.MetaPathFinder):
+class _QuietImport(importlib.abc.MetaPathFinder):
     """Imports TensorFlow as ever, with the log lines held back that are not wanted."""
 
     def find_spec(self, name, path, target=None):
@@ -55,4 +53,12 @@ class QuietTensorFlow(importlib.abc.MetaPathFinder):
         return spec
 
 
-sys.meta_path.insert(0, QuietTensorFlow())
+def quieten_tensorflow(level=2):
+    """Let TensorFlow log from a level on; to be called before its first import.
+
+    Args:
+        level (int): of TF_CPP_MIN_LOG_LEVEL, where the user has not set it; 1 hides information, 2 warnings, 3 errors too.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', str(level))
+    if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _QuietImport())

@@ -12,9 +12,12 @@ import os
 import signal
 import sys
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C ends the program without a traceback
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from third_party.quiet_tensorflow import quieten_tensorflow
+
+quieten_tensorflow()
 
 try:
     import cv2
