@@ -110,9 +110,9 @@ class L1Ball(_RoundBall):
         excess = tf.cumsum(descending, axis=1) - self._radius
         counts = tf.range(1, self._elements + 1, dtype=tf.float32)
         shrink = tf.reduce_max(excess / counts, axis=1, keepdims=True)
-        # The running sum of a large image's 450,000 elements has lost the digits that decide. What is left to shrink, whose
-        # sum ends at the radius, has them; Newton's corrections by it come close from either side, as long as anything is
-        # left: at most all elements are as large as the largest, and share the radius.
+        # The running sum of a large image's 450,000 elements has lost the digits that decide. What is left after
+        # shrinking, whose sum is the radius, has them, and Newton's corrections by it come close from either side. Too
+        # much must not leave nothing: at most, all elements are as large as the largest and share the radius.
         shrink = tf.maximum(tf.minimum(shrink, descending[:, :1] - self._radius / self._elements), 0.0)
         for _ in range(_CORRECTIONS):
             left = tf.maximum(size - shrink, 0.0)

@@ -42,7 +42,7 @@ def load_json():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says how much was looked at by tests that count it: in their property 'looked at', a dict of names to numbers."""
+    """Says how much tests have looked at that count it, in their property 'looked at': a dict of names to numbers."""
     looked_at = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

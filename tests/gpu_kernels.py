@@ -15,8 +15,8 @@ GPU, XLA = 'GPU', 'XLA_GPU_JIT'
 # Kernels for every device that has none of its own; all that they read and write is in the host's memory.
 ANY_DEVICE = 'DEFAULT'
 COMPILED = '_xla_compile_id'  # the mark of ops that XLA compiles
-# Elements for each image from which on a tensor in the host's memory is as much as an image. Labels, counters and shapes
-# are far below.
+# Elements for each image from which on a tensor in the host's memory counts as images. Labels, counters and shapes are
+# far below.
 AN_IMAGE = 256
 
 # Ops that run on the host, by type or by type and element type, and why that is no fault. In none of them is an image's
@@ -154,14 +154,15 @@ def holds_images(shape):
 
 
 def exempt(node):
-    """Whether an op may be without a kernel for GPUs; see the tables above."""
+    """Whether an op may be without a kernel for GPUs; see the tables."""
     if node.type in MARKS:
         return True
     if node.in_attack and node.in_loop:
         return False
     if node.type in BETWEEN_RANKS and not node.in_attack:
         return True
-    return not node.in_loop and any(key in ON_HOST for key in [node.type, *((node.type, t) for t in node.types.values())])
+    keys = [node.type, *((node.type, kind) for kind in node.types.values())]
+    return not node.in_loop and any(key in ON_HOST for key in keys)
 
 
 def fault(node, registered=registered):

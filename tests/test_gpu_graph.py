@@ -31,7 +31,7 @@ from third_party import smooth_ops
 from third_party.utils import Ranks
 
 pytestmark = [pytest.mark.gpu_graph, pytest.mark.skipif(
-    not tf.test.is_built_with_cuda(), reason='this TensorFlow knows no kernels of GPUs; make test-gpu-graph has one that does')]
+    not tf.test.is_built_with_cuda(), reason='this TensorFlow knows no kernels of GPUs; type make test-gpu-graph')]
 
 # --- the command lines whose graphs are looked at ---
 SMALL = ('--arch', 'CifarResNet', '-d', '8')
@@ -74,15 +74,17 @@ def evaluations():
         flags = (*SMALL, '--attack', attack, '--norm', norm, '--attack-target', target, *early_stop, *computed)
         yield (*flags, '--attack-epsilon', '8')
     for version, norm in itertools.product((*ensemble.VERSIONS, ','.join(ensemble.ATTACKS)), BALLS):
-        yield (*SMALL, '--attack', 'autoattack', '--autoattack-version', version, '--norm', norm, '--attack-epsilon', '8')
+        flags = (*SMALL, '--attack', 'autoattack', '--autoattack-version', version, '--norm', norm)
+        yield (*flags, '--attack-epsilon', '8')
     yield (*SMALL, '--attack-iter', '0')
 
 
 # What the flags leave as it is, and numbers that the same ops take.
 NO_OTHER_OPS = set('''
-    load eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs steps_per_epoch
-    keep_checkpoints base_lr warmup_epochs lr_drop_epochs lr_decay_epochs eval_every augment_name randaug_num_layers
-    randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval allow_unreadable prediction_file
+    load eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs
+    steps_per_epoch keep_checkpoints base_lr warmup_epochs lr_drop_epochs lr_decay_epochs eval_every augment_name
+    randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
+    allow_unreadable prediction_file
     seed input_size batch_norm_momentum batch_norm_epsilon attack_step_size eval_attack_iter eval_attack_epsilon
     eval_attack_step_size'''.split())
 ELSEWHERE = {'fake', 'gradient_compression', 'serve_address', 'no_zmq_ops'}  # in tests of their own below
@@ -186,8 +188,9 @@ def test_a_gpu_has_a_kernel_for_each_op_of_several_ranks(machine, faults, two_ra
 def test_a_gpu_has_a_kernel_for_each_op_behind_a_data_server(machine, faults, monkeypatch, receive, op):
     lease = types.SimpleNamespace(address='ipc://nowhere', job=types.SimpleNamespace(key='key'),
                                   description={'batch': 32, 'input_size': 32})
-    monkeypatch.setattr(commands, '_served_data', lambda args, ranks, classes: commands._TrainingData(
-        32, ['a', 'b'], 0, lambda step: training.served_input(training.ServedBatches(lease, 60, 2), not args.no_zmq_ops)))
+    batches = training.ServedBatches(lease, timeout=60, num_classes=2)
+    monkeypatch.setattr(commands, '_served_data', lambda args, *_: commands._TrainingData(
+        32, ['a', 'b'], 0, lambda step: training.served_input(batches, not args.no_zmq_ops)))
     built = machine.build('train', *SMALL, '--serve-address', 'ipc://nowhere', *receive)
     assert {op, 'Unstage'} <= {op.type for op in built.graph.get_operations()}
     assert not faults(built)
@@ -238,14 +241,15 @@ def test_one_of_our_cpu_ops_is_found(machine, faults, monkeypatch):
     assert any(text.startswith("SmoothActivationGrad 'evaluation/pgd/attack_loop/") and
                text.endswith('(T: float32) in an attack in a loop: no kernel for GPU') for text in found), found
     found = planted(machine, faults, 'train')
-    assert any(text.startswith('SmoothActivationGrad ') and text.endswith(' (T: float32): no kernel for GPU') for text in found)
+    assert any(text.startswith('SmoothActivationGrad ') and text.endswith(' (T: float32): no kernel for GPU')
+               for text in found)
 
 
 def test_one_of_our_cpu_ops_is_found_in_what_xla_compiles(machine, faults, monkeypatch):
     in_a_step(monkeypatch, lambda g: smooth_ops.load_op_library().smooth_activation(x=g, function='silu', alpha=1.0))
     found, = planted(machine, faults, 'eval', '--xla')
-    assert found == ("SmoothActivation 'evaluation/pgd/attack_loop/SmoothActivation' (T: float32) in an attack in a loop: "
-                     'no kernel for XLA_GPU_JIT')
+    assert found == ("SmoothActivation 'evaluation/pgd/attack_loop/SmoothActivation' (T: float32) in an attack in a "
+                     'loop: no kernel for XLA_GPU_JIT')
 
 
 def wide_loss(logits, label):
@@ -283,8 +287,8 @@ def test_float64_with_a_kernel_is_found_in_an_attack(machine, faults, monkeypatc
 
 def test_images_that_go_by_way_of_the_host_are_found(machine, faults, monkeypatch):
     in_a_step(monkeypatch, lambda g: tf.cast(2 * tf.cast(g, tf.int32), tf.float32))
-    assert ("Mul 'evaluation/pgd/attack_loop/mul' (T: int32) in an attack in a loop: (?, 3, 32, 32), (?, 3, 32, 32) is in "
-            "the host's memory") in planted(machine, faults)
+    assert ("Mul 'evaluation/pgd/attack_loop/mul' (T: int32) in an attack in a loop: (?, 3, 32, 32), (?, 3, 32, 32) is "
+            "in the host's memory") in planted(machine, faults)
 
 
 def test_an_op_placed_on_the_host_is_found(machine, faults, monkeypatch):

@@ -89,8 +89,9 @@ def test_a_gpu_takes_its_own_kernel_before_one_for_all_devices_and_none_for_cpus
 @pytest.mark.parametrize('in_attack', [False, True])
 def test_an_op_without_a_kernel_is_named_with_its_types_and_place(in_loop, in_attack):
     op = node('Cumsum', T=tf.float64, Tidx=tf.int32, in_loop=in_loop, in_attack=in_attack)
-    assert fault_of(op, kernel('CPU'), kernel(T=[tf.float32])) == "Cumsum 'some/op' (T: float64, Tidx: int32){}{}: {}".format(
-        ' in an attack' * in_attack, ' in a loop' * in_loop, 'no kernel for GPU')
+    found = fault_of(op, kernel('CPU'), kernel(T=[tf.float32]))
+    assert found == "Cumsum 'some/op' (T: float64, Tidx: int32){}{}: no kernel for GPU".format(
+        ' in an attack' * in_attack, ' in a loop' * in_loop)
 
 
 def test_what_xla_compiles_needs_xla_s_kernel():
@@ -102,7 +103,8 @@ def test_what_xla_compiles_needs_xla_s_kernel():
 @pytest.mark.parametrize('op, attrs, anywhere, in_loops, in_attacks', [
     ('ScalarSummary', {'T': tf.float32}, True, False, False), ('Const', {'dtype': tf.string}, True, False, False),
     ('Const', {'dtype': tf.float64}, False, False, False), ('ZMQPull', {}, True, False, False),
-    ('HorovodAllreduce', {'T': tf.float64}, True, True, False), ('SmoothActivation', {'T': tf.float32}, False, False, False),
+    ('HorovodAllreduce', {'T': tf.float64}, True, True, False),
+    ('SmoothActivation', {'T': tf.float32}, False, False, False),
     ('XlaClusterOutput', {'T': tf.float32}, True, True, True)])
 def test_few_ops_need_no_kernel_and_most_of_them_outside_of_loops(op, attrs, anywhere, in_loops, in_attacks):
     attrs = attrs or {'kind': 0}
