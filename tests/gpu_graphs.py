@@ -44,6 +44,7 @@ class Machine:
         self._weights = folder / 'weights.npz'
         np.savez(self._weights, none=np.zeros(1))
         monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'])
+        monkeypatch.delenv('NVIDIA_TF32_OVERRIDE', raising=False)  # which the tests set, and machines of users do not
         monkeypatch.setattr(commands, 'matched', _end)  # what --eval and --eval-directory do with a graph that is whole
         monkeypatch.setattr(training, 'make_trainer', self._trainer_that_ends(training.make_trainer))
         monkeypatch.setattr(adv_model.AdvImageNetModel, 'watch_attack', self._noted(
