@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod, with GPU=graph for TensorFlow's
-# alone and without CUDA, which then knows GPUs' kernels and computes on CPUs (`make test-gpu-graph`). PYTHON (3.12,
-# python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/;
-# else an environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
+# Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
+# tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
+# stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
+# GPU=graph is TensorFlow's CUDA build alone, without CUDA: it knows GPUs' kernels and computes on CPUs.
 # VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
 # one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly GPU="${GPU:-0}"
 readonly VENV="${VENV:-.venv}"
 readonly START=$SECONDS
 
 fail() { echo "setup: $*" >&2; exit 1; }
 refuse() { echo "setup: $*" >&2; exit 2; }
+
+# Whether the environment has the TensorFlow of the distribution `tensorflow`, which is that for GPUs, or `tensorflow_cpu`.
+has_tensorflow() { compgen -G "$VENV/lib/python*/site-packages/$1-*.dist-info" >/dev/null; }
+
+GPU=${GPU:-$(has_tensorflow tensorflow && echo 1 || echo 0)}
+readonly GPU
+[[ $GPU = @(0|1|graph) ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
 
 # "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
 list_sets() {
@@ -73,7 +79,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -131,16 +137,12 @@ install_system_packages() {
   [ -z "${missing// /}" ] || fail "still missing after apt-get install: $missing"
 }
 
-# Horovod's NCCL operations are compiled by CUDA's compiler against NCCL's headers; neither comes with pip or Debian.
-check_cuda() {
-  [ "$GPU" = 1 ] || return 0
-  command -v nvcc >/dev/null || fail "GPU=1 needs the CUDA toolkit; install it and put nvcc on the PATH"
-  has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
-}
-
 make_venv() {
-  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
-    "$PYTHON_PATH" -m venv --clear "$VENV"
+  local other=tensorflow_cpu
+  [ "$GPU" != 0 ] || other=tensorflow
+  # TensorFlow for CPUs and that for GPUs are the same folder of two distributions: one cannot be put over the other.
+  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' &&
+    ! has_tensorflow "$other" || "$PYTHON_PATH" -m venv --clear "$VENV"
   echo "$PYTHON_VERSION $TF_VERSION" >"$VENV/set"
 }
 
@@ -179,21 +181,21 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
   install_system_packages "$PYTHON_PATH"
-  check_cuda
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
   step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
+  sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"
 }
 
 case "${1:-}" in
   sets) list_sets ;;
-  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH" ;;
+  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
   *) main ;;
 esac

@@ -98,6 +98,38 @@ def test_an_environment_stays_what_it_is_until_another_is_asked_for(checkout, tm
     assert chosen(checkout(VENV='env')) == ('3.13', '2.21.0', 'python3.13')
 
 
+def test_an_environment_stays_for_gpus_until_another_is_asked_for(checkout, tmp_path):
+    def said(**environment):
+        return checkout('3.9', VENV='env', **environment).stdout.split()[3:]
+    assert said() == [] and said(GPU='1') == ['for', 'GPUs']
+    site = tmp_path / 'env' / 'lib' / 'python3.9' / 'site-packages'
+    (site / 'tensorflow_estimator-2.9.0.dist-info').mkdir(parents=True)
+    (site / 'tensorflow_cpu-2.9.0.dist-info').mkdir()
+    assert said() == []
+    (site / 'tensorflow_cpu-2.9.0.dist-info').rename(site / 'tensorflow-2.9.0.dist-info')
+    assert said() == ['for', 'GPUs'] and said(GPU='0') == []
+
+
+@pytest.mark.parametrize('has, gpu, anew', [
+    ('tensorflow_cpu', '1', True), ('tensorflow', '0', True), ('tensorflow_cpu', '0', False), ('tensorflow', '1', False),
+    ('tensorflow', '', False), ('tensorpack', '1', False)])
+def test_an_environment_is_made_anew_where_the_other_tensorflow_is_in_it(checkout, tmp_path, has, gpu, anew):
+    """Both are one folder, of two distributions: pip would put one over the other, and each would seem installed."""
+    (tmp_path / 'env' / 'lib' / 'python3.9' / 'site-packages' / (has + '-2.9.0.dist-info')).mkdir(parents=True)
+    python = tmp_path / 'env' / 'bin' / 'python'
+    make_python(python, '3.9')
+    python.write_text(python.read_text().replace('echo', 'echo "$@" >>"$0.calls"; echo'))
+    (tmp_path / 'env' / 'set').write_text('3.9 2.9.0\n')
+    subprocess.run(['bash', '-c', 'source "$0" sets; choose_set; make_venv', str(tmp_path / 'scripts' / 'setup.sh')],
+                   check=True, env={'PATH': str(tmp_path / 'bin'), 'VENV': 'env', 'GPU': gpu})
+    assert ('-m venv --clear env' in (tmp_path / 'env' / 'bin' / 'python.calls').read_text().splitlines()) == anew
+
+
+def test_gpu_is_yes_or_no(checkout):
+    ended = checkout('3.9', GPU='yes')
+    assert ended.returncode == 2 and ended.stderr == 'setup: GPU=yes: must be 1 (CUDA builds) or 0 (CPUs)\n'
+
+
 def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
     for folder in 'scripts', 'constraints':
         shutil.copytree(os.path.join(ROOT, folder), tmp_path / folder)
@@ -110,7 +142,7 @@ def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
     (tmp_path / '3.11').mkdir()  # so that this is its folder of packages too
     (tmp_path / 'env' / 'set').write_text('3.11 2.15.1\n')
     ended = subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh')], text=True, capture_output=True,
-                           env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW=''))
+                           env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW='', GPU=''))
     assert ended.returncode == 1 and 'C++ (zmq_ops, smooth_ops, jpeg_part)' in ended.stderr.splitlines()[-1]
     assert ended.stdout.endswith(' failed\n') and not (tmp_path / 'env' / 'setup-done').exists()
 
@@ -229,6 +261,16 @@ def test_a_cache_that_is_no_folder_does_not_stop_the_set_up(wheels, tmp_path, mo
     assert wheels()[1] == [b'wheel 1']
 
 
+def test_a_build_does_not_depend_on_what_the_shell_exports_for_horovod(monkeypatch):
+    seen = []
+    monkeypatch.setattr(subprocess, 'run', lambda command, check, env: seen.append(env))
+    monkeypatch.setenv('HOROVOD_GPU_ALLREDUCE', 'MPI')
+    monkeypatch.setenv('HOROVOD_WITH_MPI', '0')
+    horovod_wheel.pip('wheel', HOROVOD_WITH_MPI='1')
+    assert seen == [dict({name: value for name, value in os.environ.items() if name != 'HOROVOD_GPU_ALLREDUCE'},
+                         HOROVOD_WITH_MPI='1')]
+
+
 def test_a_horovod_that_does_not_work_is_an_error(wheels):
     with pytest.raises(SystemExit, match='does not work'):
         wheels(False, False)
@@ -257,12 +299,13 @@ def test_the_folder_tells_apart_whatever_a_wheel_depends_on(monkeypatch, tmp_pat
 
 
 def test_the_source_is_edited_and_a_line_that_is_not_there_is_an_error(tmp_path):
-    path = tmp_path / horovod_wheel.CMAKE_FILE
+    (name, edits), = horovod_wheel.EDITS.items()
+    path = tmp_path / name
     path.parent.mkdir(parents=True)
-    path.write_text('first\n' + ''.join(old for old, _ in horovod_wheel.CMAKE_EDITS) + 'last\n')
-    horovod_wheel.edit(str(tmp_path))
+    path.write_text('first\n' + ''.join(old for old, _ in edits) + 'last\n')
+    horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
     text = path.read_text()
     assert 'xla_mpi_ops' not in text and '/external/highwayhash\n' in text and '/farmhash_archive/src)\n' in text
     assert text.startswith('first\n') and text.endswith('last\n')
     with pytest.raises(SystemExit, match='0 lines .* instead of one'):
-        horovod_wheel.edit(str(tmp_path))
+        horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
