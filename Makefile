@@ -2,10 +2,12 @@
 export VENV ?= .venv
 PY := $(VENV)/bin/python
 export GPU ?= 0
-# Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests.
+# Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests, as
+# Open MPI 4 is told by the third name and Open MPI 5 by the fourth.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 
 .PHONY: setup demo test test-all test-stacks test-slurm test-multihost bench bench-baseline
 

@@ -25,16 +25,19 @@ SETTINGS = dict(HOROVOD_WITH_TENSORFLOW='1', HOROVOD_WITH_MPI='1', HOROVOD_WITHO
                 HOROVOD_WITHOUT_PYTORCH='1', HOROVOD_WITHOUT_MXNET='1')
 ARCH_FLAGS = ('f16c', 'avx', 'fma')  # instructions that Horovod's CMakeLists.txt asks for where the processor has them
 
-# Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15: (text, what stands there instead).
-CMAKE_FILE = os.path.join('horovod', 'tensorflow', 'CMakeLists.txt')
-CMAKE_EDITS = [
-    # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
-    ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
-     'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
-     '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
-    # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
-    ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
-]
+# Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15 and compilers of its time:
+# {file of its source: [(text, what stands there instead)]}.
+EDITS = {
+    'horovod/tensorflow/CMakeLists.txt': [
+        # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
+        ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
+         'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
+         '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
+        # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
+        ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', '')],
+    # It throws std::logic_error; up to GCC 13 <functional> or <string> brought that along.
+    'horovod/common/common.h': [('#include <functional>\n', '#include <functional>\n#include <stdexcept>\n')],
+}
 
 INSTALLED = """
 import json, os, horovod, horovod.tensorflow as hvd, tensorflow
@@ -127,16 +130,17 @@ def keep(wheel, folder, facts):
 
 
 def edit(source):
-    """Make Horovod's unpacked source fit today's TensorFlow."""
-    path = os.path.join(source, CMAKE_FILE)
-    with open(path) as f:
-        text = f.read()
-    for old, new in CMAKE_EDITS:
-        if text.count(old) != 1:
-            sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
-        text = text.replace(old, new)
-    with open(path, 'w') as f:
-        f.write(text)
+    """Make Horovod's unpacked source fit today's TensorFlow and compilers."""
+    for name, edits in EDITS.items():
+        path = os.path.join(source, name)
+        with open(path) as f:
+            text = f.read()
+        for old, new in edits:
+            if text.count(old) != 1:
+                sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
+            text = text.replace(old, new)
+        with open(path, 'w') as f:
+            f.write(text)
 
 
 def pip(*arguments, **environment):
