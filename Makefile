@@ -1,7 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 export VENV ?= .venv
 PY := $(VENV)/bin/python
-export GPU ?= 0
 # Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests, as
 # Open MPI 4 is told by the third name and Open MPI 5 by the fourth.
 export OMPI_ALLOW_RUN_AS_ROOT := 1

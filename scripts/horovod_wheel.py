@@ -8,6 +8,7 @@ origin is built anew.
 """
 import contextlib
 import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import os
@@ -16,13 +17,16 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+
+import cuda_wheels
 
 VERSION = '0.28.1'
 SDIST = 'sha256:92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0'
 # Only MPI and TensorFlow are wanted.
 SETTINGS = dict(HOROVOD_WITH_TENSORFLOW='1', HOROVOD_WITH_MPI='1', HOROVOD_WITHOUT_GLOO='1',
-                HOROVOD_WITHOUT_PYTORCH='1', HOROVOD_WITHOUT_MXNET='1')
+                HOROVOD_WITHOUT_PYTORCH='1', HOROVOD_WITHOUT_MXNET='1', HOROVOD_WITHOUT_NVTX='1')
 ARCH_FLAGS = ('f16c', 'avx', 'fma')  # instructions that Horovod's CMakeLists.txt asks for where the processor has them
 
 # Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15 and compilers of its time:
@@ -75,10 +79,18 @@ def processor_flags():
     return [flag for flag in ARCH_FLAGS if flag in known]
 
 
+def scripts_digest(gpu):
+    """SHA-256 of the files that say how a wheel is built."""
+    files = [__file__, *([cuda_wheels.__file__, *sorted(glob.glob(cuda_wheels.REPLACEMENTS + '/*'))] if gpu else [])]
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, 'rb') as f:
+            digest.update(f.read())
+    return digest.hexdigest()
+
+
 def facts(gpu):
     """All that a wheel depends on: dict of text. A home directory may be shared by unlike machines."""
-    with open(__file__, 'rb') as f:
-        script = hashlib.sha256(f.read()).hexdigest()
     return {
         'python': 'cp{}{}'.format(*sys.version_info[:2]),
         'tensorflow': '-'.join(tensorflow()),
@@ -86,8 +98,8 @@ def facts(gpu):
         'libc': '-'.join(platform.libc_ver()),
         'machine': '-'.join([platform.machine(), *processor_flags()]),
         'mpi': version_line('mpirun', '--version'),
-        'gpu': version_line('sh', '-c', 'nvcc --version | tail -n 1') if gpu else 'none',
-        'script': script,
+        'gpu': cuda_wheels.versions() if gpu else 'none',
+        'script': scripts_digest(gpu),
     }
 
 
@@ -129,13 +141,13 @@ def keep(wheel, folder, facts):
     os.replace(slip + '.part', slip)
 
 
-def edit(source):
-    """Make Horovod's unpacked source fit today's TensorFlow and compilers."""
-    for name, edits in EDITS.items():
+def edit(source, edits):
+    """Change Horovod's unpacked source: {file: [(text, what stands there instead), ...]}."""
+    for name, changes in edits.items():
         path = os.path.join(source, name)
         with open(path) as f:
             text = f.read()
-        for old, new in edits:
+        for old, new in changes:
             if text.count(old) != 1:
                 sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
             text = text.replace(old, new)
@@ -156,9 +168,16 @@ def build(folder, gpu):
     pip('download', '--no-deps', '--no-build-isolation', '--no-binary', ':all:', '--dest', folder, '-r', wanted)
     name = 'horovod-' + VERSION
     shutil.unpack_archive(os.path.join(folder, name + '.tar.gz'), folder)
-    edit(os.path.join(folder, name))
-    pip('wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, os.path.join(folder, name),
-        **SETTINGS, **({'HOROVOD_GPU_OPERATIONS': 'NCCL'} if gpu else {}),
+    source = os.path.join(folder, name)
+    edit(source, EDITS)
+    settings = dict(SETTINGS)
+    if gpu:
+        edit(source, cuda_wheels.EDITS)
+        cuda_wheels.replace_kernels(source)
+        toolkit = os.path.join(folder, 'cuda')
+        cuda_wheels.make_toolkit(toolkit, sysconfig.get_path('purelib'))
+        settings.update(cuda_wheels.settings(toolkit))
+    pip('wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, source, **settings,
         HOROVOD_BUILD_ARCH_FLAGS=' '.join('-m' + flag for flag in processor_flags()),
         MAKEFLAGS='-j{}'.format(len(os.sched_getaffinity(0))),
         # Horovod's CMakeLists.txt asks for TensorFlow's flags by the name `python`.

@@ -1,7 +1,7 @@
-"""Last step of `make setup`: Horovod has MPI, the compiled parts load, and two ranks can add two numbers.
+"""Last step of `make setup`: Horovod has MPI, the compiled parts load, and two ranks can add numbers.
 
 They add on CPUs, over MPI; where this machine has two GPUs, two ranks add on these too, over NCCL, which knows no two
-ranks on one.
+ranks on one. A line that begins with "note: " says what a set-up for GPUs could not try here.
 """
 import os
 import subprocess
@@ -22,8 +22,10 @@ from third_party.utils import session_config, start_ranks  # noqa: E402
 def allreduce(device):
     ranks = start_ranks()
     with tf.Graph().as_default(), tf.device(device), tf.Session(config=session_config(ranks)) as sess:
-        total = sess.run(hvd.allreduce(tf.constant(float(ranks.rank + 1)), op=hvd.Sum))
-    assert ranks.size == 2 and total == 3.0, (ranks.size, total)
+        own = tf.constant(float(ranks.rank + 1))
+        totals = sess.run([hvd.allreduce(own, op=hvd.Sum), hvd.allreduce(own * 10, op=hvd.Sum),
+                           hvd.allreduce(own, op=hvd.Sum, postscale_factor=0.5)])
+    assert ranks.size == 2 and totals == [3.0, 30.0, 1.5], (ranks.size, totals)
 
 
 def start_two_ranks(device, **environment):
@@ -41,8 +43,13 @@ def main():
     import jpeg_part
     jpeg_part.load_library()
     start_two_ranks('/cpu:0', CUDA_VISIBLE_DEVICES='')
-    if len(tf.config.list_physical_devices('GPU')) > 1:
+    gpus = len(tf.config.list_physical_devices('GPU'))
+    if gpus > 1:
         start_two_ranks('/gpu:0')
+    elif hvd.nccl_built():
+        print('note: TensorFlow sees {} here. Set up for GPUs, tried {}'.format(
+            'one GPU' if gpus else 'no GPU',
+            'without an exchange over NCCL, which takes two.' if gpus else 'on CPUs only: not NCCL, nor any GPU.'))
 
 
 if __name__ == '__main__':

@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, a self-check.
-# Idempotent; called by `make setup`, with GPU=1 for CUDA builds of TensorFlow and Horovod. PYTHON (3.12, python3.12 or a
-# path) and TENSORFLOW (2.21 or 2.21.0) choose among the tested sets, which are the files in constraints/; else an
-# environment stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it.
-# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest
-# first, `setup.sh choice` the one that would be set up.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
+# Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
+# tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
+# stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
+# VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
+# one that would be set up.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly GPU="${GPU:-0}"
 readonly VENV="${VENV:-.venv}"
 readonly START=$SECONDS
 
 fail() { echo "setup: $*" >&2; exit 1; }
 refuse() { echo "setup: $*" >&2; exit 2; }
+
+# Whether the environment has the TensorFlow of the distribution `tensorflow`, which is that for GPUs, or `tensorflow_cpu`.
+has_tensorflow() { compgen -G "$VENV/lib/python*/site-packages/$1-*.dist-info" >/dev/null; }
+
+GPU=${GPU:-$(has_tensorflow tensorflow && echo 1 || echo 0)}
+readonly GPU
+[[ $GPU = [01] ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
 
 # "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
 list_sets() {
@@ -72,7 +78,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops third_party/smooth_ops third_party/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -125,24 +131,21 @@ install_system_packages() {
   [ -z "${missing// /}" ] || fail "still missing after apt-get install: $missing"
 }
 
-# Horovod's NCCL operations are compiled by CUDA's compiler against NCCL's headers; neither comes with pip or Debian.
-check_cuda() {
-  [ "$GPU" = 1 ] || return 0
-  command -v nvcc >/dev/null || fail "GPU=1 needs the CUDA toolkit; install it and put nvcc on the PATH"
-  has_header nccl.h || fail "GPU=1 needs NCCL's headers (libnccl-dev of NVIDIA's repository, or CPATH set to where nccl.h is)"
-}
-
 make_venv() {
-  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' ||
-    "$PYTHON_PATH" -m venv --clear "$VENV"
+  local other=tensorflow_cpu
+  [ "$GPU" = 1 ] || other=tensorflow
+  # TensorFlow for CPUs and that for GPUs are the same folder of two distributions: one cannot be put over the other.
+  [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' &&
+    ! has_tensorflow "$other" || "$PYTHON_PATH" -m venv --clear "$VENV"
   echo "$PYTHON_VERSION $TF_VERSION" >"$VENV/set"
 }
 
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
-  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" -r requirements.txt -r requirements-test.txt \
-    -c "constraints/tensorflow-$TF_VERSION.txt"
+  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
+  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+    -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 
 install_horovod() {
@@ -151,17 +154,15 @@ install_horovod() {
   "$VENV/bin/python" scripts/horovod_wheel.py "${flavour[@]}"
 }
 
-build_zmq_ops() {
-  make -C third_party/zmq_ops PYTHON="$(realpath -s "$VENV")/bin/python"
+# The parts in C and C++, at once: what fails says so in the log.
+build_native() {
+  printf '%s\n' zmq_ops smooth_ops jpeg_part |
+    xargs -P 3 -I '{}' make -j "$(nproc)" -C 'third_party/{}' PYTHON="$(realpath -s "$VENV")/bin/python"
   # tensorpack says `import zmq_ops`; this makes the name known to every program of the environment.
   local site
   site=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   echo "$PWD/third_party" >"$site/sat_third_party.pth"
 }
-
-build_smooth_ops() { make -C third_party/smooth_ops PYTHON="$(realpath -s "$VENV")/bin/python"; }
-
-build_jpeg_part() { make -C third_party/jpeg_part; }
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
@@ -175,21 +176,19 @@ main() {
   fi
   echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
   install_system_packages "$PYTHON_PATH"
-  check_cuda
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"
   step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
   step "Horovod with MPI (built from source, once)" install_horovod
-  step "zmq_ops, this project's TensorFlow op" build_zmq_ops
-  step "smooth_ops, the activations as TensorFlow ops" build_smooth_ops
-  step "jpeg_part, which decodes parts of JPEGs" build_jpeg_part
+  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
+  sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
   echo "setup: done in $((SECONDS - START)) s"
 }
 
 case "${1:-}" in
   sets) list_sets ;;
-  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH" ;;
+  choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
   *) main ;;
 esac

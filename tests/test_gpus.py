@@ -125,8 +125,13 @@ def test_the_demo_starts_no_more_ranks_than_there_are_gpus(monkeypatch, count, r
     assert command[:3] == ['mpirun', '-np', ranks] and command[-1] == '--eval'
 
 
-@pytest.mark.parametrize('count, devices', [(0, ['/cpu:0']), (1, ['/cpu:0']), (2, ['/cpu:0', '/gpu:0'])])
-def test_the_self_check_never_asks_for_two_ranks_on_one_gpu(monkeypatch, count, devices):
+@pytest.mark.parametrize('built_for_gpus', [False, True])
+@pytest.mark.parametrize('count, devices, not_tried', [
+    (0, ['/cpu:0'], 'TensorFlow sees no GPU here. Set up for GPUs, tried on CPUs only'),
+    (1, ['/cpu:0'], 'TensorFlow sees one GPU here. Set up for GPUs, tried without an exchange over NCCL'),
+    (2, ['/cpu:0', '/gpu:0'], None)])
+def test_the_self_check_never_asks_for_two_ranks_on_one_gpu_and_says_what_it_could_not_try(
+        monkeypatch, capsys, built_for_gpus, count, devices, not_tried):
     started = []
 
     def note(command, env, check):
@@ -135,8 +140,12 @@ def test_the_self_check_never_asks_for_two_ranks_on_one_gpu(monkeypatch, count, 
         assert command[-1] == '/gpu:0' or env['CUDA_VISIBLE_DEVICES'] == ''
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'] * count)
     monkeypatch.setattr(subprocess, 'run', note)
-    script('selfcheck').main()
-    assert started == devices
+    selfcheck = script('selfcheck')
+    monkeypatch.setattr(selfcheck.hvd, 'nccl_built', lambda: built_for_gpus)
+    selfcheck.main()
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith('note: ')]
+    assert started == devices and len(notes) == bool(built_for_gpus and not_tried)
+    assert all(not_tried in note for note in notes)
 
 
 def script(name):

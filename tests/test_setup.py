@@ -98,6 +98,23 @@ def test_an_environment_stays_what_it_is_until_another_is_asked_for(checkout, tm
     assert chosen(checkout(VENV='env')) == ('3.13', '2.21.0', 'python3.13')
 
 
+def test_an_environment_stays_for_gpus_until_another_is_asked_for(checkout, tmp_path):
+    def said(**environment):
+        return checkout('3.9', VENV='env', **environment).stdout.split()[3:]
+    assert said() == [] and said(GPU='1') == ['for', 'GPUs']
+    site = tmp_path / 'env' / 'lib' / 'python3.9' / 'site-packages'
+    (site / 'tensorflow_estimator-2.9.0.dist-info').mkdir(parents=True)
+    (site / 'tensorflow_cpu-2.9.0.dist-info').mkdir()
+    assert said() == []
+    (site / 'tensorflow_cpu-2.9.0.dist-info').rename(site / 'tensorflow-2.9.0.dist-info')
+    assert said() == ['for', 'GPUs'] and said(GPU='0') == []
+
+
+def test_gpu_is_yes_or_no(checkout):
+    ended = checkout('3.9', GPU='yes')
+    assert ended.returncode == 2 and ended.stderr == 'setup: GPU=yes: must be 1 (CUDA builds) or 0 (CPUs)\n'
+
+
 def test_every_set_pins_all_that_is_asked_for():
     def names(path):
         with open(os.path.join(ROOT, path)) as f:
@@ -243,10 +260,10 @@ def test_the_source_is_edited_and_a_line_that_is_not_there_is_an_error(tmp_path)
     for name, edits in horovod_wheel.EDITS.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('first\n' + ''.join(old for old, _ in edits) + 'last\n')
-    horovod_wheel.edit(str(tmp_path))
+    horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
     text = (tmp_path / 'horovod' / 'tensorflow' / 'CMakeLists.txt').read_text()
     assert 'xla_mpi_ops' not in text and '/external/highwayhash\n' in text and '/farmhash_archive/src)\n' in text
     assert text.startswith('first\n') and text.endswith('last\n')
     assert '#include <stdexcept>\n' in (tmp_path / 'horovod' / 'common' / 'common.h').read_text()
     with pytest.raises(SystemExit, match='0 lines .* instead of one'):
-        horovod_wheel.edit(str(tmp_path))
+        horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
