@@ -4,7 +4,7 @@
 # tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
 # VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
-# one that would be set up.
+# one that would be set up; `setup.sh environment` and `setup.sh compile` are two parts of the work, for images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -105,6 +105,7 @@ missing_packages() {
   local python=$1
   command -v g++ >/dev/null || echo g++
   command -v cmake >/dev/null || echo cmake
+  command -v make >/dev/null || echo make
   command -v pkg-config >/dev/null || echo pkg-config
   command -v mpirun >/dev/null || echo openmpi-bin
   command -v mpicxx >/dev/null || echo libopenmpi-dev
@@ -166,6 +167,17 @@ build_native() {
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
+set_up_environment() {
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  install_system_packages "$PYTHON_PATH"
+  step "virtual environment in $VENV" make_venv
+  rm -f "$VENV/setup-done"
+  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
+  step "Horovod with MPI (built from source, once)" install_horovod
+}
+
+compile_native() { step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native; }
+
 main() {
   local want
   choose_set
@@ -174,13 +186,8 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
-  install_system_packages "$PYTHON_PATH"
-  step "virtual environment in $VENV" make_venv
-  rm -f "$VENV/setup-done"
-  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
-  step "Horovod with MPI (built from source, once)" install_horovod
-  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
+  set_up_environment
+  compile_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
@@ -190,5 +197,7 @@ main() {
 case "${1:-}" in
   sets) list_sets ;;
   choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
+  environment) choose_set; set_up_environment ;;
+  compile) compile_native ;;
   *) main ;;
 esac
