@@ -33,14 +33,20 @@ ARCH_FLAGS = ('f16c', 'avx', 'fma')  # instructions that Horovod's CMakeLists.tx
 INCLUDED = ('cstdint', 'stdexcept', 'string')
 
 # Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15: (text, what stands there instead).
-EDITS = {os.path.join('horovod', 'tensorflow', 'CMakeLists.txt'): [
-    # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
-    ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
-     'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
-     '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
-    # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
-    ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
-]}
+EDITS = {
+    os.path.join('horovod', 'tensorflow', 'CMakeLists.txt'): [
+        # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
+        ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
+         'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
+         '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
+        # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
+        ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
+    ],
+    # A span that is assigned to, which nothing does; since GCC 14 that its length is constant is an error all the same.
+    os.path.join('third_party', 'flatbuffers', 'include', 'flatbuffers', 'stl_emulation.h'): [
+        ('  const size_type count_;\n', '  size_type count_;\n'),
+    ],
+}
 
 INSTALLED = """
 import json, os, horovod, horovod.tensorflow as hvd, tensorflow

@@ -10,7 +10,7 @@ import pytest
 
 import checkpoints
 from image_folders import make_noise_folder
-from small_runs import MAIN, ROOT, SECONDS, mpirun
+from small_runs import MAIN, ROOT, SECONDS, each_its_own, mpirun
 from third_party import utils
 from third_party.utils import Ranks
 
@@ -425,7 +425,7 @@ def line_of_two(data, served, tmp_path):
 
     def run(*more):
         rank = [MAIN, *TRAINING, '--data', data, '--serve-address']
-        ended = mpirun(1, *rank, served, ':', '-np', '1', sys.executable, *rank, other, *more, cwd=tmp_path)
+        ended = mpirun(2, *each_its_own([*rank, served], [*rank, other, *more]), cwd=tmp_path)
         assert ended.returncode == 2 and 'Traceback' not in ended.stderr and os.listdir(tmp_path) == []
         line, = [line for line in ended.stderr.splitlines() if 'error: ' in line]
         return line
