@@ -84,12 +84,17 @@ fingerprint() {
 
 # step NAME COMMAND...: runs the command with its output in a log, prints one line with the time it took.
 step() {
-  local name=$1 begin=$SECONDS log
+  local name=$1 begin=$SECONDS log status
   shift
   log="$VENV-setup.log"
   [ -d "$VENV" ] && log="$VENV/setup.log"
   printf '%-58s' "setup: $name ..."
-  if ! "$@" >"$log" 2>&1; then
+  # Where its result is looked at at once (`if ! ...`), bash goes on after what fails inside a function.
+  set +e
+  (set -e; "$@") >"$log" 2>&1
+  status=$?
+  set -e
+  if [ "$status" != 0 ]; then
     echo " failed"
     tail -n 30 "$log" >&2
     fail "'$name' failed; the end of its output is above, the whole of it in $log"
@@ -112,7 +117,7 @@ missing_packages() {
   has_header zmq.h || echo libzmq3-dev
   has_header zmq.hpp || echo cppzmq-dev
   has_header jpeglib.h || echo libjpeg-dev
-  "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+  "$python" -c 'import ensurepip, venv' &>/dev/null ||
     echo "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
 }
 

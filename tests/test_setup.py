@@ -115,6 +115,23 @@ def test_gpu_is_yes_or_no(checkout):
     assert ended.returncode == 2 and ended.stderr == 'setup: GPU=yes: must be 1 (CUDA builds) or 0 (CPUs)\n'
 
 
+def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
+    for folder in 'scripts', 'constraints':
+        shutil.copytree(os.path.join(ROOT, folder), tmp_path / folder)
+    for name in 'requirements.txt', 'requirements-test.txt':
+        shutil.copy(os.path.join(ROOT, name), tmp_path)
+    for name, command in ('zmq_ops', 'false'), ('smooth_ops', 'true'), ('jpeg_part', 'true'):
+        (tmp_path / 'third_party' / name).mkdir(parents=True)
+        (tmp_path / 'third_party' / name / 'Makefile').write_text('all:\n\t' + command)
+    make_python(tmp_path / 'env' / 'bin' / 'python', '3.11')  # it does all that it is asked for, and answers 3.11
+    (tmp_path / '3.11').mkdir()  # so that this is its folder of packages too
+    (tmp_path / 'env' / 'set').write_text('3.11 2.15.1\n')
+    ended = subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh')], text=True, capture_output=True,
+                           env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW=''))
+    assert ended.returncode == 1 and 'C++ (zmq_ops, smooth_ops, jpeg_part)' in ended.stderr.splitlines()[-1]
+    assert ended.stdout.endswith(' failed\n') and not (tmp_path / 'env' / 'setup-done').exists()
+
+
 def test_every_set_pins_all_that_is_asked_for():
     def names(path):
         with open(os.path.join(ROOT, path)) as f:
