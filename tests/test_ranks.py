@@ -33,6 +33,26 @@ def test_a_process_that_nobody_launched_has_no_rank_and_is_alone(no_launcher):
     assert utils.start_ranks() == Ranks(0, 1, 0, 1)
 
 
+@pytest.mark.parametrize('rank, size', [
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'), ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS')])
+def test_ranks_that_do_not_find_each_other_are_refused_in_one_line(no_launcher, monkeypatch, capsys, rank, size):
+    import horovod.tensorflow as hvd
+    for name in ('rank', 'local_rank'):
+        monkeypatch.setattr(hvd, name, lambda: 0)
+    for name in ('size', 'local_size'):
+        monkeypatch.setattr(hvd, name, lambda: 1)
+    monkeypatch.setattr(hvd, 'init', lambda: None)
+    for number in '01':
+        monkeypatch.setenv(rank, number)
+        monkeypatch.setenv(size, '2')
+        with pytest.raises(SystemExit, match='2'):
+            utils.start_ranks()
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'error: the launcher started 2 ranks and each is alone' in said
+    monkeypatch.setenv(size, '1')
+    assert utils.start_ranks() == Ranks(0, 1, 0, 1)
+
+
 @pytest.mark.parametrize('name', RANK_VARIABLES)
 def test_the_rank_is_read_from_each_launcher_s_variable(no_launcher, monkeypatch, name):
     monkeypatch.setenv(name, '3')
