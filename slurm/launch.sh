@@ -55,10 +55,13 @@ fi
 # A step must not wait until the data servers' step gives its resources back.
 export SLURM_OVERLAP=1
 
-# mpirun notices that a machine is silent after 30 to 60 s, not after Open MPI's 8 minutes.
-export OMPI_MCA_oob_tcp_keepalive_time="${OMPI_MCA_oob_tcp_keepalive_time:-30}"
-export OMPI_MCA_oob_tcp_keepalive_intvl="${OMPI_MCA_oob_tcp_keepalive_intvl:-10}"
-export OMPI_MCA_oob_tcp_keepalive_probes="${OMPI_MCA_oob_tcp_keepalive_probes:-3}"
+# mpirun notices that a machine is silent after 30 to 60 s, not after Open MPI's 8 minutes. By Open MPI 4's names and 5's.
+for setting in time=30 intvl=10 probes=3; do
+  for program in OMPI PRTE; do
+    name=${program}_MCA_oob_tcp_keepalive_${setting%=*}
+    export "$name=${!name:-${setting#*=}}"
+  done
+done
 
 # The releases took the program's flags as one quoted argument; that works too.
 main_flags=("$@")

@@ -25,8 +25,9 @@ TRAINING = NETWORK + ['--epochs', str(EPOCHS), '--attack-iter', '1', '--eval-att
 ADDRESS, OTHER = 'ipc://@imagenet-train-b{}'.format(BATCH), 'ipc://@another'
 SECONDS = 240  # until a job counts as hanging
 # What docs/cluster.md recommends and slurm/launch.sh sets: mpirun notices a silent machine after 30 to 60 s.
-KEEPALIVE = {'OMPI_MCA_oob_tcp_keepalive_' + name: value for name, value in
-             [('time', '30'), ('intvl', '10'), ('probes', '3')]}
+# Open MPI 4's names and 5's.
+KEEPALIVE = {program + '_MCA_oob_tcp_keepalive_' + name: value for program in ('OMPI', 'PRTE')
+             for name, value in [('time', '30'), ('intvl', '10'), ('probes', '3')]}
 
 
 @pytest.fixture(scope='module')
