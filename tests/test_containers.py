@@ -187,6 +187,7 @@ def test_an_image_trains_and_judges_for_any_user_and_is_not_written_to(base, tmp
     images.make_debian(DEBIANS[base], str(debian))
     built = images.Builder(str(tmp_path), {base: str(debian)}, kept=cache, BASE=base).build()
     print('{}: {} MB, of which Debian {} MB'.format(base, size_of(built.folder), size_of(debian)))
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     work.mkdir()
     for user in (NOBODY, '0:0'):
         os.chown(work, *map(int, user.split(':')))
@@ -197,6 +198,7 @@ def test_an_image_trains_and_judges_for_any_user_and_is_not_written_to(base, tmp
         assert [entry['global_step'] for entry in json.loads((run / 'stats.json').read_text())] == [10]
         results = json.loads((work / (run.name + '-judged') / 'results.json').read_text())
         assert results['args']['ranks'] == 2 and results['num_images'] == 299
+        assert results['source'] == {'commit': commit, 'changed': None}
     for words, said in (['serve-data.py', '--help'], '--shard'), (['python', '-m', 'analysis', '--help'], 'sweep'):
         ended = built.start(words, **place)
         assert ended.returncode == 0 and said in ended.stdout, ended.stdout
