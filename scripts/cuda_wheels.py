@@ -1,8 +1,8 @@
 """What Horovod's GPU operations are built from: CUDA's and NCCL's headers and libraries in the wheels of this Python.
 
 ``tensorflow[and-cuda]`` brings them: the headers that TensorFlow was compiled with are its own, the libraries that it
-loads are NVIDIA's wheels. No CUDA toolkit takes part, also where one is installed: its version may be another. Horovod's
-one file for CUDA's compiler is replaced by that in horovod_gpu/.
+loads are NVIDIA's wheels. No CUDA toolkit takes part, also where one is installed: its version may be another.
+Horovod's one file for CUDA's compiler is replaced by that in horovod_gpu/.
 """
 import importlib.metadata
 import os
@@ -30,7 +30,8 @@ EDITS = {
          'unset(CMAKE_CUDA_COMPILER)\nif(FALSE)\n'),
         # ... nor a toolkit. Horovod's library lies in site-packages/horovod/tensorflow and finds the others from there,
         # in whichever environment; -L and not their paths, as CMake would add the folder of links to those of run time.
-        ('    find_package(CUDAToolkit REQUIRED)\n    include_directories(SYSTEM ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})\n',
+        ('    find_package(CUDAToolkit REQUIRED)\n'
+         '    include_directories(SYSTEM ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})\n',
          '    include_directories(SYSTEM $ENV{HOROVOD_CUDA_HOME}/include)\n'
          '    list(APPEND LINKER_LIBS "-L$ENV{HOROVOD_CUDA_HOME}/lib" -lcudart -lnccl)\n'
          '    list(APPEND CMAKE_BUILD_RPATH ' +
@@ -39,7 +40,8 @@ EDITS = {
     ],
     # TensorFlow 2.21 has this function no more. What it returned, a stream itself tells since 2.15 or earlier.
     os.path.join('horovod', 'tensorflow', 'mpi_ops.cc'): [
-        ('GpuStreamHandle AsGpuStreamValue(Stream* stream);\n', 'static GpuStreamHandle AsGpuStreamValue(Stream* stream);\n'),
+        ('GpuStreamHandle AsGpuStreamValue(Stream* stream);\n',
+         'static GpuStreamHandle AsGpuStreamValue(Stream* stream);\n'),
         ('#include "tensorflow/compiler/xla/stream_executor/stream.h"\n',
          '#include "tensorflow/compiler/xla/stream_executor/stream.h"\n'
          'GpuStreamHandle stream_executor::gpu::AsGpuStreamValue(Stream* stream) {\n'
@@ -51,9 +53,8 @@ EDITS = {
 
 def missing(what):
     """The end, in one line, of a set-up in an environment that is not whole."""
-    environment = sys.prefix
-    sys.exit('horovod_wheel: {} lacks {}, which comes with tensorflow[and-cuda]; type: rm -r {}; make setup GPU=1'.format(
-        environment, what, environment))
+    sys.exit('horovod_wheel: {0} lacks {1}, which comes with tensorflow[and-cuda]; type: rm -r {0}; make setup '
+             'GPU=1'.format(sys.prefix, what))
 
 
 def versions():

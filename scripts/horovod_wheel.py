@@ -154,15 +154,18 @@ def edit(source, edits):
             text = f.read()
         for old, new in changes:
             if text.count(old) != 1:
-                sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(path, text.count(old), old.strip()))
+                sys.exit('horovod_wheel: {} has {} lines {!r} instead of one'.format(
+                    path, text.count(old), old.strip()))
             text = text.replace(old, new)
         with open(path, 'w') as f:
             f.write(text)
 
 
 def pip(*arguments, **environment):
+    # A wheel is kept for others: what this shell exports for Horovod is for running it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith('HOROVOD_')}
     subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', *arguments], check=True,
-                   env=dict(os.environ, **environment))
+                   env=dict(inherited, **environment))
 
 
 def build(folder, gpu):

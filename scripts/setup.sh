@@ -173,7 +173,7 @@ build_native() {
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
 set_up_environment() {
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION"
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
   install_system_packages "$PYTHON_PATH"
   step "virtual environment in $VENV" make_venv
   rm -f "$VENV/setup-done"

@@ -1,4 +1,4 @@
-"""Horovod for GPUs, built without a CUDA toolkit: what it is built from, and the copies and scalings done for its kernels.
+"""Horovod for GPUs, built without a CUDA toolkit: what it is built from, and what stands for its kernels.
 
 No machine of these tests has a GPU: CUDA and cuBLAS are made up, as far as they are called.
 """
@@ -42,7 +42,8 @@ def test_the_wheels_headers_and_libraries_lie_as_a_toolkit_s_do(site, tmp_path):
     cuda_wheels.make_toolkit(str(folder), str(site))
     for header in ('cuda_runtime.h', 'cublas_v2.h', 'crt/host_config.h', 'nv/target', 'nccl.h'):
         assert (folder / 'include' / header).is_file(), header
-    assert {name: os.path.relpath(os.path.realpath(folder / 'lib' / name), site) for name in os.listdir(folder / 'lib')} == {
+    lib = folder / 'lib'
+    assert {name: os.path.relpath(os.path.realpath(lib / name), site) for name in os.listdir(lib)} == {
         'libcudart.so': 'nvidia/cuda_runtime/lib/libcudart.so.12', 'libcublas.so': 'nvidia/cublas/lib/libcublas.so.12',
         'libnccl.so': 'nvidia/nccl/lib/libnccl.so.2'}
     settings = cuda_wheels.settings(str(folder))
@@ -230,10 +231,11 @@ class Batch(ctypes.Structure):
 @pytest.fixture(scope='module')
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp('kernels')
-    for name, text in ('cuda_kernels.h', HOROVOD), ('cuda_runtime.h', CUDA), ('cublas_v2.h', CUBLAS), ('calls.cc', CALLS):
+    for name, text in [('cuda_kernels.h', HOROVOD), ('cuda_runtime.h', CUDA), ('cublas_v2.h', CUBLAS),
+                       ('calls.cc', CALLS)]:
         (folder / name).write_text(text)
-    subprocess.run(['g++', '-std=c++14', '-shared', '-fPIC', '-I', folder, '-o', folder / 'kernels.so', folder / 'calls.cc',
-                    os.path.join(cuda_wheels.REPLACEMENTS, 'cuda_kernels.cc')], check=True)
+    subprocess.run(['g++', '-std=c++14', '-shared', '-fPIC', '-I', folder, '-o', folder / 'kernels.so',
+                    folder / 'calls.cc', os.path.join(cuda_wheels.REPLACEMENTS, 'cuda_kernels.cc')], check=True)
     library = ctypes.CDLL(str(folder / 'kernels.so'))
     for call in library.scale, library.batch, library.scaled_batch:
         call.restype = ctypes.c_char_p
@@ -320,7 +322,7 @@ def test_a_buffer_is_scaled_in_place_or_beside(gpu, dtype):
 
 
 def test_a_batch_is_scaled_tensor_by_tensor(gpu):
-    pairs = [(array, np.zeros_like(array)) for array in (random(4, np.float16), random(0, np.float16), random(9, np.float16))]
+    pairs = [(array, np.zeros_like(array)) for array in (random(size, np.float16) for size in (4, 0, 9))]
     assert gpu.scaled_batch(pairs, 0.25) is None
     for array, out in pairs:
         np.testing.assert_array_equal(out, array * np.float16(0.25))

@@ -110,6 +110,21 @@ def test_an_environment_stays_for_gpus_until_another_is_asked_for(checkout, tmp_
     assert said() == ['for', 'GPUs'] and said(GPU='0') == []
 
 
+@pytest.mark.parametrize('has, gpu, anew', [
+    ('tensorflow_cpu', '1', True), ('tensorflow', '0', True), ('tensorflow_cpu', '0', False), ('tensorflow', '1', False),
+    ('tensorflow', '', False), ('tensorpack', '1', False)])
+def test_an_environment_is_made_anew_where_the_other_tensorflow_is_in_it(checkout, tmp_path, has, gpu, anew):
+    """Both are one folder, of two distributions: pip would put one over the other, and each would seem installed."""
+    (tmp_path / 'env' / 'lib' / 'python3.9' / 'site-packages' / (has + '-2.9.0.dist-info')).mkdir(parents=True)
+    python = tmp_path / 'env' / 'bin' / 'python'
+    make_python(python, '3.9')
+    python.write_text(python.read_text().replace('echo', 'echo "$@" >>"$0.calls"; echo'))
+    (tmp_path / 'env' / 'set').write_text('3.9 2.9.0\n')
+    subprocess.run(['bash', '-c', 'source "$0" sets; choose_set; make_venv', str(tmp_path / 'scripts' / 'setup.sh')],
+                   check=True, env={'PATH': str(tmp_path / 'bin'), 'VENV': 'env', 'GPU': gpu})
+    assert ('-m venv --clear env' in (tmp_path / 'env' / 'bin' / 'python.calls').read_text().splitlines()) == anew
+
+
 def test_gpu_is_yes_or_no(checkout):
     ended = checkout('3.9', GPU='yes')
     assert ended.returncode == 2 and ended.stderr == 'setup: GPU=yes: must be 1 (CUDA builds) or 0 (CPUs)\n'
@@ -127,7 +142,7 @@ def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
     (tmp_path / '3.11').mkdir()  # so that this is its folder of packages too
     (tmp_path / 'env' / 'set').write_text('3.11 2.15.1\n')
     ended = subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh')], text=True, capture_output=True,
-                           env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW=''))
+                           env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW='', GPU=''))
     assert ended.returncode == 1 and 'C++ (zmq_ops, smooth_ops, jpeg_part)' in ended.stderr.splitlines()[-1]
     assert ended.stdout.endswith(' failed\n') and not (tmp_path / 'env' / 'setup-done').exists()
 
@@ -244,6 +259,16 @@ def test_a_cache_that_is_no_folder_does_not_stop_the_set_up(wheels, tmp_path, mo
     (tmp_path / 'file').touch()
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     assert wheels()[1] == [b'wheel 1']
+
+
+def test_a_build_does_not_depend_on_what_the_shell_exports_for_horovod(monkeypatch):
+    seen = []
+    monkeypatch.setattr(subprocess, 'run', lambda command, check, env: seen.append(env))
+    monkeypatch.setenv('HOROVOD_GPU_ALLREDUCE', 'MPI')
+    monkeypatch.setenv('HOROVOD_WITH_MPI', '0')
+    horovod_wheel.pip('wheel', HOROVOD_WITH_MPI='1')
+    assert seen == [dict({name: value for name, value in os.environ.items() if name != 'HOROVOD_GPU_ALLREDUCE'},
+                         HOROVOD_WITH_MPI='1')]
 
 
 def test_a_horovod_that_does_not_work_is_an_error(wheels):

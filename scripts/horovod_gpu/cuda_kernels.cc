@@ -1,6 +1,6 @@
-// Stands in Horovod's source in place of cuda_kernels.cu, which alone of its files needs a CUDA compiler. The same three
-// functions, by calls of CUDA's runtime and cuBLAS: nothing here is compiled for one kind of GPU, so that no toolkit is
-// needed and every GPU that these libraries know is served.
+// Stands in Horovod's source in place of cuda_kernels.cu, which alone of its files needs a CUDA compiler. The same
+// three functions, by calls of CUDA's runtime and cuBLAS: nothing here is compiled for one kind of GPU, so that no
+// toolkit is needed and every GPU that these libraries know is served.
 //
 // What it costs: a copy each for a batch's tensors, where the kernel copies 160 at once. Scaling happens only where
 // Horovod averages in two stages (HOROVOD_HIERARCHICAL_ALLREDUCE) or a caller scales; else NCCL averages.
@@ -55,9 +55,11 @@ void Scale(void* buffer, int64_t num_elements, double factor, DataType dtype, cu
   } else if (dtype == HOROVOD_FLOAT16) {
     elements = CUDA_R_16F;
   } else if (dtype != HOROVOD_FLOAT32) {
-    throw std::logic_error("on GPUs Horovod as built here scales floating-point tensors only, not " + DataType_Name(dtype));
+    throw std::logic_error("on GPUs Horovod as built here scales floating-point tensors only, not " +
+                           DataType_Name(dtype));
   }
-  Check("cublasScalEx", cublasScalEx_64(Cublas(stream), num_elements, alpha, arithmetic, buffer, elements, 1, arithmetic));
+  Check("cublasScalEx",
+        cublasScalEx_64(Cublas(stream), num_elements, alpha, arithmetic, buffer, elements, 1, arithmetic));
 }
 
 }  // namespace
@@ -77,7 +79,8 @@ void ScaleBufferCudaImpl(const void* fused_input_data, void* buffer_data, const 
 void BatchedScaledD2DMemcpyCudaImpl(BatchedD2DParams& params, int num_copies, double scale_factor, DataType dtype,
                                     cudaStream_t stream) {
   for (int i = 0; i < num_copies; ++i) {
-    ScaleBufferCudaImpl(params.in[i], params.out[i], params.sizes[i] / DataType_Size(dtype), scale_factor, dtype, stream);
+    const int64_t num_elements = params.sizes[i] / DataType_Size(dtype);
+    ScaleBufferCudaImpl(params.in[i], params.out[i], num_elements, scale_factor, dtype, stream);
   }
 }
 
