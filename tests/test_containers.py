@@ -184,10 +184,10 @@ def test_an_image_trains_and_judges_for_any_user_and_is_not_written_to(base, tmp
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     os.makedirs(cache, exist_ok=True)
     debian, work = tmp_path / 'debian', tmp_path / 'work'
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     images.make_debian(DEBIANS[base], str(debian))
     built = images.Builder(str(tmp_path), {base: str(debian)}, kept=cache, BASE=base).build()
     print('{}: {} MB, of which Debian {} MB'.format(base, size_of(built.folder), size_of(debian)))
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     work.mkdir()
     for user in (NOBODY, '0:0'):
         os.chown(work, *map(int, user.split(':')))
