@@ -35,7 +35,7 @@ compile() {
   rm -rf "$VENV"/lib/python3*/site-packages/tensorflow/include "$VENV/setup.log"
   # Python keeps what it compiles where it may write, which is nowhere in an image. Packages have files that are not for
   # this Python, which do not matter; and an image's files have other times than those that were compiled.
-  "$VENV/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$VENV/lib" >/dev/null || true
+  "$VENV/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$VENV/lib" >/dev/null 2>&1 || true
 }
 
 programs() { install_packages python3 openmpi-bin libzmq5 libjpeg62-turbo; }

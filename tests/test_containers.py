@@ -24,6 +24,10 @@ def read(*path):
         return f.read()
 
 
+def git(*words):
+    return subprocess.run(['git', *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 @pytest.fixture(scope='module')
 def stages():
     return images.parse(read('Dockerfile'))[1]
@@ -52,7 +56,7 @@ def test_a_dockerfile_is_parsed():
 
 
 def test_all_that_is_copied_is_known_to_git(stages):
-    known = set(subprocess.run(['git', 'ls-files'], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split())
+    known = set(git('ls-files').split())
     for step in (step for stage in stages for step in stage.steps if step.name == 'COPY'):
         for source in images.sources(step):
             found = [os.path.relpath(path, ROOT) for path in glob.glob(os.path.join(ROOT, source))]
@@ -184,7 +188,7 @@ def test_an_image_trains_and_judges_for_any_user_and_is_not_written_to(base, tmp
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     os.makedirs(cache, exist_ok=True)
     debian, work = tmp_path / 'debian', tmp_path / 'work'
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    commit = git('rev-parse', 'HEAD').strip()
     images.make_debian(DEBIANS[base], str(debian))
     built = images.Builder(str(tmp_path), {base: str(debian)}, kept=cache, BASE=base).build()
     print('{}: {} MB, of which Debian {} MB'.format(base, size_of(built.folder), size_of(debian)))
