@@ -19,6 +19,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 install_packages() {
   apt-get update
   apt-get install -y --no-install-recommends "$@"
+  apt-get clean
   rm -rf /var/lib/apt/lists/*
 }
 

@@ -30,6 +30,7 @@ mount --make-rprivate /
 mount --bind "$image" "$image"
 mount -t proc proc "$image/proc"
 mount --rbind /dev "$image/dev"
+mount --rbind /sys "$image/sys"
 mkdir -p "$image$inside"
 mount --bind "$outside" "$image$inside"
 [ "$mode" = rw ] || mount -o remount,bind,ro "$image"
