@@ -8,7 +8,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 
-.PHONY: setup demo test test-all test-stacks test-slurm test-multihost test-containers bench bench-baseline
+.PHONY: setup demo test test-all test-stacks test-gpu-graph test-slurm test-multihost test-containers bench bench-baseline
 
 setup:
 	@scripts/setup.sh
@@ -22,11 +22,16 @@ test: setup
 	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: setup
-	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks and not containers"
+	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks and not gpu_graph and not containers"
 
 # `make test` with each set of constraints/ whose Python is there, then what the sets have to agree on.
 test-stacks:
 	@scripts/test_stacks.sh
+
+# In an environment of its own, which has the CUDA build of TensorFlow and needs no CUDA and no GPU.
+test-gpu-graph:
+	@$(MAKE) --no-print-directory setup VENV=.venv-gpu-graph GPU=graph
+	@.venv-gpu-graph/bin/python -m pytest -q -rs -n $(TEST_PROCESSES) -m gpu_graph tests/test_gpu_graph.py
 
 # These need root; where they cannot run they are skipped with the reason.
 CLUSTER_TESTS := $(PY) -m pytest -v -rs --durations=0 --durations-min=1

@@ -98,7 +98,7 @@ def facts(gpu):
     """All that a wheel depends on: dict of text. A home directory may be shared by unlike machines."""
     return {
         'python': 'cp{}{}'.format(*sys.version_info[:2]),
-        'tensorflow': '-'.join(tensorflow()),
+        'tensorflow': 'tensorflow-' + tensorflow()[1],  # both distributions have the same headers
         'compiler': 'g++-' + version_line('g++', '-dumpfullversion', '-dumpversion'),
         'libc': '-'.join(platform.libc_ver()),
         'machine': '-'.join([platform.machine(), *processor_flags()]),

@@ -27,6 +27,7 @@ NOT_RUN = {
     r'make setup( GPU=[01])?': 'installs; every use of .venv/bin/python stands on it',
     r'make setup (PYTHON|TENSORFLOW)=[\d.]+': 'installs: test_setup.py::test_python_and_tensorflow_choose',
     r'make test-stacks': 'sets up every set of versions: test_stacks.py::test_every_set_gives_each_image_the_same_verdict',
+    r'make test-gpu-graph': "needs TensorFlow's CUDA build: test_gpu_graph.py::test_a_gpu_has_a_kernel_for_each_op",
     r'\S*python scripts/horovod_wheel.py .*':
         'builds Horovod: test_setup.py::test_a_wheel_is_built_once_and_installed_from_then_on',
     r'make demo': 'test_programs.py::test_an_interrupted_demo_leaves_nothing_running starts the same program',

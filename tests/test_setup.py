@@ -160,7 +160,7 @@ def test_every_set_pins_all_that_is_asked_for():
 
 # The wheel of Horovod.
 
-FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-cpu-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4', 'script': 'ab' * 32}
+FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4', 'script': 'ab' * 32}
 
 
 @pytest.fixture
