@@ -2,8 +2,10 @@
 import os
 from typing import NamedTuple
 
-# What the launchers tell the processes they start: Open MPI, MPICH and Intel MPI, and PMIx (srun --mpi=pmix).
-RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
+# What the launchers tell the processes they start, number and how many: Open MPI, MPICH and Intel MPI, and Slurm with
+# PMIx.
+RANK_VARIABLES = {'OMPI_COMM_WORLD_RANK': 'OMPI_COMM_WORLD_SIZE', 'PMI_RANK': 'PMI_SIZE',
+                  'PMIX_RANK': 'SLURM_STEP_NUM_TASKS'}
 
 
 class Ranks(NamedTuple):
@@ -25,3 +27,8 @@ def launched_rank():
         if name in os.environ:
             return int(os.environ[name])
     return None
+
+
+def launched_size():
+    """How many ranks the launcher says that it started; 1 if it does not say."""
+    return next((int(os.environ.get(size, 1)) for rank, size in RANK_VARIABLES.items() if rank in os.environ), 1)

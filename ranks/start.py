@@ -6,13 +6,14 @@ from machine import gpus
 from machine.versions import source_version
 from ranks.end import fail
 from ranks.gather import gather_texts
-from ranks.launched import Ranks, launched_rank
+from ranks.launched import Ranks, launched_rank, launched_size
 
 
 def start_ranks():
     """Start Horovod if a launcher started this process. OMPI_MCA_mpi_yield_when_idle in the environment goes before.
 
-    Ranks that cannot have a GPU each, though they see some, end with exit code 2.
+    Ranks that cannot have a GPU each, though they see some, end with exit code 2, and so do those that do not find each
+    other: each would do all the work.
 
     Returns:
         Ranks: (0, 1, 0, 1) without a launcher.
@@ -28,6 +29,10 @@ def start_ranks():
     hvd.init()
     ranks = Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
     if ranks.size == 1:
+        if launched_size() > 1:
+            fail('the launcher started {} ranks and each is alone; it and the MPI here do not fit: versions of mpirun '
+                 'inside and outside of a container, or srun without --mpi=pmix'.format(launched_size()),
+                 launched_rank())
         return ranks
     seen = [json.loads(text) for text in gather_texts(ranks, json.dumps(gpus.visible()))]
     try:

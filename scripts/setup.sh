@@ -5,7 +5,8 @@
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
 # GPU=graph is TensorFlow's CUDA build alone, without CUDA: it knows GPUs' kernels and computes on CPUs.
 # VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
-# one that would be set up.
+# one that would be set up; `setup.sh environment`, `setup.sh compile` and `setup.sh install` are parts of the work, for
+# images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -79,7 +80,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat pyproject.toml scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat pyproject.toml scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native/smooth_ops native/jpeg_part -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -111,6 +112,7 @@ missing_packages() {
   local python=$1
   command -v g++ >/dev/null || echo g++
   command -v cmake >/dev/null || echo cmake
+  command -v make >/dev/null || echo make
   command -v pkg-config >/dev/null || echo pkg-config
   command -v mpirun >/dev/null || echo openmpi-bin
   command -v mpicxx >/dev/null || echo libopenmpi-dev
@@ -175,6 +177,17 @@ install_project() {
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
+set_up_environment() {
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
+  install_system_packages "$PYTHON_PATH"
+  step "virtual environment in $VENV" make_venv
+  rm -f "$VENV/setup-done"
+  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
+  step "Horovod with MPI (built from source, once)" install_horovod
+}
+
+compile_native() { step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native; }
+
 main() {
   local want
   choose_set
@@ -183,13 +196,8 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
-  install_system_packages "$PYTHON_PATH"
-  step "virtual environment in $VENV" make_venv
-  rm -f "$VENV/setup-done"
-  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
-  step "Horovod with MPI (built from source, once)" install_horovod
-  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
+  set_up_environment
+  compile_native
   step "this project's modules, by their names" install_project
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   sed -n 's/^note: /setup: /p' "$VENV/setup.log"
@@ -200,5 +208,8 @@ main() {
 case "${1:-}" in
   sets) list_sets ;;
   choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
+  environment) choose_set; set_up_environment ;;
+  compile) compile_native ;;
+  install) install_project ;;
   *) main ;;
 esac

@@ -40,6 +40,10 @@ NOT_RUN = {
         'test_benchmarks.py::test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none',
     r'make -C third_party/zmq_ops fuzz':
         'test_zmq_ops.py::test_the_parser_withstands_damaged_messages_under_sanitizers',
+    r'make test-containers': 'builds images: test_containers.py',
+    r'(docker|podman|apptainer|srun) .*|mpirun .* apptainer exec .*|git clone .*|CONTAINER=.* sbatch .*':
+        'needs a container engine or Slurm: test_containers.py trains and judges in the image, '
+        'test_slurm_gpus.py::test_ranks_and_servers_run_the_programs_of_an_image',
     r'pytest -m slow -s': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',

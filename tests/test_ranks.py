@@ -16,7 +16,7 @@ from ranks.gather import gather_texts, together
 from ranks.launched import Ranks, launched_rank
 from ranks.sessions import cpu_session_config, session_config
 from ranks.start import start_ranks
-from small_runs import MAIN, ROOT, SECONDS, mpirun
+from small_runs import MAIN, ROOT, SECONDS, each_its_own, mpirun
 from weights.find import find_checkpoint
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
@@ -35,6 +35,26 @@ def no_launcher(monkeypatch):
 
 def test_a_process_that_nobody_launched_has_no_rank_and_is_alone(no_launcher):
     assert launched_rank() is None
+    assert start_ranks() == Ranks(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize('rank, size', [
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'), ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS')])
+def test_ranks_that_do_not_find_each_other_are_refused_in_one_line(no_launcher, monkeypatch, capsys, rank, size):
+    import horovod.tensorflow as hvd
+    for name in ('rank', 'local_rank'):
+        monkeypatch.setattr(hvd, name, lambda: 0)
+    for name in ('size', 'local_size'):
+        monkeypatch.setattr(hvd, name, lambda: 1)
+    monkeypatch.setattr(hvd, 'init', lambda: None)
+    for number in '01':
+        monkeypatch.setenv(rank, number)
+        monkeypatch.setenv(size, '2')
+        with pytest.raises(SystemExit, match='2'):
+            start_ranks()
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'error: the launcher started 2 ranks and each is alone' in said
+    monkeypatch.setenv(size, '1')
     assert start_ranks() == Ranks(0, 1, 0, 1)
 
 
@@ -430,7 +450,7 @@ def line_of_two(data, served, tmp_path):
 
     def run(*more):
         rank = [MAIN, *TRAINING, '--data', data, '--serve-address']
-        ended = mpirun(1, *rank, served, ':', '-np', '1', sys.executable, *rank, other, *more, cwd=tmp_path)
+        ended = mpirun(2, *each_its_own([*rank, served], [*rank, other, *more]), cwd=tmp_path)
         assert ended.returncode == 2 and 'Traceback' not in ended.stderr and os.listdir(tmp_path) == []
         line, = [line for line in ended.stderr.splitlines() if 'error: ' in line]
         return line
