@@ -1,12 +1,14 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 export VENV ?= .venv
 PY := $(VENV)/bin/python
-# Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests.
+# Open MPI refuses root unless told twice; a container's only user is often root. Ranks may outnumber cores in tests, as
+# Open MPI 4 is told by the third name and Open MPI 5 by the fourth.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 
-.PHONY: setup demo test test-all test-stacks test-slurm test-multihost bench bench-baseline
+.PHONY: setup demo test test-all test-stacks test-gpu-graph test-slurm test-multihost test-containers bench bench-baseline
 
 setup:
 	@scripts/setup.sh
@@ -20,13 +22,18 @@ test: setup
 	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: setup
-	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks"
+	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks and not gpu_graph and not containers"
 
 # `make test` with each set of constraints/ whose Python is there, then what the sets have to agree on.
 test-stacks:
 	@scripts/test_stacks.sh
 
-# Both need root; where they cannot run they are skipped with the reason.
+# In an environment of its own, which has the CUDA build of TensorFlow and needs no CUDA and no GPU.
+test-gpu-graph:
+	@$(MAKE) --no-print-directory setup VENV=.venv-gpu-graph GPU=graph
+	@.venv-gpu-graph/bin/python -m pytest -q -rs -n $(TEST_PROCESSES) -m gpu_graph tests/test_gpu_graph.py
+
+# These need root; where they cannot run they are skipped with the reason.
 CLUSTER_TESTS := $(PY) -m pytest -v -rs --durations=0 --durations-min=1
 
 test-slurm: setup
@@ -36,6 +43,10 @@ test-slurm: setup
 test-multihost: setup
 	@scripts/install-packages.sh iproute2 procps
 	@$(CLUSTER_TESTS) -m multihost tests/test_multihost.py
+
+test-containers: setup
+	@scripts/install-packages.sh debootstrap
+	@$(CLUSTER_TESTS) -m containers tests/test_containers.py
 
 # Ratios of this code against benchmarks/baseline.json; tables and JSON files are in bench/. With a Python that has
 # PyTorch the attack is compared with its loops as well: make bench TORCH_PYTHON=torch-env/bin/python

@@ -10,6 +10,7 @@ import tensorflow.compat.v1 as tf
 L1_SHARE = 0.01
 
 _TINY = 1e-30
+_CORRECTIONS = 3  # of the L1 projection: one is enough for most images
 
 
 class LinfBall:
@@ -104,12 +105,21 @@ class L1Ball(_RoundBall):
 
     def _shorten(self, move):
         """The nearest point of the ball: all elements shrink by the same, down to 0 (Duchi et al. 2008)."""
-        size = tf.sort(tf.abs(self._flat(move)), direction='DESCENDING')
-        # In float64: the sum of a large image's 450,000 elements would lose the digits that decide.
-        excess = tf.cumsum(tf.cast(size, tf.float64), axis=1) - tf.cast(self._radius, tf.float64)
-        shrink = tf.reduce_max(excess / tf.range(1, self._elements + 1, dtype=tf.float64), axis=1)
-        shrink = self._each(tf.cast(tf.maximum(shrink, 0), tf.float32))
-        return tf.sign(move) * tf.maximum(tf.abs(move) - shrink, 0.0)
+        size = tf.abs(self._flat(move))
+        descending = tf.sort(size, direction='DESCENDING')
+        excess = tf.cumsum(descending, axis=1) - self._radius
+        counts = tf.range(1, self._elements + 1, dtype=tf.float32)
+        shrink = tf.reduce_max(excess / counts, axis=1, keepdims=True)
+        # The running sum of a large image's 450,000 elements has lost the digits that decide. What is left after
+        # shrinking, whose sum is the radius, has them, and Newton's corrections by it come close from either side. Too
+        # much must not leave nothing: at most, all elements are as large as the largest and share the radius.
+        shrink = tf.maximum(tf.minimum(shrink, descending[:, :1] - self._radius / self._elements), 0.0)
+        for _ in range(_CORRECTIONS):
+            left = tf.maximum(size - shrink, 0.0)
+            excess = tf.reduce_sum(left, axis=1, keepdims=True) - self._radius
+            above = tf.math.count_nonzero(left, axis=1, keepdims=True, dtype=tf.float32)
+            shrink = tf.maximum(shrink + tf.math.divide_no_nan(excess, above), 0.0)
+        return tf.sign(move) * tf.maximum(tf.abs(move) - self._each(shrink), 0.0)
 
     def _draw(self, draw, draw_number):
         # Signed exponential numbers, divided by the sum of their sizes and of one more: uniform in the ball.

@@ -99,15 +99,18 @@ class Grid:
     def windows(self, numbers, side):
         """Squares [N,H,W], bool, of ``side`` (int scalar), and their first rows and columns [N]; places are drawn with
         uniform ``numbers`` [N, 2]."""
-        top, left = (tf.cast(numbers[:, axis] * tf.cast(size - side, tf.float32), tf.int32)
+        top, left = (tf.cast(numbers[:, axis] * tf.cast(size - side, tf.float32), tf.int64)
                      for axis, size in ((0, self.height), (1, self.width)))
         rows, columns = self.offsets(top, left)
+        side = tf.cast(side, tf.int64)
         return (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side), top, left
 
     def offsets(self, top, left):
-        """Rows [N,H,1] and columns [N,1,W] of pixels, counted from ``top`` and ``left`` [N]."""
-        return (tf.range(self.height)[tf.newaxis, :, tf.newaxis] - top[:, tf.newaxis, tf.newaxis],
-                tf.range(self.width)[tf.newaxis, tf.newaxis] - left[:, tf.newaxis, tf.newaxis])
+        """Rows [N,H,1] and columns [N,1,W] of pixels, counted from ``top`` and ``left`` [N]; all int64, as GPUs compute
+        int32 on the host."""
+        rows, columns = tf.range(self.height, dtype=tf.int64), tf.range(self.width, dtype=tf.int64)
+        return (rows[tf.newaxis, :, tf.newaxis] - top[:, tf.newaxis, tf.newaxis],
+                columns[tf.newaxis, tf.newaxis] - left[:, tf.newaxis, tf.newaxis])
 
 
 class Stripes:

@@ -1,8 +1,8 @@
 """The whole system in one command (`make demo`): data server, mpirun, adversarial training, evaluation, a table.
 
 Trains CifarResNet-8 with ReLU and with SiLU on scikit-learn's handwritten digits by two ranks (one where there is only
-one GPU), judges both clean and under PGD, and writes a table, training curves and pictures to train_log/demo/. An
-earlier demo is kept, renamed.
+one GPU), judges both clean and under PGD, and writes a table, training curves and pictures to train_log/demo/ of the
+folder that it is started in. An earlier demo is kept, renamed.
 """
 import contextlib
 import json
@@ -24,7 +24,8 @@ quieten_tensorflow(level=3)
 OUT = os.path.join('train_log', 'demo')
 ACTIVATIONS = ('relu', 'silu')
 EVALUATION_STEPS = (10, 50)
-PYTHON = os.path.relpath(sys.executable, ROOT)
+PYTHON, MAIN, SERVER = (os.path.relpath(path) for path in (
+    sys.executable, os.path.join(ROOT, 'main.py'), os.path.join(ROOT, 'third_party', 'serve-data.py')))
 EPSILON = 32
 NETWORK = ['--arch', 'CifarResNet', '-d', '8']
 # A short schedule for a small data set: this is a demonstration, not a recipe of the papers.
@@ -83,7 +84,7 @@ def num_ranks():
 
 
 def mpirun(*arguments):
-    return ['mpirun', '-np', str(num_ranks()), PYTHON, 'main.py', *NETWORK, *arguments]
+    return ['mpirun', '-np', str(num_ranks()), PYTHON, MAIN, *NETWORK, *arguments]
 
 
 def run(name):
@@ -120,12 +121,11 @@ def make_table(results):
 
 def main():
     begin = time.time()
-    os.chdir(ROOT)
     os.environ.pop('SAT_DATA', None)  # the digits it is, on every machine
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     keep_earlier()
     results = {}
-    with running([PYTHON, 'third_party/serve-data.py', '--batch', '32', '--input-size', '32'],
+    with running([PYTHON, SERVER, '--batch', '32', '--input-size', '32'],
                  run('serve-data.log')) as server:
         for name in ACTIVATIONS:
             follow(mpirun(*TRAINING, '--activation-name', name, '--logdir', run(name)), run(name + '.log'), server,

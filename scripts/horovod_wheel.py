@@ -29,15 +29,24 @@ SETTINGS = dict(HOROVOD_WITH_TENSORFLOW='1', HOROVOD_WITH_MPI='1', HOROVOD_WITHO
                 HOROVOD_WITHOUT_PYTORCH='1', HOROVOD_WITHOUT_MXNET='1', HOROVOD_WITHOUT_NVTX='1')
 ARCH_FLAGS = ('f16c', 'avx', 'fma')  # instructions that Horovod's CMakeLists.txt asks for where the processor has them
 
+# Headers that Horovod's files use and do not include. Up to GCC 13 other headers brought them along.
+INCLUDED = ('cstdint', 'stdexcept', 'string')
+
 # Horovod 0.28.1 is its last release, of 2023, and knows TensorFlow up to 2.15: (text, what stands there instead).
-EDITS = {os.path.join('horovod', 'tensorflow', 'CMakeLists.txt'): [
-    # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
-    ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
-     'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
-     '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
-    # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
-    ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
-]}
+EDITS = {
+    os.path.join('horovod', 'tensorflow', 'CMakeLists.txt'): [
+        # TensorFlow's own headers include these two libraries by paths that its include folder does not have by itself.
+        ('include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS})\n',
+         'include_directories(SYSTEM ${Tensorflow_INCLUDE_DIRS} ${Tensorflow_INCLUDE_DIRS}/external/highwayhash\n'
+         '                    ${Tensorflow_INCLUDE_DIRS}/external/farmhash_archive/src)\n'),
+        # An allreduce inside XLA's programs, off unless HOROVOD_ENABLE_XLA_OPS is set; it includes headers that have moved.
+        ('list(APPEND TF_SOURCES "${PROJECT_SOURCE_DIR}/horovod/tensorflow/xla_mpi_ops.cc")\n', ''),
+    ],
+    # A span that is assigned to, which nothing does; since GCC 14 that its length is constant is an error all the same.
+    os.path.join('third_party', 'flatbuffers', 'include', 'flatbuffers', 'stl_emulation.h'): [
+        ('  const size_type count_;\n', '  size_type count_;\n'),
+    ],
+}
 
 INSTALLED = """
 import json, os, horovod, horovod.tensorflow as hvd, tensorflow
@@ -89,7 +98,7 @@ def facts(gpu):
     """All that a wheel depends on: dict of text. A home directory may be shared by unlike machines."""
     return {
         'python': 'cp{}{}'.format(*sys.version_info[:2]),
-        'tensorflow': '-'.join(tensorflow()),
+        'tensorflow': 'tensorflow-' + tensorflow()[1],  # both distributions have the same headers
         'compiler': 'g++-' + version_line('g++', '-dumpfullversion', '-dumpversion'),
         'libc': '-'.join(platform.libc_ver()),
         'machine': '-'.join([platform.machine(), *processor_flags()]),
@@ -177,6 +186,7 @@ def build(folder, gpu):
         cuda_wheels.make_toolkit(toolkit, sysconfig.get_path('purelib'))
         settings.update(cuda_wheels.settings(toolkit))
     pip('wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, source, **settings,
+        CXXFLAGS=' '.join('-include ' + header for header in INCLUDED),
         HOROVOD_BUILD_ARCH_FLAGS=' '.join('-m' + flag for flag in processor_flags()),
         MAKEFLAGS='-j{}'.format(len(os.sched_getaffinity(0))),
         # Horovod's CMakeLists.txt asks for TensorFlow's flags by the name `python`.

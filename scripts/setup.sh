@@ -3,8 +3,9 @@
 # Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
 # tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
+# GPU=graph is TensorFlow's CUDA build alone, without CUDA: it knows GPUs' kernels and computes on CPUs.
 # VENV names another folder for the environment. `setup.sh sets` prints the sets, the newest first, `setup.sh choice` the
-# one that would be set up.
+# one that would be set up; `setup.sh environment` and `setup.sh compile` are two parts of the work, for images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,7 @@ has_tensorflow() { compgen -G "$VENV/lib/python*/site-packages/$1-*.dist-info" >
 
 GPU=${GPU:-$(has_tensorflow tensorflow && echo 1 || echo 0)}
 readonly GPU
-[[ $GPU = [01] ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
+[[ $GPU = @(0|1|graph) ]] || refuse "GPU=$GPU: must be 1 (CUDA builds) or 0 (CPUs)"
 
 # "Python TensorFlow" of each tested set. A file's second line has the Pythons that its versions serve.
 list_sets() {
@@ -110,6 +111,7 @@ missing_packages() {
   local python=$1
   command -v g++ >/dev/null || echo g++
   command -v cmake >/dev/null || echo cmake
+  command -v make >/dev/null || echo make
   command -v pkg-config >/dev/null || echo pkg-config
   command -v mpirun >/dev/null || echo openmpi-bin
   command -v mpicxx >/dev/null || echo libopenmpi-dev
@@ -138,7 +140,7 @@ install_system_packages() {
 
 make_venv() {
   local other=tensorflow_cpu
-  [ "$GPU" = 1 ] || other=tensorflow
+  [ "$GPU" != 0 ] || other=tensorflow
   # TensorFlow for CPUs and that for GPUs are the same folder of two distributions: one cannot be put over the other.
   [ "$(python_version "$VENV/bin/python")" = "$PYTHON_VERSION" ] && "$VENV/bin/python" -c 'import pip' &&
     ! has_tensorflow "$other" || "$PYTHON_PATH" -m venv --clear "$VENV"
@@ -148,6 +150,7 @@ make_venv() {
 install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
+  [ "$GPU" = graph ] && tensorflow="tensorflow==$TF_VERSION"
   # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
   "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
     -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
@@ -171,6 +174,17 @@ build_native() {
 
 self_check() { "$VENV/bin/python" scripts/selfcheck.py; }
 
+set_up_environment() {
+  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
+  install_system_packages "$PYTHON_PATH"
+  step "virtual environment in $VENV" make_venv
+  rm -f "$VENV/setup-done"
+  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
+  step "Horovod with MPI (built from source, once)" install_horovod
+}
+
+compile_native() { step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native; }
+
 main() {
   local want
   choose_set
@@ -179,13 +193,8 @@ main() {
     echo "setup: nothing to do"
     return
   fi
-  echo "setup: $("$PYTHON_PATH" --version) at $PYTHON_PATH, TensorFlow $TF_VERSION$([ "$GPU" = 0 ] || echo ' for GPUs')"
-  install_system_packages "$PYTHON_PATH"
-  step "virtual environment in $VENV" make_venv
-  rm -f "$VENV/setup-done"
-  step "Python packages (TensorFlow $TF_VERSION, tensorpack, OpenCV ...)" install_python_packages
-  step "Horovod with MPI (built from source, once)" install_horovod
-  step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native
+  set_up_environment
+  compile_native
   step "self-check (MPI, the op, an allreduce of two ranks)" self_check
   sed -n 's/^note: /setup: /p' "$VENV/setup.log"
   echo "$want" >"$VENV/setup-done"
@@ -195,5 +204,7 @@ main() {
 case "${1:-}" in
   sets) list_sets ;;
   choice) choose_set; echo "$PYTHON_VERSION $TF_VERSION $PYTHON_PATH$([ "$GPU" = 0 ] || echo ' for GPUs')" ;;
+  environment) choose_set; set_up_environment ;;
+  compile) compile_native ;;
   *) main ;;
 esac

@@ -33,6 +33,8 @@ GPUS="${SLURM_GPUS_ON_NODE:-$(wc -w <<<"${granted//,/ }")}"   # of this job, on 
 [ "$GPUS" != 0 ] || [ -n "${RANKS_PER_NODE:-}" ] || refuse_to_leave_gpus_idle "$@"
 
 PYTHON="${PYTHON:-.venv/bin/python}"
+CONTAINER="${CONTAINER:-}"            # an image file of containers/apptainer.def; its own programs run, and not this folder's
+CONTAINER_FLAGS="${CONTAINER_FLAGS-$([ "$GPUS" = 0 ] || echo --nv)}"   # for apptainer exec, as --bind /data
 DATA="${DATA-${SAT_DATA-$HOME/data/imagenet}}"  # empty: the handwritten digits, for a trial
 export SAT_DATA="$DATA"               # which an empty DATA must not fall back to
 BATCH="${BATCH:-32}"                  # images in a step, for each rank
@@ -41,13 +43,25 @@ LAUNCHER="${LAUNCHER:-mpirun}"        # or srun
 SRUN_MPI="${SRUN_MPI:-pmix}"          # of srun --mpi; see srun --mpi=list
 MPIRUN_FLAGS="${MPIRUN_FLAGS:-}"      # more flags for mpirun, as -mca btl_tcp_if_include ib0
 
+# What comes before a program's path in the checkout.
+python=("$PYTHON")
+programs=
+if [ -n "$CONTAINER" ]; then
+  read -ra python <<<"apptainer exec $CONTAINER_FLAGS"
+  python+=("$CONTAINER" python)
+  programs=/opt/smooth-adversarial-training/
+fi
+
 # A step must not wait until the data servers' step gives its resources back.
 export SLURM_OVERLAP=1
 
-# mpirun notices that a machine is silent after 30 to 60 s, not after Open MPI's 8 minutes.
-export OMPI_MCA_oob_tcp_keepalive_time="${OMPI_MCA_oob_tcp_keepalive_time:-30}"
-export OMPI_MCA_oob_tcp_keepalive_intvl="${OMPI_MCA_oob_tcp_keepalive_intvl:-10}"
-export OMPI_MCA_oob_tcp_keepalive_probes="${OMPI_MCA_oob_tcp_keepalive_probes:-3}"
+# mpirun notices that a machine is silent after 30 to 60 s, not after Open MPI's 8 minutes. By Open MPI 4's names and 5's.
+for setting in time=30 intvl=10 probes=3; do
+  for program in OMPI PRTE; do
+    name=${program}_MCA_oob_tcp_keepalive_${setting%=*}
+    export "$name=${!name:-${setting#*=}}"
+  done
+done
 
 # The releases took the program's flags as one quoted argument; that works too.
 main_flags=("$@")
@@ -56,13 +70,15 @@ main_flags=(--batch "$BATCH" ${DATA:+--data "$DATA"} "${main_flags[@]}")
 
 # launch PROGRAM FLAGS...: run it in all ranks; none is bound to cores, so that each machine's ranks share all of them.
 launch() {
-  local ranks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) more
+  local ranks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) program=$programs$1 more
+  shift
   read -ra more <<<"$MPIRUN_FLAGS"
   case $LAUNCHER in
     mpirun) exec mpirun -np "$ranks" -map-by "ppr:$RANKS_PER_NODE:node:OVERSUBSCRIBE" -bind-to none "${more[@]}" \
-              "$PYTHON" "$@" ;;
+              "${python[@]}" "$program" "$@" ;;
     srun) exec srun --mpi="$SRUN_MPI" --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$ranks" \
-            --ntasks-per-node="$RANKS_PER_NODE" --overcommit --cpu-bind=none --kill-on-bad-exit=1 "$PYTHON" "$@" ;;
+            --ntasks-per-node="$RANKS_PER_NODE" --overcommit --cpu-bind=none --kill-on-bad-exit=1 "${python[@]}" \
+            "$program" "$@" ;;
     *) echo "LAUNCHER=$LAUNCHER: choose mpirun or srun" >&2; exit 2 ;;
   esac
 }

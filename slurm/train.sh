@@ -30,7 +30,7 @@ start_servers() {
   exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none \
     --gres=none --kill-on-bad-exit=1 --open-mode=append --output="$LOGS/data-$SLURM_JOB_ID.%N.log" \
     bash -c "$SERVE" serve-data \
-    "$PYTHON" third_party/serve-data.py --batch "$BATCH" ${DATA:+--data "$DATA"} "${more[@]}"
+    "${python[@]}" "${programs}third_party/serve-data.py" --batch "$BATCH" ${DATA:+--data "$DATA"} "${more[@]}"
 }
 
 # What runs on a node: a server, until SIGUSR1 (srun hands that on; with any other signal it kills without a word).

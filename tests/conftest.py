@@ -1,4 +1,5 @@
 """What the tests share. TensorFlow is imported inside the fixtures: tests that do without it start at once."""
+import collections
 import functools
 import gzip
 import json
@@ -38,6 +39,17 @@ def load_json():
         with opener(_fixture_path(name), 'rt') as f:
             return json.load(f)
     return load
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says how much tests have looked at that count it, in their property 'looked at': a dict of names to numbers."""
+    looked_at = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, 'when', None) == 'call':
+                looked_at.update(dict(report.user_properties).get('looked at', {}))
+    if looked_at:
+        terminalreporter.write_line('looked at: ' + ', '.join('{:,} {}'.format(n, name) for name, n in looked_at.items()))
 
 
 @pytest.fixture

@@ -61,10 +61,11 @@ _BEFORE = {'judged/results.json': 'python main.py --eval --load CKPT --data D -d
 # As `make test` and README ask for with root and few cores; without GPUs, of which each rank would want its own, and
 # without a network between machines.
 _MPI = {'CUDA_VISIBLE_DEVICES': '', 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
-        'OMPI_MCA_rmaps_base_oversubscribe': '1', 'NCCL_IB_CUDA_SUPPORT': '0', 'NCCL_IB_DISABLE': '1', 'NCCL_DEBUG': 'WARN'}
+        'OMPI_MCA_rmaps_base_oversubscribe': '1', 'PRTE_MCA_rmaps_default_mapping_policy': ':oversubscribe',
+        'NCCL_IB_CUDA_SUPPORT': '0', 'NCCL_IB_DISABLE': '1', 'NCCL_DEBUG': 'WARN'}
 # What Slurm tells a job on one node; mpirun is not to look for more of it.
 _JOB = {'SLURM_JOB_ID': '1', 'SLURM_JOB_NUM_NODES': '1', 'SLURM_SUBMIT_DIR': '.', 'RANKS_PER_NODE': '2', 'BATCH': '4',
-        'OMPI_MCA_ras': '^slurm', 'OMPI_MCA_plm': '^slurm'}
+        **{mpi + name: '^slurm' for mpi in ('OMPI_MCA_', 'PRTE_MCA_') for name in ('ras', 'plm')}}
 # ---------------------------------------------
 
 RANKS = 2

@@ -16,6 +16,12 @@ SMALL = ATTACKED + ['--eval-attack-iter', '2']
 # The quickest run there is, for what depends on neither data nor attack; beside ATTACKED, as it judges nothing.
 LEAN = ['--fake', '--steps-per-epoch', str(STEPS), '--attack-iter', '0']
 
+# Rank number k runs the k-th of several command lines of this Python. mpirun's own way to say it, `:`, ends Open MPI 5.0.7.
+_EACH_ITS_OWN = '''
+import json, os, sys
+os.execv(sys.executable, [sys.executable, *json.loads(sys.argv[1])[int(os.environ['OMPI_COMM_WORLD_RANK'])]])
+'''
+
 SECONDS = 180  # until a run of several ranks counts as hanging
 
 
@@ -46,6 +52,11 @@ def differing(first, second):
 
 def epochs_in(folder):
     return [entry['epoch_num'] for entry in read_json(folder / 'stats.json')]
+
+
+def each_its_own(*commands):
+    """The command of all ranks with which each runs its own of ``commands`` (lists of words)."""
+    return ['-c', _EACH_ITS_OWN, json.dumps([[str(word) for word in command] for command in commands])]
 
 
 def start_ranks(ranks, *command, cwd, **environment):

@@ -148,6 +148,21 @@ def test_the_l1_projection_of_a_large_image_is_exact(sess):
     np.testing.assert_allclose(got, shrink_to_l1(point.astype(np.float64), 75.0), atol=1e-6)
 
 
+def test_the_l1_projection_of_a_large_image_whose_elements_move_alike_shares_the_radius(sess):
+    point = np.full([1, 388, 388, 3], 0.3, np.float32)
+    got = sess.run(norms.L1Ball(tf.zeros(point.shape), 75.0).project(tf.constant(point)))
+    np.testing.assert_allclose(length(got.astype(np.float64), 'L1'), 75, rtol=1e-3)
+    assert np.ptp(got) == 0
+
+
+@EVERY_NORM
+def test_attacks_do_without_float64_of_which_gpus_compute_little(graph, norm):
+    for attacker in PGDAttacker(2, 8.0, 4.0, norm=norm), MomentumAttacker(2, 8.0, 4.0, norm=norm), FGSMAttacker(
+            8.0, norm=norm):
+        attacker.attack(tf.constant(IMAGE), tf.constant(LABEL), logits_of)
+    assert not [op.name for op in graph.get_operations() for tensor in op.outputs if tensor.dtype == tf.float64]
+
+
 def test_an_l1_step_passes_over_elements_that_cannot_move(sess):
     gradient = WEIGHTS[:, 0].astype(np.float32).reshape(1, 4, 4, 3)
     largest = np.unravel_index(np.abs(gradient).argmax(), gradient.shape)

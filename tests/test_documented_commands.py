@@ -27,6 +27,7 @@ NOT_RUN = {
     r'make setup( GPU=[01])?': 'installs; every use of .venv/bin/python stands on it',
     r'make setup (PYTHON|TENSORFLOW)=[\d.]+': 'installs: test_setup.py::test_python_and_tensorflow_choose',
     r'make test-stacks': 'sets up every set of versions: test_stacks.py::test_every_set_gives_each_image_the_same_verdict',
+    r'make test-gpu-graph': "needs TensorFlow's CUDA build: test_gpu_graph.py::test_a_gpu_has_a_kernel_for_each_op",
     r'\S*python scripts/horovod_wheel.py .*':
         'builds Horovod: test_setup.py::test_a_wheel_is_built_once_and_installed_from_then_on',
     r'make demo': 'test_programs.py::test_an_interrupted_demo_leaves_nothing_running starts the same program',
@@ -38,6 +39,10 @@ NOT_RUN = {
         'test_benchmarks.py::test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none',
     r'make -C third_party/zmq_ops fuzz':
         'test_zmq_ops.py::test_the_parser_withstands_damaged_messages_under_sanitizers',
+    r'make test-containers': 'builds images: test_containers.py',
+    r'(docker|podman|apptainer|srun) .*|mpirun .* apptainer exec .*|git clone .*|CONTAINER=.* sbatch .*':
+        'needs a container engine or Slurm: test_containers.py trains and judges in the image, '
+        'test_slurm_gpus.py::test_ranks_and_servers_run_the_programs_of_an_image',
     r'pytest -m slow -s': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',

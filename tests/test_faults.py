@@ -566,6 +566,8 @@ def test_mpirun_passes_sigusr1_on_to_all_ranks(tmp_path):
 @pytest.mark.slow
 def test_mpirun_passes_sigterm_on_and_waits_for_the_checkpoint_as_long_as_it_is_told(tmp_path):
     """It waits once before the signal and once after it, and says 1."""
+    if 'Open MPI) 4' not in subprocess.run(['mpirun', '--version'], stdout=subprocess.PIPE, text=True).stdout:
+        pytest.skip('Open MPI 5 kills ranks a quarter of a second after SIGTERM, whatever it is told')
     job = QuietJob(tmp_path, OMPI_MCA_odls_base_sigkill_timeout='10')
     assert_stopped(job, job.end(lambda job: job.mpirun.terminate(), 30), 'SIGTERM', exit_code=1)
 
@@ -575,7 +577,7 @@ def test_a_rank_killed_ends_the_job_and_mpirun_names_it(tmp_path):
     job = Job(tmp_path)
     ended = job.end(lambda job: job.rank(1).kill(), 60)
     assert ended.returncode == 128 + signal.SIGKILL
-    assert re.search(r'process rank 1 .* exited on signal 9', ended.stderr)
+    assert re.search('process rank 1 .* exited on signal 9', ' '.join(ended.stderr.split()))
     assert job.resumes()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import checkpoints
 import hosts
+from small_runs import each_its_own
 
 pytestmark = pytest.mark.multihost
 
@@ -24,8 +25,9 @@ TRAINING = NETWORK + ['--epochs', str(EPOCHS), '--attack-iter', '1', '--eval-att
 ADDRESS, OTHER = 'ipc://@imagenet-train-b{}'.format(BATCH), 'ipc://@another'
 SECONDS = 240  # until a job counts as hanging
 # What docs/cluster.md recommends and slurm/launch.sh sets: mpirun notices a silent machine after 30 to 60 s.
-KEEPALIVE = {'OMPI_MCA_oob_tcp_keepalive_' + name: value for name, value in
-             [('time', '30'), ('intvl', '10'), ('probes', '3')]}
+# Open MPI 4's names and 5's.
+KEEPALIVE = {program + '_MCA_oob_tcp_keepalive_' + name: value for program in ('OMPI', 'PRTE')
+             for name, value in [('time', '30'), ('intvl', '10'), ('probes', '3')]}
 
 
 @pytest.fixture(scope='module')
@@ -106,9 +108,9 @@ def test_two_machines_with_a_server_each_train_as_one_machine_with_two_servers(n
         assert job.returncode == 0, job.stdout.read()
     assert most == [1, 1] and peers(network.login) == 0
 
-    rank = [sys.executable, MAIN, *TRAINING, '--logdir', tmp_path / 'one']
+    rank = [MAIN, *TRAINING, '--logdir', tmp_path / 'one']
     with data_server(network.login, environment, 0), data_server(network.login, environment, 1, OTHER):
-        job = mpirun('-H', 'login:2', '-np', '1', *rank, ':', '-np', '1', *rank, '--serve-address', OTHER)
+        job = mpirun('-H', 'login:2', sys.executable, *each_its_own(rank, [*rank, '--serve-address', OTHER]))
         assert job.wait(SECONDS) == 0, job.stdout.read()
     two, one = statistics(tmp_path / 'two'), statistics(tmp_path / 'one')
     assert [entry['global_step'] for entry in two] == [STEPS, 2 * STEPS] and two == one

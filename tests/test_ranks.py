@@ -10,7 +10,7 @@ import pytest
 
 import checkpoints
 from image_folders import make_noise_folder
-from small_runs import MAIN, ROOT, SECONDS, mpirun
+from small_runs import MAIN, ROOT, SECONDS, each_its_own, mpirun
 from third_party import utils
 from third_party.utils import Ranks
 
@@ -30,6 +30,26 @@ def no_launcher(monkeypatch):
 
 def test_a_process_that_nobody_launched_has_no_rank_and_is_alone(no_launcher):
     assert utils.launched_rank() is None
+    assert utils.start_ranks() == Ranks(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize('rank, size', [
+    ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'PMI_SIZE'), ('PMIX_RANK', 'SLURM_STEP_NUM_TASKS')])
+def test_ranks_that_do_not_find_each_other_are_refused_in_one_line(no_launcher, monkeypatch, capsys, rank, size):
+    import horovod.tensorflow as hvd
+    for name in ('rank', 'local_rank'):
+        monkeypatch.setattr(hvd, name, lambda: 0)
+    for name in ('size', 'local_size'):
+        monkeypatch.setattr(hvd, name, lambda: 1)
+    monkeypatch.setattr(hvd, 'init', lambda: None)
+    for number in '01':
+        monkeypatch.setenv(rank, number)
+        monkeypatch.setenv(size, '2')
+        with pytest.raises(SystemExit, match='2'):
+            utils.start_ranks()
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and 'error: the launcher started 2 ranks and each is alone' in said
+    monkeypatch.setenv(size, '1')
     assert utils.start_ranks() == Ranks(0, 1, 0, 1)
 
 
@@ -425,7 +445,7 @@ def line_of_two(data, served, tmp_path):
 
     def run(*more):
         rank = [MAIN, *TRAINING, '--data', data, '--serve-address']
-        ended = mpirun(1, *rank, served, ':', '-np', '1', sys.executable, *rank, other, *more, cwd=tmp_path)
+        ended = mpirun(2, *each_its_own([*rank, served], [*rank, other, *more]), cwd=tmp_path)
         assert ended.returncode == 2 and 'Traceback' not in ended.stderr and os.listdir(tmp_path) == []
         line, = [line for line in ended.stderr.splitlines() if 'error: ' in line]
         return line

@@ -160,7 +160,7 @@ def test_every_set_pins_all_that_is_asked_for():
 
 # The wheel of Horovod.
 
-FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-cpu-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4', 'script': 'ab' * 32}
+FACTS = {'python': 'cp312', 'tensorflow': 'tensorflow-2.21.0', 'mpi': 'mpirun (Open MPI) 4.1.4', 'script': 'ab' * 32}
 
 
 @pytest.fixture
@@ -299,12 +299,11 @@ def test_the_folder_tells_apart_whatever_a_wheel_depends_on(monkeypatch, tmp_pat
 
 
 def test_the_source_is_edited_and_a_line_that_is_not_there_is_an_error(tmp_path):
-    (name, edits), = horovod_wheel.EDITS.items()
-    path = tmp_path / name
-    path.parent.mkdir(parents=True)
-    path.write_text('first\n' + ''.join(old for old, _ in edits) + 'last\n')
+    for name, edits in horovod_wheel.EDITS.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('first\n' + ''.join(old for old, _ in edits) + 'last\n')
     horovod_wheel.edit(str(tmp_path), horovod_wheel.EDITS)
-    text = path.read_text()
+    text = (tmp_path / 'horovod' / 'tensorflow' / 'CMakeLists.txt').read_text()
     assert 'xla_mpi_ops' not in text and '/external/highwayhash\n' in text and '/farmhash_archive/src)\n' in text
     assert text.startswith('first\n') and text.endswith('last\n')
     with pytest.raises(SystemExit, match='0 lines .* instead of one'):

@@ -11,6 +11,15 @@ NODE = '''NodeName={} Arch=x86_64 CoresPerSocket=32
    NodeAddr=n NodeHostName=n Version=23.02
    CfgTRES=cpu=64,gres/gpu=7
 '''
+# Says in one line what it starts. A data server then runs until it is asked to end; with SERVED ranks wait for it first.
+LAUNCHER = '''
+words=${*//$'\\n'/ }
+echo "started ${0##*/}: $words"
+case $words in
+  *serve-data.py*) sleep 60 & trap "kill $!" USR1; touch "$SERVED"; wait ;;
+  *) until [ -z "$SERVED" ] || [ -e "$SERVED" ]; do sleep 0.1; done ;;
+esac
+'''
 
 
 @pytest.fixture
@@ -21,12 +30,12 @@ def submit(tmp_path):
         for name, content in (('scontrol', '[ "$*" = "show node n[0-1]" ] && cat <<"END"\n{}END\n'.format(nodes)),
                               ('nvidia-smi', '[ "$*" = -L ] && cat <<"END"\n{}END\n'.format(
                                   ''.join('GPU {}: NVIDIA A100\n'.format(k) for k in range(listed)))),
-                              ('mpirun', 'echo "started: $*"\n')):
+                              ('mpirun', LAUNCHER), ('srun', LAUNCHER)):
             path = tmp_path / name
             path.write_text('#!/bin/bash\n' + content)
             path.chmod(0o755)
         environment = {name: value for name, value in os.environ.items() if not name.startswith('SLURM_')}
-        for name in ('DATA', 'RANKS_PER_NODE', 'CUDA_VISIBLE_DEVICES'):
+        for name in ('DATA', 'RANKS_PER_NODE', 'CUDA_VISIBLE_DEVICES', 'CONTAINER', 'CONTAINER_FLAGS'):
             environment.pop(name, None)
         environment.update(PATH='{}:{}'.format(tmp_path, environment['PATH']), SLURM_JOB_ID='7', SLURM_JOB_NUM_NODES='2',
                            SLURM_JOB_NODELIST='n[0-1]', SLURM_SUBMIT_DIR=ROOT, **variables)
@@ -66,4 +75,22 @@ def test_gpus_that_slurm_does_not_hand_out_are_named_too(submit):
 def test_other_jobs_start_a_rank_for_each_of_their_gpus_or_as_many_as_asked_for(submit, node, variables, ranks):
     job = submit('eval.sh', '--load', 'x', **node, **variables)
     assert job.returncode == 0 and job.stderr == '', job.stderr
-    assert 'started: -np {} -map-by ppr:{}:node:OVERSUBSCRIBE '.format(2 * ranks, ranks) in job.stdout
+    assert 'started mpirun: -np {} -map-by ppr:{}:node:OVERSUBSCRIBE '.format(2 * ranks, ranks) in job.stdout
+
+
+IN_IMAGE = 'apptainer exec {}my-image.sif python /opt/smooth-adversarial-training/'
+
+
+@pytest.mark.parametrize('launcher', ['mpirun', 'srun'])
+@pytest.mark.parametrize('variables, flags', [
+    (dict(), ''), (dict(SLURM_GPUS_ON_NODE='2'), '--nv '),
+    (dict(SLURM_GPUS_ON_NODE='2', CONTAINER_FLAGS='--rocm --bind /data'), '--rocm --bind /data ')])
+def test_ranks_and_servers_run_the_programs_of_an_image(submit, tmp_path, launcher, variables, flags):
+    job = submit('train.sh', '--epochs', '1', CONTAINER='my-image.sif', LAUNCHER=launcher, LOGS=str(tmp_path),
+                 SERVED=str(tmp_path / 'served'), **variables)
+    assert job.returncode == 0, job.stderr
+    server, = [line for line in job.stdout.splitlines() if 'serve-data.py' in line]
+    ranks, = [line for line in job.stdout.splitlines() if 'main.py' in line]
+    assert ' serve-data ' + IN_IMAGE.format(flags) + 'third_party/serve-data.py --batch 32 ' in server
+    assert ranks.startswith('started ' + launcher)
+    assert ' ' + IN_IMAGE.format(flags) + 'main.py --logdir train_log/job-7 --resume-if-any --batch 32 ' in ranks

@@ -14,8 +14,9 @@ import psutil
 
 from third_party import gpus
 
-# What the launchers tell the processes they start: Open MPI, MPICH and Intel MPI, and PMIx (srun --mpi=pmix).
-_RANK_VARIABLES = ('OMPI_COMM_WORLD_RANK', 'PMI_RANK', 'PMIX_RANK')
+# What the launchers tell the processes they start, number and how many: Open MPI, MPICH and Intel MPI, and Slurm with PMIx.
+_RANK_VARIABLES = {'OMPI_COMM_WORLD_RANK': 'OMPI_COMM_WORLD_SIZE', 'PMI_RANK': 'PMI_SIZE',
+                   'PMIX_RANK': 'SLURM_STEP_NUM_TASKS'}
 
 _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks that are left
 
@@ -41,10 +42,16 @@ def launched_rank():
     return None
 
 
+def launched_size():
+    """How many ranks the launcher says that it started; 1 if it does not say."""
+    return next((int(os.environ.get(size, 1)) for rank, size in _RANK_VARIABLES.items() if rank in os.environ), 1)
+
+
 def start_ranks():
     """Start Horovod if a launcher started this process. OMPI_MCA_mpi_yield_when_idle in the environment goes before.
 
-    Ranks that cannot have a GPU each, though they see some, end with exit code 2.
+    Ranks that cannot have a GPU each, though they see some, end with exit code 2, and so do those that do not find each
+    other: each would do all the work.
 
     Returns:
         Ranks: (0, 1, 0, 1) without a launcher.
@@ -60,6 +67,9 @@ def start_ranks():
     hvd.init()
     ranks = Ranks(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
     if ranks.size == 1:
+        if launched_size() > 1:
+            fail('the launcher started {} ranks and each is alone; it and the MPI here do not fit: versions of mpirun inside '
+                 'and outside of a container, or srun without --mpi=pmix'.format(launched_size()), launched_rank())
         return ranks
     seen = [json.loads(text) for text in gather_texts(ranks, json.dumps(gpus.visible()))]
     try:
