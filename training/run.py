@@ -61,9 +61,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     monitors = []
     if ranks.is_chief:
         statistics = Statistics()
-        saver = CheckpointSaver(folder, run.keep_checkpoints, monitored_name(
-            judged_steps, run.moving_average_decay > 0) + '-top1-error', statistics, card.make(
-                flat(settings.network, settings.view, run), classes))
+        saver = _saver(settings, classes, folder, statistics)
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     rated = flat(settings.update, schedule)
@@ -100,6 +98,13 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         raise source.ds.failure
     if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
+
+
+def _saver(settings, classes, folder, statistics):
+    run = settings.run
+    monitored = monitored_name(settings.evaluation_attack.num_iter, run.moving_average_decay > 0) + '-top1-error'
+    return CheckpointSaver(folder, run.keep_checkpoints, monitored, statistics, card.make(
+        flat(settings.network, settings.view, run), classes))
 
 
 def _attackers_after(settings, make_attacker, epoch):
