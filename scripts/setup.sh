@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, this project's C++, a self-check.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, this
+# project's modules by their names, a self-check.
 # Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
 # tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
