@@ -4,7 +4,7 @@
 # BASE is a Debian 12 or 13; TENSORFLOW chooses as in `make setup`. The steps' commands are in containers/install.sh.
 ARG BASE=debian:13-slim
 
-# With compilers. What is copied first changes least: a changed Python file builds neither Horovod nor the libraries anew.
+# With compilers. What is copied first changes least: a changed Python file builds neither Horovod nor libraries anew.
 FROM ${BASE} AS build
 ARG GPU=0
 ARG TENSORFLOW=

@@ -8,7 +8,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export OMPI_MCA_rmaps_base_oversubscribe := 1
 export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
 
-.PHONY: setup demo test test-all test-stacks test-gpu-graph test-slurm test-multihost test-containers bench bench-baseline
+.PHONY: setup demo test test-all test-stacks test-gpu-graph \
+  test-slurm test-multihost test-containers bench bench-baseline
 
 setup:
 	@scripts/setup.sh

@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import os
+import signal
 
 import pytest
 
@@ -14,6 +15,9 @@ from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 os.environ.pop('SAT_DATA', None)  # tests name their data
+# A job in a shell's background ignores Ctrl-C, as would all programs that it starts; tests end some of them so.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
 
 
