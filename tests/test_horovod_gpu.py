@@ -233,7 +233,8 @@ def library(tmp_path_factory):
         (folder / name).write_text(text)
     # -Bsymbolic: its own cudaMemcpyAsync and the like, not those that TensorFlow has in a process that imported it.
     subprocess.run(['g++', '-std=c++14', '-shared', '-fPIC', '-Wl,-Bsymbolic', '-I', folder,
-                    '-o', folder / 'kernels.so', folder / 'calls.cc', os.path.join(cuda_wheels.REPLACEMENTS, 'cuda_kernels.cc')], check=True)
+                    '-o', folder / 'kernels.so', folder / 'calls.cc',
+                    os.path.join(cuda_wheels.REPLACEMENTS, 'cuda_kernels.cc')], check=True)
     library = ctypes.CDLL(str(folder / 'kernels.so'))
     for call in library.scale, library.batch, library.scaled_batch:
         call.restype = ctypes.c_char_p
