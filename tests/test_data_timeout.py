@@ -48,9 +48,13 @@ def served(address, messages):
     description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake',
                    'fake': True, 'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
 
+    ended = threading.Event()
+
     def push():
-        socket.poll(20000, zmq.POLLOUT)
         for frames in messages:
+            while not socket.poll(100, zmq.POLLOUT):  # a send would wait for ever for a receiver that has ended
+                if ended.is_set():
+                    return
             socket.send_multipart(frames)
     context = zmq.Context()
     with contextlib.closing(InfoServer(address, description)) as info, contextlib.ExitStack() as stack:
@@ -61,8 +65,11 @@ def served(address, messages):
             socket.bind(address)
             thread = threading.Thread(target=push)
             thread.start()
-            yield
-            thread.join()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
 
 
 @pytest.fixture
