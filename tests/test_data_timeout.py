@@ -52,10 +52,12 @@ def served(address, messages):
 
     def push():
         for frames in messages:
-            while not socket.poll(100, zmq.POLLOUT):  # a send would wait for ever for a receiver that has ended
-                if ended.is_set():
-                    return
-            socket.send_multipart(frames)
+            while not ended.is_set():  # a plain send would wait for ever for a receiver that has gone
+                try:
+                    socket.send_multipart(frames, zmq.DONTWAIT)
+                    break
+                except zmq.Again:
+                    ended.wait(0.02)
     context = zmq.Context()
     with contextlib.closing(InfoServer(address, description)) as info, contextlib.ExitStack() as stack:
         stack.callback(context.term)  # not destroy(), which would close the socket of a thread
