@@ -19,8 +19,9 @@ demo: setup
 
 # Most tests keep one core busy. More processes than these take gigabytes of memory each for little.
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores : 4)))
+# A test that hangs fails with its name and all threads' stacks; the others go on in a new process.
 test: setup
-	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	@$(PY) -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --timeout 600 --timeout-method thread
 
 test-all: setup
 	@$(PY) -m pytest -q -m "not slurm and not multihost and not stacks and not gpu_graph and not containers"

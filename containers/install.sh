@@ -34,9 +34,9 @@ compile() {
   find native third_party -name '*.so' -exec cp --parents {} "$COMPILED" \;
   # Nothing is compiled against TensorFlow any more, and its headers are a seventh of the environment.
   rm -rf "$VENV"/lib/python3*/site-packages/tensorflow/include "$VENV/setup.log"
-  # Python keeps what it compiles where it may write, which is nowhere in an image. Packages have files that are not for
-  # this Python, which do not matter; and an image's files have other times than those that were compiled.
-  "$VENV/bin/python" -m compileall -q -j 0 --invalidation-mode unchecked-hash "$VENV/lib" >/dev/null 2>&1 || true
+  # An image's files may have other times than those that pip compiled, and Python can keep nothing in an image. Packages
+  # have files that are not for this Python, which do not matter.
+  "$VENV/bin/python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$VENV/lib" >/dev/null 2>&1 || true
 }
 
 programs() { install_packages python3 openmpi-bin libzmq5 libjpeg62-turbo; }

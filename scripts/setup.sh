@@ -153,8 +153,7 @@ install_python_packages() {
   local tensorflow="tensorflow-cpu==$TF_VERSION"
   [ "$GPU" = 1 ] && tensorflow="tensorflow[and-cuda]==$TF_VERSION"
   [ "$GPU" = graph ] && tensorflow="tensorflow==$TF_VERSION"
-  # Python compiles what is imported; compiling all of it here would take longer than the rest of the installation.
-  "$VENV/bin/python" -m pip install --disable-pip-version-check --no-compile "$tensorflow" \
+  "$VENV/bin/python" -m pip install --disable-pip-version-check "$tensorflow" \
     -r requirements.txt -r requirements-test.txt -c "constraints/tensorflow-$TF_VERSION.txt"
 }
 

@@ -47,10 +47,16 @@ def served(address, messages):
     description = {'batch': BATCH, 'input_size': 8, 'dtype': 'uint8', 'channels': 'BGR', 'dataset': 'fake',
                    'fake': True, 'classes': [], 'num_images': BATCH, 'shard': [0, 1], 'seed': 0, 'augmentation': 'none'}
 
+    ended = threading.Event()
+
     def push():
-        socket.poll(20000, zmq.POLLOUT)
         for frames in messages:
-            socket.send_multipart(frames)
+            while not ended.is_set():  # a plain send would wait for ever for a receiver that has gone
+                try:
+                    socket.send_multipart(frames, zmq.DONTWAIT)
+                    break
+                except zmq.Again:
+                    ended.wait(0.02)
     context = zmq.Context()
     with contextlib.closing(InfoServer(address, description)) as info, contextlib.ExitStack() as stack:
         stack.callback(context.term)  # not destroy(), which would close the socket of a thread
@@ -60,8 +66,11 @@ def served(address, messages):
             socket.bind(address)
             thread = threading.Thread(target=push)
             thread.start()
-            yield
-            thread.join()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
 
 
 @pytest.fixture
