@@ -4,7 +4,8 @@ import argparse
 import smooth_activations
 from adv_model import PRECISIONS
 from attacks.balls import BALLS
-from attacks.gradient import ATTACKS, TARGETS
+from attacks.parts import TARGETS
+from attacks.registry import KINDS
 from data.augment import AUGMENTATIONS
 from data.policies import POLICIES
 from efficientnet.scaling import SIZES
@@ -34,6 +35,7 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
           'activations': Named(smooth_activations.NAMES, activation_name),
           'slopes': Named(smooth_activations.SLOPE_NAMES, _slope_name),
           'optimizers': Named(OPTIMIZERS), 'precisions': Named(PRECISIONS),
-          'attacks': Named(ATTACKS), 'targets': Named(TARGETS), 'norms': Named(BALLS),
+          'attacks': Named(KINDS, explain=lambda word: KINDS[word].help),
+          'targets': Named(TARGETS), 'norms': Named(BALLS),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
           'recipes': Named(RECIPES)}

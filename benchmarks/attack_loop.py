@@ -39,8 +39,8 @@ def build(args, as_published):
     with TowerContext('', is_training=False), tensorflow_ops_only() if as_published else contextlib.nullcontext():
         image = image_preprocess(image, model.data_format, model.channels)
         if as_published:
-            return model.attacker.attack(image, label, model.get_logits)[0]
-        return model.attack(model.attacker, image, label, None, model.attack_gradient, model.attack_precision)[0]
+            return model.attacker.attack(image, label, model.get_logits).image
+        return model.attack(model.attacker, image, label, None, model.attack_gradient, model.attack_precision).image
 
 
 def run(argv):

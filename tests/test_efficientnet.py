@@ -337,7 +337,7 @@ def test_the_network_takes_rgb_in_the_scaling_asked_for(sess, monkeypatch, few_b
     monkeypatch.setattr(network, 'efficientnet', lambda image, *_: image)
     model = make_network(*few_blocks, *FLAGS[:-1], data_format, '--input-scaling', scaling)
     judged = []
-    monkeypatch.setattr(model, 'watch_attack', lambda attacker, image, label, *_: (
+    monkeypatch.setattr(model, 'attack', lambda attacker, image, label, *_: (
         judged.append(model.network(image)) or image, tf.zeros_like(label), tf.zeros_like(label, tf.bool)))
     monkeypatch.setattr(model, 'get_logits', lambda image: tf.zeros([4, 10]))
     with TowerContext('', is_training=False):

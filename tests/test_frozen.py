@@ -6,8 +6,8 @@ from tensorpack.tfutils.tower import TowerContext
 
 import nets
 from adv_model import PRECISIONS
-from attacks.gradient import MomentumAttacker
-from attacks.pgd import PGDAttacker
+from attacks.attacker import Attacked
+from attacks.pgd import MomentumAttacker, PGDAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 
@@ -40,7 +40,7 @@ def flags(request, monkeypatch, few_blocks):
 class Watched:
     """An attacker that keeps what ``get_logits`` gives it in a loop of one step, and its gradient."""
 
-    def attack(self, image, label, get_logits, seeds=None):
+    def attack(self, image, label, get_logits, seeds, lengths):
         def body(*_):
             logits = get_logits(image)
             loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=label))
@@ -48,7 +48,7 @@ class Watched:
         self.logits, self.gradient = tf.while_loop(
             lambda *_: True, body, [tf.zeros([COUNT, 10]), tf.zeros_like(image)], maximum_iterations=1,
             back_prop=False, return_same_structure=True)
-        return image, label
+        return Attacked(image, label, None)
 
 
 def plain(model, image):

@@ -17,7 +17,8 @@ from analysis.subject import Subject
 from analysis.sweep import Plan
 from attacks.autoattack import ensemble
 from attacks.balls import BALLS, LinfBall
-from attacks.gradient import ATTACKS, TARGETS
+from attacks.parts import TARGETS
+from attacks.registry import KINDS
 from commands import training_data
 from commands.networks import make_model
 from commands.training_data import TrainingData
@@ -72,7 +73,7 @@ def evaluations():
         yield from (('--arch', name, '-d', str(depth)) for depth in architecture.depths)
     yield from (('--arch', 'EfficientNet', '--model-name', size) for size in SIZES)
     for attack, norm, target, early_stop, computed in itertools.product(
-            ATTACKS, BALLS, TARGETS, ((), ('--early-stop',)), COMPUTED):
+            KINDS, BALLS, TARGETS, ((), ('--early-stop',)), COMPUTED):
         flags = (*SMALL, '--attack', attack, '--norm', norm, '--attack-target', target, *early_stop, *computed)
         yield (*flags, '--attack-epsilon', '8')
     for version, norm in itertools.product((*ensemble.VERSIONS, ','.join(ensemble.ATTACKS)), BALLS):
@@ -101,7 +102,7 @@ def choices(name):
 def allowed(mode, flags):
     """Whether main.py takes flags of attacks together."""
     try:
-        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)))
+        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS)
     except ValueError:
         return False
     return True
