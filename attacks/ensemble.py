@@ -2,7 +2,7 @@
 import tensorflow.compat.v1 as tf
 
 from attacks.attacker import Attacked, Attacker, refuse_lengths
-from attacks.threat import ANY_STEP, as_truth, is_right, no_target, predicted_label
+from attacks.threat import ANY_STEP, as_truth, is_wrong, no_target, predicted_label
 from seeds import EVALUATION_STREAM, image_seeds
 
 
@@ -42,8 +42,8 @@ class Ensemble(Attacker):
             truth = as_truth(truth)
             adv, rows = tf.identity(image), tf.range(tf.shape(image)[0])
             for part in self.parts:
-                right = is_right(predicted_label(get_logits(tf.gather(adv, rows))), tf.gather(truth, rows))
-                rows = tf.boolean_mask(rows, right)
+                broken = is_wrong(predicted_label(get_logits(tf.gather(adv, rows))), tf.gather(truth, rows))
+                rows = tf.boolean_mask(rows, ~broken)
                 found = part.attack(*(tf.gather(value, rows) for value in (image, truth)), get_logits,
                                     tf.gather(seeds, rows))
                 adv = tf.tensor_scatter_nd_update(adv, rows[:, tf.newaxis], found.image)

@@ -41,8 +41,7 @@ def distribution_of(truth, classes):
 
 def right_classes(truth, classes):
     """bool [N, classes]."""
-    if _are_labels(truth):
-        return tf.one_hot(truth, classes, True, False)
+    truth = distribution_of(truth, classes)
     return tf.equal(truth, tf.reduce_max(truth, axis=1, keepdims=True))
 
 
@@ -53,18 +52,17 @@ def cross_entropy(logits, truth):
     return tf.nn.softmax_cross_entropy_with_logits_v2(logits=logits, labels=truth)
 
 
-def is_right(prediction, truth):
-    """bool [N]: whether a predicted label is a right one; -1 never is."""
+def is_wrong(prediction, truth):
+    """bool [N]: whether a predicted label is no right one; -1 never is."""
     if _are_labels(truth):
-        return tf.equal(prediction, truth)
+        return tf.not_equal(prediction, truth)
     classes = tf.shape(truth)[1]
-    return tf.reduce_any(right_classes(truth, classes) & tf.one_hot(prediction, classes, True, False), axis=1)
+    return ~tf.reduce_any(right_classes(truth, classes) & tf.one_hot(prediction, classes, True, False), axis=1)
 
 
 def attack_succeeded(prediction, truth, target):
     """bool [N]: a targeted attack succeeds where the target is predicted, an untargeted one where no right label is."""
-    wrong = tf.not_equal(prediction, truth) if _are_labels(truth) else ~is_right(prediction, truth)
-    return tf.where_v2(tf.equal(target, NO_TARGET), wrong, tf.equal(prediction, target))
+    return tf.where_v2(tf.equal(target, NO_TARGET), is_wrong(prediction, truth), tf.equal(prediction, target))
 
 
 def no_target(truth):
