@@ -13,7 +13,7 @@ from tensorpack.tfutils.collection import freeze_collection
 from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 
-from attacks.pgd import NoOpAttacker, PGDAttacker  # noqa: F401 (the released programs import both from here)
+from attacks.pgd import NoOpAttacker, PGDAttacker as PGDAttacker  # for the released programs' users
 from attacks.threat import PIXEL, attack_succeeded, predicted_label
 from layers import Frozen
 from machine.graph_mode import use_graphs
@@ -233,10 +233,10 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target, left_success = self.attack(attacker, image, label, seeds, attack_gradient, attack_precision,
-                                                    lengths)
+            adv, target, succeeded_before = self.attack(attacker, image, label, seeds, attack_gradient,
+                                                        attack_precision, lengths)
             metrics = add_metrics(self.get_logits(adv), label, target)
-            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(left_success, tf.float32), name=SUCCESS_AT_ANY_STEP)
+            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
             return dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
         return tower_func
 

@@ -104,21 +104,21 @@ class GradientAttacker(Attacker):
 
             ball = ball_around(image)
             start = self.start(image, ball, seeds)
-            state, left_success = [start] + self.memory.begin(start), tf.zeros_like(target, tf.bool)
+            state, succeeded_before = [start] + self.memory.begin(start), tf.zeros_like(target, tf.bool)
             if self.early_stop:
                 adv, *_ = until_success(lambda image, *rest: one_step(ball_around(image), *rest),
                                         [image, truth, target], state, num_iter)
             else:
-                def one_step_of_all(left_success, *state):
+                def one_step_of_all(succeeded_before, *state):
                     succeeded, *state = self._compiled(
                         lambda *state: tf.nest.flatten(one_step(ball, truth, target, *state)), state)
-                    return [left_success | succeeded] + state
+                    return [succeeded_before | succeeded] + state
 
-                left_success, adv, *_ = tf.while_loop(
-                    lambda *_: True, one_step_of_all, [left_success] + state, maximum_iterations=num_iter,
+                succeeded_before, adv, *_ = tf.while_loop(
+                    lambda *_: True, one_step_of_all, [succeeded_before] + state, maximum_iterations=num_iter,
                     back_prop=False, parallel_iterations=1, return_same_structure=True, name='attack_loop')
             adv.set_shape(image.shape)
-            return Attacked(adv, target, left_success)
+            return Attacked(adv, target, succeeded_before)
 
     def _compiled(self, function, inputs):
         """``function(*inputs)``, a list of tensors, by XLA if that is asked for."""

@@ -30,18 +30,18 @@ def PGDAttacker(num_iter, epsilon, step_size, targeted=False, random_start=True,
     """Projected gradient descent in a ball around the image (Madry et al. 2017; FD Sec 6, SAT Sec 3).
 
     Args:
-        num_iter, epsilon, step_size: see ``GradientAttacker``. targeted: see ``_with_aim``.
+        num_iter, epsilon, step_size: see ``GradientAttacker``. targeted: see ``compose``.
         random_start (bool): start from a point drawn uniformly from the ball, cut to valid pixels, else from the
             clean image.
         prob_start_from_clean (float): probability, for each image, of starting from the clean image all the same.
-        options: see ``_with_aim``.
+        options: see ``compose``.
     Returns:
         GradientAttacker.
     Raises:
         ValueError: a number out of range; names it.
     """
     start = UniformStart(prob_start_from_clean)
-    return _with_aim('PGD-{}', num_iter, epsilon, step_size, targeted, start=start if random_start else CLEAN_START,
+    return compose('PGD-{}', num_iter, epsilon, step_size, targeted, start=start if random_start else CLEAN_START,
                      **options)
 
 
@@ -50,7 +50,7 @@ def FGSMAttacker(epsilon, **options):
 
     In L2 and L1 the step is the steepest one of that norm. ``options``, returns, raises: as ``PGDAttacker``.
     """
-    return _with_aim('FGSM', 1, epsilon, epsilon, **options)
+    return compose('FGSM', 1, epsilon, epsilon, **options)
 
 
 def MomentumAttacker(num_iter, epsilon, step_size, **options):
@@ -58,19 +58,22 @@ def MomentumAttacker(num_iter, epsilon, step_size, **options):
 
     ``options``, returns, raises: as ``PGDAttacker``.
     """
-    return _with_aim('MI-FGSM-{}', num_iter, epsilon, step_size, memory=Momentum(), **options)
+    return compose('MI-FGSM-{}', num_iter, epsilon, step_size, memory=Momentum(), **options)
 
 
-def _with_aim(title, num_iter, epsilon, step_size, targeted=False, least_likely=False, num_classes=1000,
-              enlarge_small_steps=True, **options):
-    """A ``GradientAttacker``, with options of its own or
+def compose(title, num_iter, epsilon, step_size, targeted=False, least_likely=False, num_classes=1000,
+            enlarge_small_steps=True, **options):
+    """An attack put together with the aim that is asked for.
 
-    targeted (bool): lower the cross entropy of a wrong label: of one drawn uniformly (FD Sec 6.1) or, with
-        ``least_likely`` (bool), of the one that the network finds least likely on the clean image (Kurakin et al.
-        2017); else raise that of the true one (SAT).
-    num_classes (int): number of labels that a target is drawn from.
-    enlarge_small_steps (bool): raise step_size to epsilon / num_iter where it is smaller, as the releases do, so that
-        the attack can cross the ball; said in the log. Off: step_size is taken as it is.
+    Args:
+        title, num_iter, epsilon, step_size, options: see ``GradientAttacker``.
+        targeted (bool): lower the cross entropy of a wrong label: of one drawn uniformly (FD Sec 6.1) or, with
+            ``least_likely`` (bool), of the one that the network finds least likely on the clean image (Kurakin et al.
+            2017); else raise that of the true one (SAT).
+        num_classes (int): number of labels that a target is drawn from.
+        enlarge_small_steps (bool): raise step_size to epsilon / num_iter where it is smaller, as the releases do, so
+            that the attack can cross the ball; said in the log. Off: step_size is taken as it is.
+    Returns, raises: as ``PGDAttacker``.
     """
     check(title.replace('-{}', '') + 'Attacker', 'num_classes', num_classes, num_classes >= 2, 'at least 2')
     aim = UNTARGETED if not targeted else LEAST_LIKELY if least_likely else RandomTarget(num_classes)

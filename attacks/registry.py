@@ -27,8 +27,7 @@ class Kind(NamedTuple):
 
 
 def options_of(attack, num_classes, seed):
-    """What ``attack`` (``settings.attack.Attack``) says of a ``GradientAttacker``'s aim and of how it is run, for the
-    functions of ``attacks.pgd``."""
+    """What an ``Attack`` says beside its lengths, for ``attacks.pgd.compose``."""
     return dict(norm=attack.norm, targeted=attack.targeted, least_likely=attack.target == 'least-likely',
                 num_classes=num_classes, seed=seed, xla=attack.xla, early_stop=attack.early_stop)
 

@@ -54,9 +54,9 @@ def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optiona
     """Add one flag to a parser or a group of one; see ``add``."""
     words = _words(flag, tables)
     table = tables.get(flag.check) if isinstance(flag.check, str) else None
-    explain = table.explain if table and table.explain else lambda word: ''
+    said = {word: table.explain(word) for word in words} if table and table.explain else {}
     shown = flag.help.format(names=', '.join(words), either=' or '.join(words), told=told, explained='; '.join(
-        '{}: {}'.format(word, explain(word)) for word in words if explain(word)))
+        '{}: {}'.format(word, text) for word, text in said.items() if text))
     if flag.check == SWITCH:
         place.add_argument(*flag.names, dest=flag.dest, action='store_true', default=default, help=shown)
         if flag.off:

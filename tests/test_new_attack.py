@@ -14,10 +14,9 @@ import main
 import nets
 from attacks.autoattack.square import SquareAttacker
 from attacks.ensemble import Ensemble
-from attacks.gradient import GradientAttacker
 from attacks.parts import Momentum
-from attacks.pgd import FGSMAttacker, PGDAttacker
-from attacks.registry import KINDS, Kind
+from attacks.pgd import FGSMAttacker, PGDAttacker, compose
+from attacks.registry import KINDS, Kind, options_of
 from attacks.threat import PIXEL, cross_entropy, distribution_of
 from evaluation.passes import ROW, EvaluationTower, Passes
 from image_folders import make_noise_folder
@@ -37,11 +36,12 @@ def soft_loss(logits, truth, target):
 
 
 def make(attack, num_classes, seed):
-    return GradientAttacker('soft-{}', attack.num_iter, attack.epsilon, attack.step_size, attack.norm, loss=soft_loss,
-                            memory=Momentum(0.5), seed=seed)
+    return compose('soft-{}', attack.num_iter, attack.epsilon, attack.step_size, loss=soft_loss, memory=Momentum(0.5),
+                   **options_of(attack, num_classes, seed))
 
 
-KIND = Kind(make, lambda norm, num_iter, epsilon, linf: epsilon / num_iter, 'FGSM with momentum on soft labels')
+KIND = Kind(make, lambda norm, num_iter, epsilon, linf: epsilon / num_iter, 'FGSM with momentum on soft labels',
+            without=('version', 'targeted', 'target'), values={'targeted': False})
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +129,7 @@ def test_the_command_line_knows_it(network, data, capsys):
     assert '; soft: FGSM with momentum on soft labels (default: pgd)' in shown
     asked = [*network, '--eval', '--load', 'weights.npz', '--data', data, '--attack', 'soft']
     for more, message in ((['--autoattack-version', 'rand'], '--attack soft has no --autoattack-version'),
+                          (['--targeted'], '--attack soft has no --targeted'),
                           (['--attack-iter', '0'], '--attack soft without steps')):
         assert message in refusal(capsys, main.parse_args, asked + more)
     args = main.parse_args(asked + ['--norm', 'L2', '--attack-epsilon', '30', '--early-stop'])

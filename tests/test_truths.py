@@ -1,4 +1,4 @@
-"""What is true of an image as a distribution over classes, and what attackers make of it; labels are the simple case."""
+"""What is true of an image: a distribution over classes, of which a label is a simple case; what attackers make of it."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -36,7 +36,8 @@ def attacked(sess, attacker, truth, **options):
 
 OPTIONS = dict(num_classes=CLASSES, enlarge_small_steps=False)
 ATTACKERS = {
-    'none': NoOpAttacker(), 'pgd': PGDAttacker(4, 20.0, 8.0, **OPTIONS), 'fgsm': FGSMAttacker(20.0, norm='L2', **OPTIONS),
+    'none': NoOpAttacker(), 'pgd': PGDAttacker(4, 20.0, 8.0, **OPTIONS),
+    'fgsm': FGSMAttacker(20.0, norm='L2', **OPTIONS),
     'momentum': MomentumAttacker(4, 20.0, 8.0, early_stop=True, **OPTIONS),
     'random target': PGDAttacker(4, 20.0, 8.0, targeted=True, **OPTIONS),
     'least likely': PGDAttacker(4, 20.0, 8.0, targeted=True, least_likely=True, early_stop=True, **OPTIONS),
@@ -118,7 +119,8 @@ def test_other_lengths_are_those_of_another_attacker(sess, make, early_stop):
     fed = Lengths.placeholders()
     one = make(1, 40.0, 40.0, early_stop=early_stop, **OPTIONS)
     image = one.attack(tf.constant(IMAGES), tf.constant(LABELS), logits_of, lengths=fed).image
-    np.testing.assert_array_equal(sess.run(image, fed.feed(other.lengths)), attacked(sess, other, LABELS).image)
+    # A length is scaled in float32 if it is fed.
+    np.testing.assert_allclose(sess.run(image, fed.feed(other.lengths)), attacked(sess, other, LABELS).image, atol=1e-6)
     assert one.graph_key == other.graph_key != make(5, 12.0, 4.0, early_stop=not early_stop, **OPTIONS).graph_key
 
 
