@@ -1,4 +1,4 @@
-"""What is true of an image: a distribution over classes, of which a label is a simple case; what attackers make of it."""
+"""Truths are distributions over classes, of which a label is the simplest, and attackers take both."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
