@@ -136,7 +136,7 @@ class Step:
                 cost = model.build_graph(self.image, self.label)
             self.variables = {v.op.name: v for v in tf.trainable_variables()}
             names = ['xentropy-loss', 'l2_regularize_loss', 'train-error-top1', 'train-error-top5']
-            names += ['attack_success_rate'] if model.attacker.num_iter else []
+            names += ['attack_success_rate'] if model.attacker.parts else []
             self.fetches = {name: name + ':0' for name in names}
             self.fetches.update(cost=cost, gradients=tf.gradients(cost, list(self.variables.values())))
             self.updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
