@@ -12,7 +12,7 @@ from nets import ARCHITECTURES, INPUT_SCALINGS
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
-from training.step.optimizers import OPTIMIZERS
+from training.optimizers import OPTIMIZERS, warmup_starts
 
 
 def activation_name(text, choices=smooth_activations.NAMES):
@@ -37,3 +37,8 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
           'attacks': Named(ATTACKS), 'targets': Named(TARGETS), 'norms': Named(BALLS),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
           'recipes': Named(RECIPES)}
+
+
+def told():
+    """What else the help of options says of the things: by destination, for ``{told}``."""
+    return {'warmup_epochs': warmup_starts()}

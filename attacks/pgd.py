@@ -22,7 +22,7 @@ class NoOpAttacker:
 
     def attack(self, image, label, get_logits, seeds=None):
         """Return ``image`` as it is, and NO_TARGET [N] as there is no target."""
-        return image, tf.fill(tf.shape(label), NO_TARGET)
+        return image, tf.fill(tf.shape(label)[:1], NO_TARGET)
 
 
 class PGDAttacker:

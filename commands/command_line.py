@@ -10,7 +10,7 @@ from data.policies import make_policy
 from ranks.command_line import OneLineParser
 from ranks.launched import launched_rank
 from settings import attacking, checks, flags, modes, recipes, resolve, sections
-from tables import TABLES
+from tables import TABLES, told
 from weights.find import find_checkpoint
 from weights.flags import parse_with_checkpoint
 from zoo import published
@@ -35,7 +35,7 @@ def add_averages_flag(parser, default=None):
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
     parser = OneLineParser(description=DESCRIPTION, allow_abbrev=False)
-    flags.add(parser, sections.options(), TABLES)
+    flags.add(parser, sections.options(), TABLES, told=told())
     return parser
 
 

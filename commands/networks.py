@@ -58,7 +58,7 @@ def make_training_model(settings, rank):
     model.attack_gradient, model.update_gradient = attack.gradient, update.update_gradient
     model.attack_precision = attack.precision
     model.label_smoothing, model.weight_decay, model.rank = update.label_smoothing, update.weight_decay, rank
-    model.optimizer_name, model.accumulate = update.optimizer, update.accumulate
+    model.optimizer_name, model.update, model.accumulate = update.optimizer, update, update.accumulate
     return model
 
 

@@ -4,7 +4,7 @@ All functions are of the namespace that argparse makes, and raise ValueError wit
 """
 from typing import Any, Callable, Optional
 
-from settings import flags, lengths, recipes, sections
+from settings import flags, lengths, sections
 from settings.attack import LINF
 from settings.recipes import Recipe
 
@@ -83,13 +83,13 @@ def settle(args: Any, recipe: Recipe, epsilon: Optional[float], step_size: StepS
     """Set steps and their length where the recipe's own do not fit.
 
     Args:
-        args: ``eval`` and the attack's values; ``recipe``, the name of ``recipe``. epsilon (float): that was typed.
+        args: ``eval`` and the attack's values. epsilon (float): that was typed.
     """
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipes.judged_steps(args.recipe))
+        default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipe.judged_steps)
         if args.attack_iter:
             default(args, 'attack_step_size', step_size(
                 args.attack, args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,

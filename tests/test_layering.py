@@ -21,7 +21,7 @@ FLOORS = (
     ('tables.py', 'zoo'),
     ('nets.py',),
     ('adv_model.py',),
-    ('training/step', 'resnet_model.py', 'efficientnet'),
+    ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet'),
     ('attacks', 'layers'),
     ('seeds.py', 'smooth_activations.py'),
     ('data',),
@@ -36,7 +36,7 @@ GRAPHS = ('layers', 'resnet_model.py', 'efficientnet')
 UNKNOWN = {
     'attacks': ('third_party', 'data', 'ranks', 'native', 'native/smooth_ops', 'files', 'settings'),
     **dict.fromkeys(GRAPHS, ('attacks', 'third_party', 'data', 'ranks', 'files', 'settings')),
-    'training/step': ('attacks', 'layers', 'data', 'ranks', 'files'),
+    **dict.fromkeys(('training/optimizers', 'training/step'), ('attacks', 'layers', 'data', 'ranks', 'files')),
     'training': GRAPHS + ('native', 'native/smooth_ops'),
     'evaluation': GRAPHS + ('native', 'native/smooth_ops'),
 }

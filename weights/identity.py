@@ -9,12 +9,13 @@ from typing import NamedTuple, Optional
 from efficientnet import scaling
 from nets import architecture_defaults
 from resnet_model import CIFAR_BLOCKS, CIFAR_WIDE_DEPTH, IMAGENET_BLOCKS
+from training.optimizers import is_of_optimizer
 
 # Moving average of a variable in the released EfficientNet checkpoints.
 AVERAGE = '/ExponentialMovingAverage'
-# What a training checkpoint holds beside the network; a checkpoint without them is still a network.
-SLOT = r'/(Momentum|RMSProp|RMSProp_1)'
-_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{}|{})$'.format(SLOT, AVERAGE))
+# What a training checkpoint holds beside the network and the optimizer's own variables; without them it is still a
+# network.
+_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{})$'.format(AVERAGE))
 _SHOWN = 3  # names in an error message
 
 # Blocks in each group, and whether they have three convolutions, to the depth.
@@ -29,7 +30,7 @@ _FACTOR_STEPS, _LARGEST_FACTOR = (0.5, 0.1, 0.05, 0.01), 8
 
 def is_of_training(name):
     """bool: whether the variable ``name`` is the optimizer's and such, or a moving average: not of the network."""
-    return _TRAINING_ONLY.search(name) is not None
+    return _TRAINING_ONLY.search(name) is not None or is_of_optimizer(name)
 
 
 def some(items):
