@@ -5,8 +5,8 @@ import smooth_activations
 from adv_model import PRECISIONS
 from attacks.balls import BALLS
 from attacks.gradient import ATTACKS, TARGETS
-from data.augment import AUGMENTATIONS
 from data.policies import POLICIES
+from data.views import AUGMENTATIONS
 from efficientnet.scaling import SIZES
 from nets import ARCHITECTURES, INPUT_SCALINGS
 from resnet_model import PADDINGS

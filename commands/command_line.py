@@ -6,7 +6,7 @@ import nets
 from attacks.gradient import default_step_size
 from commands import sources
 from data.folders import default_data
-from data.policies import make_policy
+from data.policies import policy_of
 from ranks.command_line import OneLineParser
 from ranks.launched import launched_rank
 from settings import attacking, checks, flags, modes, recipes, resolve, sections
@@ -115,7 +115,7 @@ def _choose_data(args, served):
 
 
 def _check_files(args):
-    make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
+    policy_of(sections.view_of(vars(args)))
     if args.load and not published.is_named(args.load):
         find_checkpoint(args.load)
     for name in ('data', 'eval_directory'):

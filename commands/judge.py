@@ -1,5 +1,6 @@
 """``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -14,10 +15,10 @@ from attacks.pgd import NoOpAttacker
 from commands import sources
 from commands.networks import make_evaluation_attacker, make_model, matched, open_session
 from commands.saying import print_recipe, say_idle_gpus
-from data.efficientnet_view import ReleasedValidationBatches
+from data import efficientnet_view
 from data.folders import ImageSet, list_images
-from data.stream import ValidationBatches
 from data.synsets import synsets
+from data.views import made_by_tensorflow
 from evaluation import journal, judging
 from evaluation.passes import ROW, EvaluationTower, row_ranges
 from evaluation.results import (
@@ -49,10 +50,10 @@ def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     images, but for EfficientNet's way, which crops."""
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
-    share = ranks.rank, ranks.size, threads_for(ranks), indices
-    if view.augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, batch, view.input_size, *share)
-    return ValidationBatches(dataset, batch, view.input_size, 'none' if plain else view.augmentation, *share)
+    if plain and not made_by_tensorflow(view):
+        view = dataclasses.replace(view, augmentation='none')
+    return efficientnet_view.validation_batches(
+        dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
 
 
 def _settings(args, dataset, values, attackers):
