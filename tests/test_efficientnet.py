@@ -11,12 +11,12 @@ import tensorflow.compat.v1 as tf
 from scipy.special import expit
 from tensorpack.tfutils.tower import TowerContext
 
-import nets
 from attacks.pgd import NoOpAttacker, PGDAttacker
 from attacks.threat import PIXEL
 from efficientnet import network
 from efficientnet.network import Style
 from efficientnet.scaling import SIZES, Block, plan, scaled_channels
+from layers.scaling import INPUT_SCALINGS
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 
@@ -332,7 +332,7 @@ def test_initial_values_are_those_of_the_release(sess):
 
 
 @pytest.mark.parametrize('data_format', LAYOUTS)
-@pytest.mark.parametrize('scaling', nets.INPUT_SCALINGS)
+@pytest.mark.parametrize('scaling', INPUT_SCALINGS)
 def test_the_network_takes_rgb_in_the_scaling_asked_for(sess, monkeypatch, few_blocks, data_format, scaling):
     monkeypatch.setattr(network, 'efficientnet', lambda image, *_: image)
     model = make_network(*few_blocks, *FLAGS[:-1], data_format, '--input-scaling', scaling)
