@@ -1,6 +1,7 @@
 """A network more is an entry in ``nets.ARCHITECTURES``: with it alone it is trained, attacked, judged, saved, resumed,
 served, and exported. This one has no batch norm."""
 import csv
+import dataclasses
 import secrets
 
 import cv2
@@ -16,7 +17,7 @@ import model_zoo
 import nets
 from adv_model import image_preprocess
 from attacks.pgd import PGDAttacker
-from nets.architecture import Architecture
+from nets.architecture import Architecture, Identity
 from nets.model import ConfiguredModel
 from settings.resolve import resolve
 from small_runs import BATCH, STEPS, differing, epochs_in, read_json, variables
@@ -24,6 +25,7 @@ from smooth_activations import activate
 from test_main import refusal
 from test_sources import data_server
 from test_training import Crash, crash_before
+from weights.identity import describe, network_of_flags
 
 
 class TinyModel(ConfiguredModel):
@@ -160,10 +162,46 @@ def test_it_is_verified_and_exported(trained, data, tmp_path, capsys):
 def test_flags_that_it_has_not_are_refused_in_a_line(capsys, typed):
     line = refusal(capsys, main.parse_args, ['--arch', 'Tiny', *typed])
     assert '{}: --arch Tiny has none'.format(typed[0]) in line
-    assert main.parse_args(['--arch', 'CifarResNet', *typed[:-1], *typed[-1:]]) if typed[0].startswith(
-        ('--batch', '--sync', '--depth')) else True
 
 
 def test_another_network_is_refused_for_its_checkpoint(capsys, trained):
     line = refusal(capsys, main.main, ['--eval', '--load', str(trained), '--arch', 'CifarResNet'])
-    assert '--arch Tiny' in line
+    assert 'is a network of --arch Tiny' in line
+
+
+# One with sizes, which its variables tell
+
+def _tell(shapes):
+    channels, classes = shapes['tiny/dense/kernel']
+    return {'model_name': 'tiny-s', 'num_classes': classes} if channels == 16 else None
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    monkeypatch.setitem(nets.ARCHITECTURES, 'Sized', dataclasses.replace(
+        TINY, sizes={'tiny-s': {}, 'tiny-m': {'input_size': 16, 'num_classes': 3}},
+        identity=Identity(('model_name', 'num_classes'), _tell)))
+
+
+@pytest.mark.parametrize('typed, found', [([], ('tiny-s', 8, 2)), (['--model-name', 'tiny-m'], ('tiny-m', 16, 3)),
+                                          (['--model-name', 'tiny-m', '--input-size', '9'], ('tiny-m', 9, 3))])
+def test_a_size_has_defaults_of_its_own_and_a_name(sized, typed, found):
+    args = main.parse_args(['--arch', 'Sized', *typed])
+    assert (args.model_name, args.input_size, args.num_classes) == found and nets.network_name(args) == found[0]
+
+
+def test_a_size_of_another_network_is_refused_in_a_line(sized, capsys):
+    assert 'tiny-m' in main.get_parser().format_help()
+    for arch, name, choices in (('Sized', 'efficientnet-b0', 'choose from tiny-s, tiny-m'),
+                                ('EfficientNet', 'tiny-s', 'choose from efficientnet-b0'),
+                                ('Tiny', 'tiny-s', '--arch Tiny has none')):
+        assert choices in refusal(capsys, main.parse_args, ['--arch', arch, '--model-name', name])
+
+
+def test_what_it_is_told_by_names_the_flags_to_type(sized):
+    found = describe({'tiny/dense/kernel': (16, 5), 'tiny/conv0/smoothrelu_beta': (8,)})
+    assert str(found) == 'tiny-s, SmoothReLU, 5 classes'
+    assert found.flags() == ['--arch', 'Sized', '--model-name', 'tiny-s', '--num-classes', '5', '--activation-name',
+                             'smoothrelu']
+    plain = network_of_flags(vars(main.parse_args(['--arch', 'Sized'])))
+    assert not found.is_same(plain) and plain.is_same(describe({'tiny/dense/kernel': (16, 2)}))

@@ -105,7 +105,10 @@ def _parse(content, where):
     except Malformed as error:
         raise ValueError('{} is damaged or of another program ({})'.format(where, error)) from None
     flags = card['flags']
-    names = _names(flags['arch'], flags.get('model_name'))
+    try:
+        names = _names(flags['arch'], flags.get('model_name'))
+    except ValueError as error:
+        raise ValueError('{}: {}'.format(where, error)) from None
     wrong = sorted(set(names) ^ set(flags))
     if wrong:
         raise ValueError('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
