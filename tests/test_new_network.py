@@ -107,7 +107,7 @@ def test_it_is_attacked(sess, data_format, precision):
     label = tf.constant([0, 1] * 3)
     with TowerContext('', is_training=False):
         clean = image_preprocess(tf.constant(pixels), data_format, 'RGB')
-        adv, _ = model.attack(PGDAttacker(4, 8.0, 2.0), clean, label, None, precision=precision)
+        adv = model.attack(PGDAttacker(4, 8.0, 2.0), clean, label, None, precision=precision)[0]
         losses = [tf.nn.sparse_softmax_cross_entropy_with_logits(logits=model.get_logits(image), labels=label)
                   for image in (clean, adv)]
     sess.run(tf.global_variables_initializer())
