@@ -82,7 +82,7 @@ def add_metrics(logits, label, target):
 class AdvImageNetModel(ModelDesc):
     """A classifier trained on adversarial images; subclasses give ``network``.
 
-    Attributes, all set before a graph is built:
+    Attributes, which the constructor takes by their names where they are others than the class's:
         image_shape (int): side of the square input. num_classes (int). data_format (str): 'NHWC' or 'NCHW'.
         channels (str): 'BGR' or 'RGB', what ``network`` takes; images come as BGR.
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
@@ -114,6 +114,12 @@ class AdvImageNetModel(ModelDesc):
     rank = 0
 
     frozen = None
+
+    def __init__(self, **given):
+        for name, value in given.items():
+            if not hasattr(AdvImageNetModel, name):
+                raise TypeError('a network has no {}'.format(name))
+            setattr(self, name, value)
 
     def get_logits(self, image):
         """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format`` and order ``channels``.

@@ -8,8 +8,8 @@ from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from data.augment import AUGMENTATIONS
 from data.policies import POLICIES
-from efficientnet.scaling import SIZES
-from nets import ARCHITECTURES, INPUT_SCALINGS
+from layers.scaling import INPUT_SCALINGS
+from nets import ARCHITECTURES, SIZE_NAMES
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
@@ -30,7 +30,7 @@ def _slope_name(text):
 
 
 # By the name that an option's check has (``settings.fields.Check``).
-TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
+TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'input scalings': Named(INPUT_SCALINGS), 'paddings': Named(PADDINGS),
           'activations': Named(smooth_activations.NAMES, activation_name),
           'slopes': Named(smooth_activations.SLOPE_NAMES, _slope_name),

@@ -15,7 +15,7 @@ from weights.find import find_checkpoint
 from weights.flags import parse_with_checkpoint
 from zoo import published
 
-DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.'
+DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets``.'
 _ARCHITECTURE = 'architecture'  # a group of flags
 
 
@@ -45,7 +45,7 @@ def resolve_architecture(args, parser):
     ``args`` has the flags of ``add_architecture_flags``, and ``moving_average_decay``.
     """
     try:
-        resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+        resolve.take_network(args, nets.ARCHITECTURES)
     except ValueError as error:
         parser.error(error)
 
@@ -88,7 +88,7 @@ def _resolve(args, mode):
     epsilon, step_size = args.attack_epsilon, args.attack_step_size  # that were typed
     attacking.check_kind(args, KINDS)
     _choose_data(args, modes.SERVED in mode)
-    resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+    resolve.take_network(args, nets.ARCHITECTURES)
     recipe = recipes.RECIPES[args.recipe]
     sources.settle_augmentation(args)
     attacking.settle(args, recipe, epsilon, KINDS[args.attack])
