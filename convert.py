@@ -214,7 +214,7 @@ def write_saved_model(output, args):
     values = open_checkpoint(args.load)
     # Who serves the model has no compiled ops of ours.
     with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session, tensorflow_ops_only():
-        model = getattr(nets, args.arch + 'Model')(args)
+        model = nets.ARCHITECTURES[args.arch].model(args)
         size = args.input_size
         images = tf.placeholder(tf.uint8, [None, size, size, 3], name='images')
         signatures = {FROM_PIXELS: _signature('images', images, model.classify(tf.reverse(images, [3])))}

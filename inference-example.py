@@ -50,7 +50,8 @@ def main():
     except (Undecodable, Unreadable) as error:
         parser.error("--input '{}': not a readable image{}".format(
             args.input, ', ' + str(error) if isinstance(error, Undecodable) and str(error) else ''))
-    model = getattr(nets, args.arch + 'Model')(args)
+    kind = nets.ARCHITECTURES[args.arch]
+    model = kind.model(args)
     if made_by_tensorflow(usual_view(args)):
         pixels = tf.reverse(released_view(tf.constant(for_tensorflow(content)), args.input_size), [2])
     else:

@@ -95,10 +95,10 @@ def train(flags, steps, among_others=False, gradient_times=False):
     from tensorpack.train import StopTraining
     from tensorpack.utils import logger
 
-    import nets
     from commands.command_line import parse_args
     from commands.networks import make_training_model
     from data.stream import FakeStream
+    from ranks.precision import agreed_precision
     from settings.resolve import resolve
     from training.callbacks import FeedTrainingStep
     from training.inputs import local_input, staged
@@ -142,7 +142,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
 
     args = parse_args(['--fake'] + flags)
     ranks = start_ranks()
-    args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
+    args.attack_precision = args.attack_precision or agreed_precision(ranks)
     logger.setLevel('ERROR')
     model = make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)

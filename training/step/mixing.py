@@ -15,8 +15,3 @@ def as_it_is(image, label, seeds):
 def smoothed(label, classes, smoothing):
     """Labels int [N] as distributions [N,classes]: onehot * (1 - s) + s / classes (1H Sec 5.1, s = 0.1)."""
     return tf.one_hot(label, classes, on_value=1.0, off_value=0.0) * (1 - smoothing) + smoothing / int(classes)
-
-
-def likeliest(truth):
-    """The class int32 [N] that a truth gives most of."""
-    return truth if truth.dtype.is_integer else tf.argmax(truth, axis=1, output_type=tf.int32)
