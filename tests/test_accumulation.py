@@ -230,6 +230,14 @@ class Linear(WithoutBatchNorm):
         return tf.matmul(tf.reshape(image, [-1, 192]), tf.get_variable('linear/W', [192, CLASSES]))
 
 
+class Watched(NoOpAttacker):
+    """Remembers what it was told."""
+
+    def attack(self, image, truth, get_logits, seeds=None, lengths=None):
+        self.truth = truth
+        return super().attack(image, truth, get_logits, seeds, lengths)
+
+
 @pytest.mark.parametrize('parts', [1, 2])
 def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distributions(sess, parts):
     def mixed_with_the_reversed_batch(image, label, seeds):
@@ -238,6 +246,7 @@ def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distribution
         return mixed, 0.7 * truth + 0.3 * truth[::-1]
     model = Linear()
     model.batch_stage, model.accumulate, model.weight_decay = mixed_with_the_reversed_batch, parts, 0.0
+    model.attacker = Watched()
     with TowerContext('', is_training=True):
         cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
     weights, = tf.trainable_variables()
@@ -251,6 +260,9 @@ def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distribution
     np.testing.assert_allclose(sess.run('xentropy-loss:0'), -(truth * log_softmax(scores, axis=1)).sum(1).mean(),
                                rtol=1e-5)
     np.testing.assert_allclose(sess.run(gradient), x.T @ (softmax(scores, axis=1) - truth) / 6, rtol=0, atol=1e-5)
+    assert model.attacker.truth.dtype == tf.float32 and model.attacker.truth.shape[1] == CLASSES
+    if parts == 1:
+        np.testing.assert_allclose(sess.run(model.attacker.truth), truth, rtol=1e-6)
     wrong = np.mean(scores.argmax(1) != LABEL)  # 0.7 of each image is its own
     assert sess.run('train-error-top1:0') == pytest.approx(wrong)
 

@@ -2,7 +2,8 @@
 
 A stage is a function (image uint8 [N,S,S,3], label int32 [N], seeds int64 [N,2]) -> (image, truth). ``truth`` is what
 the attack is told and the loss is of: labels int32 [N], or float32 [N,classes], of each image a distribution over the
-classes. Random numbers come from ``seeds``, those of an image in the whole batch.
+classes. Labels stay labels: SAT's attack leads away from the label itself, and its loss alone is of smoothed ones. A
+stage that mixes smooths its distributions itself. Random numbers come from ``seeds``, an image's from its own.
 """
 import tensorflow.compat.v1 as tf
 
