@@ -1,4 +1,6 @@
 """What a figure says of the flags it was made with: mistakes that names and shapes of variables cannot tell."""
+from typing import Any, List, Sequence
+
 from weights.card import channel_order
 
 LEAST_IMAGES = 200
@@ -6,7 +8,7 @@ LEAST_RIGHT = 0.1  # of clean images; every published network of ImageNet's clas
 BACKGROUND = 'background'  # of 1001 classes, the first
 
 
-def doubts(judged, right, classes, imagenet, args):
+def doubts(judged: int, right: int, classes: Sequence[str], imagenet: Sequence[str], args: Any) -> List[str]:
     """Why the figure of an evaluation without an attack is not to be believed.
 
     Args:
@@ -32,7 +34,7 @@ def doubts(judged, right, classes, imagenet, args):
             '{}'.format(100 * right / judged, judged, ', '.join(causes))]
 
 
-def not_finite(predictions):
+def not_finite(predictions: Sequence[Any]) -> List[str]:
     """What is to be said where a network's outputs are no numbers, for which it counts as wrong.
 
     Args:
