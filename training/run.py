@@ -57,8 +57,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     """
     run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
     judged_steps = settings.evaluation_attack.num_iter
-    saver = None
-    monitors = []
+    saver, monitors = None, []
     if ranks.is_chief:
         statistics = Statistics()
         saver = _saver(settings, classes, folder, statistics)
@@ -79,9 +78,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE),
-                               json.dumps(dict(flags, command=sys.argv, versions=library_versions(),
-                                               source=source_version()), indent=2) + '\n')
+        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(run.seed)
