@@ -44,7 +44,7 @@ NOT_RUN = {
     r'(docker|podman|apptainer|srun) .*|mpirun .* apptainer exec .*|git clone .*|CONTAINER=.* sbatch .*':
         'needs a container engine or Slurm: test_containers.py trains and judges in the image, '
         'test_slurm_gpus.py::test_ranks_and_servers_run_the_programs_of_an_image',
-    r'pytest -m slow -s': 'would run these tests',
+    r'pytest -m slow -s|\S*python -m pytest .*': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
