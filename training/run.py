@@ -57,7 +57,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     """
     run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
     judged_steps = settings.evaluation_attack.num_iter
-    saver, monitors = None, []
+    saver = None
+    monitors = []
     if ranks.is_chief:
         statistics = Statistics()
         saver = _saver(settings, classes, folder, statistics)
