@@ -79,6 +79,45 @@ def note_gradients(trainer):
     trainer.allreduce = noted
 
 
+def train(flags, steps, among_others=False, gradient_times=False):
+    """Train with ``main.py``'s flags (list of str); the first rank says, by ``measure.say``, a dict.
+
+    ``images``, in the timed steps of all ranks together; ``seconds``, of these steps; ``before`` and ``peak``, this
+    rank's largest resident memory up to the first step and up to the end, in bytes; ``batch``, of one rank. With
+    ``gradient_times`` also ``ready``: for each step, when the first and the last gradient were ready on all ranks, in
+    seconds since the epoch by the ranks' clocks.
+    """
+    import tensorflow.compat.v1 as tf
+    from tensorpack.callbacks import RunUpdateOps
+    from tensorpack.tfutils.sesscreate import NewSessionCreator
+    from tensorpack.tfutils.sessinit import JustCurrentSession
+    from tensorpack.utils import logger
+
+    import nets
+    from commands.command_line import parse_args
+    from commands.networks import make_training_model
+    from data.stream import FakeStream
+    from settings.resolve import resolve
+    from training.callbacks import FeedTrainingStep
+    from training.inputs import local_input, staged
+    from training.trainer import make_trainer
+
+    args = parse_args(['--fake'] + flags)
+    ranks = start_ranks()
+    args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
+    logger.setLevel('ERROR')
+    model = make_training_model(resolve(args), ranks.rank)
+    tf.set_random_seed(args.seed)
+    trainer = make_trainer(ranks, args.gradient_compression)
+    if gradient_times:
+        note_gradients(trainer)
+    source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
+    trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
+    clock = make_clock(ranks, args.batch, steps, among_others, gradient_times)
+    trainer.train([FeedTrainingStep(), RunUpdateOps(), clock], [],
+                  NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
+
+
 def make_clock(ranks, batch, steps, among_others, gradient_times):
     """The callback that times the steps of ``train``, of ``batch`` images each, and hands over what ``train`` says."""
     import numpy as np
@@ -123,45 +162,6 @@ def make_clock(ranks, batch, steps, among_others, gradient_times):
                 measure.say(result)
 
     return Clock()
-
-
-def train(flags, steps, among_others=False, gradient_times=False):
-    """Train with ``main.py``'s flags (list of str); the first rank says, by ``measure.say``, a dict.
-
-    ``images``, in the timed steps of all ranks together; ``seconds``, of these steps; ``before`` and ``peak``, this
-    rank's largest resident memory up to the first step and up to the end, in bytes; ``batch``, of one rank. With
-    ``gradient_times`` also ``ready``: for each step, when the first and the last gradient were ready on all ranks, in
-    seconds since the epoch by the ranks' clocks.
-    """
-    import tensorflow.compat.v1 as tf
-    from tensorpack.callbacks import RunUpdateOps
-    from tensorpack.tfutils.sesscreate import NewSessionCreator
-    from tensorpack.tfutils.sessinit import JustCurrentSession
-    from tensorpack.utils import logger
-
-    import nets
-    from commands.command_line import parse_args
-    from commands.networks import make_training_model
-    from data.stream import FakeStream
-    from settings.resolve import resolve
-    from training.callbacks import FeedTrainingStep
-    from training.inputs import local_input, staged
-    from training.trainer import make_trainer
-
-    args = parse_args(['--fake'] + flags)
-    ranks = start_ranks()
-    args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
-    logger.setLevel('ERROR')
-    model = make_training_model(resolve(args), ranks.rank)
-    tf.set_random_seed(args.seed)
-    trainer = make_trainer(ranks, args.gradient_compression)
-    if gradient_times:
-        note_gradients(trainer)
-    source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
-    trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
-    clock = make_clock(ranks, args.batch, steps, among_others, gradient_times)
-    trainer.train([FeedTrainingStep(), RunUpdateOps(), clock], [],
-                  NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
 
 
 def resident():

@@ -1,14 +1,12 @@
 """What a figure says of the flags it was made with: mistakes that names and shapes of variables cannot tell."""
-from typing import Any, List, Sequence
-
-from weights.card import channel_order
+from nets import channel_order
 
 LEAST_IMAGES = 200
 LEAST_RIGHT = 0.1  # of clean images; every published network of ImageNet's classes has more than half right
 BACKGROUND = 'background'  # of 1001 classes, the first
 
 
-def doubts(judged: int, right: int, classes: Sequence[str], imagenet: Sequence[str], args: Any) -> List[str]:
+def doubts(judged, right, classes, imagenet, args):
     """Why the figure of an evaluation without an attack is not to be believed.
 
     Args:
@@ -21,8 +19,10 @@ def doubts(judged: int, right: int, classes: Sequence[str], imagenet: Sequence[s
     of_imagenet = args.num_classes in (len(imagenet), len(imagenet) + 1) and set(classes) <= {BACKGROUND, *imagenet}
     if not of_imagenet or judged < LEAST_IMAGES or right >= LEAST_RIGHT * judged:
         return []
-    causes = ['--activation-name {}'.format(args.activation_name), '--batch-norm-epsilon {:g}'.format(
-        args.batch_norm_epsilon), '--input-size {}'.format(args.input_size)]
+    causes = ['--activation-name {}'.format(args.activation_name)]
+    if args.batch_norm_epsilon is not None:
+        causes.append('--batch-norm-epsilon {:g}'.format(args.batch_norm_epsilon))
+    causes.append('--input-size {}'.format(args.input_size))
     if args.padding is not None:
         causes.append('--padding {} (or --recipe {})'.format(args.padding, args.recipe))
     if args.input_scaling is not None:
@@ -34,7 +34,7 @@ def doubts(judged: int, right: int, classes: Sequence[str], imagenet: Sequence[s
             '{}'.format(100 * right / judged, judged, ', '.join(causes))]
 
 
-def not_finite(predictions: Sequence[Any]) -> List[str]:
+def not_finite(predictions):
     """What is to be said where a network's outputs are no numbers, for which it counts as wrong.
 
     Args:
