@@ -1,7 +1,7 @@
 """The threat model: attackers, and the tower functions that train and judge a network under attack.
 
-A network is known here by ``get_logits(image) -> [N, classes]`` alone, an attacker by
-``attack(image, label, get_logits) -> (adversarial image, target label)``. Images are float32 in [-1, 1] in the
+A network is known here by ``get_logits(image) -> [N, classes]`` alone, an attacker by what it is to all
+(``attacks.attacker.Attacker``). Images are float32 in [-1, 1] in the
 network's layout; epsilon and step size are in pixel levels (0-255) at every interface and scaled here, once.
 """
 import contextlib
@@ -13,7 +13,7 @@ from tensorpack.tfutils.collection import freeze_collection
 from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 
-from attacks.pgd import NoOpAttacker, PGDAttacker
+from attacks.pgd import NoOpAttacker, PGDAttacker as PGDAttacker  # for the released programs' users
 from attacks.threat import PIXEL, attack_succeeded, predicted_label
 from layers import Frozen
 from machine.graph_mode import use_graphs
@@ -82,7 +82,7 @@ def add_metrics(logits, label, target):
 class AdvImageNetModel(ModelDesc):
     """A classifier trained on adversarial images; subclasses give ``network``.
 
-    Attributes, all set before a graph is built:
+    Attributes, which the constructor takes by their names where they are others than the class's:
         image_shape (int): side of the square input. num_classes (int). data_format (str): 'NHWC' or 'NCHW'.
         channels (str): 'BGR' or 'RGB', what ``network`` takes; images come as BGR.
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
@@ -114,6 +114,12 @@ class AdvImageNetModel(ModelDesc):
     rank = 0
 
     frozen = None
+
+    def __init__(self, **given):
+        for name, value in given.items():
+            if not hasattr(AdvImageNetModel, name):
+                raise TypeError('a network has no {}'.format(name))
+            setattr(self, name, value)
 
     def get_logits(self, image):
         """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format`` and order ``channels``.
@@ -156,23 +162,15 @@ class AdvImageNetModel(ModelDesc):
         finally:
             self.frozen = before
 
-    def attack(self, attacker, image, label, seeds, slope=None, precision='float32'):
-        """``attacker.attack`` on this network in inference mode; no gradient flows through what it returns.
+    def attack(self, attacker, image, truth, seeds, slope=None, precision='float32', lengths=None):
+        """``attacker.attack`` on this network in inference mode; no gradient flows through the image that it returns.
 
         ``slope``: activation whose derivative the attacker's gradient takes, or None. ``precision``: one of
-        ``PRECISIONS``, what the network computes in meanwhile.
+        ``PRECISIONS``, what the network computes in meanwhile. ``lengths``: in place of the attacker's own.
         """
-        return self.watch_attack(attacker, image, label, seeds, slope, precision)[:2]
-
-    def watch_attack(self, attacker, image, label, seeds, slope=None, precision='float32'):
-        """As ``attack``, and bool [N] whether it had succeeded at a point that it then left."""
         with self._as_seen_by_attacker(slope, precision):
-            if isinstance(attacker, PGDAttacker):
-                adv, target, left_success = attacker.follow(image, label, self.get_logits, seeds=seeds)
-            else:  # others stay where they have succeeded
-                adv, target = attacker.attack(image, label, self.get_logits, seeds=seeds)
-                left_success = tf.zeros_like(label, tf.bool)
-        return tf.stop_gradient(adv, name='adv_training_sample'), target, left_success
+            attacked = attacker.attack(image, truth, self.get_logits, seeds=seeds, lengths=lengths)
+        return attacked._replace(image=tf.stop_gradient(attacked.image, name='adv_training_sample'))
 
     def _training_seeds(self, label):
         """Seeds from (run, global step, rank, place in the batch); `training_step` is fed before each step, because
@@ -213,20 +211,21 @@ class AdvImageNetModel(ModelDesc):
             list of scalars: the loss, the top-1 and top-5 errors and, with an attack, its success rate.
         """
         image = image_preprocess(image, self.data_format, self.channels)
-        adv, target = self.attack(self.attacker, image, label, seeds, self.attack_gradient, self.attack_precision)
+        adv, target, _ = self.attack(self.attacker, image, label, seeds, self.attack_gradient, self.attack_precision)
         self.noise_seed = seeds[0]
         with backward_slope(self.update_gradient):
             logits = self.get_logits(adv)
         self.noise_seed = None
         metrics = add_metrics(logits, label, target)
-        shown = [WRONG_TOP1, WRONG_TOP5] + ([ATTACK_SUCCESS] if self.attacker.num_iter > 0 else [])
+        shown = [WRONG_TOP1, WRONG_TOP5] + ([ATTACK_SUCCESS] if self.attacker.parts else [])
         return [smoothed_cross_entropy(logits, label, self.label_smoothing)] + [
             tf.reduce_mean(metrics[name]) for name in shown]
 
-    def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32'):
+    def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32', lengths=None):
         """The tower function that judges the network under ``attacker``.
 
         ``attack_gradient``, ``attack_precision``: as the attributes of that name, which are of training alone.
+        ``lengths``: in place of the attacker's own.
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
@@ -240,10 +239,10 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target, left_success = self.watch_attack(attacker, image, label, seeds, attack_gradient,
-                                                          attack_precision)
+            adv, target, succeeded_before = self.attack(attacker, image, label, seeds, attack_gradient,
+                                                        attack_precision, lengths)
             metrics = add_metrics(self.get_logits(adv), label, target)
-            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(left_success, tf.float32), name=SUCCESS_AT_ANY_STEP)
+            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
             return dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
         return tower_func
 

@@ -17,7 +17,7 @@ import tensorflow.compat.v1 as tf
 import nets
 from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
 from data.augment import resize_plain
-from data.efficientnet_view import for_tensorflow, released_view
+from data.efficientnet_view import AUGMENTATION as RELEASED, for_tensorflow, released_view
 from data.images import Undecodable, Unreadable, decode_image, read_content
 from data.synsets import synset_words
 from ranks.command_line import OneLineParser
@@ -48,8 +48,9 @@ def main():
     except (Undecodable, Unreadable) as error:
         parser.error("--input '{}': not a readable image{}".format(
             args.input, ', ' + str(error) if isinstance(error, Undecodable) and str(error) else ''))
-    model = getattr(nets, args.arch + 'Model')(args)
-    if args.arch == 'EfficientNet':
+    kind = nets.ARCHITECTURES[args.arch]
+    model = kind.model(args)
+    if kind.augmentation == RELEASED:
         pixels = tf.reverse(released_view(tf.constant(for_tensorflow(content)), args.input_size), [2])
     else:
         # The FD release's example resizes bilinearly, ignoring the aspect ratio.

@@ -4,11 +4,12 @@ import argparse
 import smooth_activations
 from adv_model import PRECISIONS
 from attacks.balls import BALLS
-from attacks.gradient import ATTACKS, TARGETS
+from attacks.parts import TARGETS
+from attacks.registry import KINDS
 from data.augment import AUGMENTATIONS
 from data.policies import POLICIES
-from efficientnet.scaling import SIZES
-from nets import ARCHITECTURES, INPUT_SCALINGS
+from layers.scaling import INPUT_SCALINGS
+from nets import ARCHITECTURES, SIZE_NAMES
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
@@ -29,11 +30,12 @@ def _slope_name(text):
 
 
 # By the name that an option's check has (``settings.fields.Check``).
-TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
+TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'input scalings': Named(INPUT_SCALINGS), 'paddings': Named(PADDINGS),
           'activations': Named(smooth_activations.NAMES, activation_name),
           'slopes': Named(smooth_activations.SLOPE_NAMES, _slope_name),
           'optimizers': Named(OPTIMIZERS), 'precisions': Named(PRECISIONS),
-          'attacks': Named(ATTACKS), 'targets': Named(TARGETS), 'norms': Named(BALLS),
+          'attacks': Named(KINDS, explain=lambda word: KINDS[word].help),
+          'targets': Named(TARGETS), 'norms': Named(BALLS),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
           'recipes': Named(RECIPES)}

@@ -8,7 +8,7 @@ from analysis import landscape, sweep
 from commands.command_line import parse_args
 from nets import network_name
 from ranks.command_line import OneLineParser
-from settings import lengths
+from settings import attack, lengths
 from tables import activation_name
 
 PROGRAM = 'python -m analysis'
@@ -178,7 +178,7 @@ def _network(parser, name, flags):
     args = parse_args(['--eval', '--untargeted'] + flags)
     if args.targeted or args.attack_target != 'none':
         parser.error('--targeted, --attack-target: the checks here are of untargeted attacks')
-    if args.attack != 'pgd' or args.norm != 'Linf':
+    if args.attack != attack.KIND or args.norm != attack.LINF:
         parser.error('--attack, --norm: the checks here are of PGD in Linf')
     if args.attack_iter == 0:
         parser.error('--attack-iter 0: there is nothing to look at without an attack')

@@ -1,5 +1,4 @@
 """A network with its weights, and the images that it is judged on."""
-import copy
 import dataclasses
 from typing import List, NamedTuple, Optional
 
@@ -7,24 +6,20 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
+import nets
 from adv_model import PREDICTION, add_metrics, image_preprocess
-from analysis.noise import RandomNoise
+from attacks.attacker import Lengths
 from attacks.autoattack.losses import margin
-from attacks.pgd import PGDAttacker
-from attacks.threat import NO_TARGET, PIXEL
+from attacks.threat import PIXEL, no_target
 from commands import sources
 from commands.judge import validation_batches
-from commands.networks import make_model, matched, open_session
+from commands.networks import matched, open_session
 from ranks.launched import Ranks
 from seeds import EVALUATION_STREAM, image_seeds
 from settings.resolve import resolve
 from smooth_activations import backward_slope
 from weights.classes import read_classes
 from weights.find import open_checkpoint
-
-# Attackers of which one graph serves all lengths, because these numbers of theirs can be fed.
-_FED_KINDS = (PGDAttacker, RandomNoise)
-_FED = {'num_iter': tf.int32, 'step_size': tf.float32, 'epsilon': tf.float32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +109,7 @@ class Subject:
             self._pixels = tf.placeholder(tf.float32, [None, side, side, 3])
             self._label = tf.placeholder(tf.int32, [None])
             self._index = tf.placeholder(tf.int32, [None])
+            self._lengths = Lengths.placeholders()
             self._image = image_preprocess(self._pixels, model.data_format, model.channels)
             self._judged = self._judge(self._image)
             self._zero_gradient = tf.reduce_all(tf.equal(self._input_gradient(), 0), axis=[1, 2, 3])
@@ -127,7 +123,7 @@ class Subject:
             ValueError: the checkpoint does not fit the network.
         """
         values = open_checkpoint(args.load)
-        return cls(name, make_model(args), args.batch,
+        return cls(name, nets.build(resolve(args)), args.batch,
                    lambda: open_session(Ranks(), matched(args, values)), args.attack_gradient)
 
     def __enter__(self):
@@ -139,8 +135,7 @@ class Subject:
     def _judge(self, image):
         logits = self.model.get_logits(image)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=self._label)
-        target = tf.fill(tf.shape(self._label), NO_TARGET)
-        return {'prediction': add_metrics(logits, self._label, target)[PREDICTION], 'loss': loss,
+        return {'prediction': add_metrics(logits, self._label, no_target(self._label))[PREDICTION], 'loss': loss,
                 'margin': margin(logits, self._label)}
 
     def _input_gradient(self):
@@ -154,7 +149,7 @@ class Subject:
         """Look at ``images``, attacked by ``attacker`` (None: as they are).
 
         Args:
-            attacker: any with ``attack(image, label, get_logits, seeds)``; its numbers are in pixel levels.
+            attacker (Attacker).
             keep (bool): keep the attacked images.
         Returns:
             Outcome.
@@ -177,21 +172,16 @@ class Subject:
         return {name: np.concatenate([part[name] for part in parts]) for name in fetches}
 
     def _attack(self, attacker):
-        """The tensors of an attack, and what to feed for its numbers."""
-        fields = [name for name in _FED if hasattr(attacker, name)] if type(attacker) in _FED_KINDS else []
-        fixed = {name: value for name, value in vars(attacker).items() if name not in fields}
-        key = (type(attacker), repr(fixed)) if fields else attacker
+        """The tensors of an attack, and what to feed for its lengths; one graph serves all of these."""
+        key = attacker.graph_key
         if key not in self._attacks:
-            self._attacks[key] = self._build_attack(attacker, fields)
-        fetches, placeholders = self._attacks[key]
-        return fetches, {placeholders[name]: getattr(attacker, name) for name in fields}
+            self._attacks[key] = self._build_attack(attacker)
+        return self._attacks[key], self._lengths.feed(attacker.lengths)
 
-    def _build_attack(self, attacker, fields):
+    def _build_attack(self, attacker):
         with self._graph.as_default(), TowerContext('', is_training=False):
-            placeholders = {name: tf.placeholder(_FED[name], [], name) for name in fields}
-            fed = copy.copy(attacker)
-            vars(fed).update(placeholders)
             seeds = image_seeds(self.model.seed, EVALUATION_STREAM, self._index)
-            adv, _ = self.model.attack(fed, self._image, self._label, seeds, self.attack_gradient)
+            adv = self.model.attack(attacker, self._image, self._label, seeds, self.attack_gradient,
+                                    lengths=attacker.lengths and self._lengths).image
             pixels = to_pixels(adv, self.model.data_format, self.model.channels)
-            return dict(self._judge(adv), adv=pixels), placeholders
+            return dict(self._judge(adv), adv=pixels)

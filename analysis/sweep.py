@@ -84,8 +84,7 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
     """Attack ``images`` with all of ``plan``.
 
     Args:
-        subject (Subject). black_box: the attacker without gradients, with any ``attack(image, label, get_logits,
-            seeds)``; None is the plan's own.
+        subject (Subject). black_box (Attacker): the one without gradients; None is the plan's own.
     Returns:
         Sweep.
     """

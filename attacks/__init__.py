@@ -1,4 +1,4 @@
-"""Attackers: images [N,...] that a network gets wrong, near the given ones. They know images, labels and
+"""Attackers: images [N,...] that a network gets wrong, near the given ones. They know images, truths and
 ``get_logits``."""
 from machine.graph_mode import use_graphs
 

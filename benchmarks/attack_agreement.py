@@ -11,6 +11,7 @@ Takes main.py's flags of --eval, untargeted. The Adversarial Robustness Toolbox 
 momentum in Linf and L2, Foolbox the same pgd in all norms and fgsm in Linf and L2. Prints a Markdown table. Needs
 requirements-test.txt.
 """
+import dataclasses
 import sys
 from typing import Dict, NamedTuple
 
@@ -23,16 +24,17 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 from attack_case import asked, get_parser, open_case, parse
-from attacks.gradient import FGSMAttacker, MomentumAttacker
-from attacks.pgd import PGDAttacker
+from attacks.parts import CLEAN_START
 from attacks.threat import PIXEL
 from commands.networks import make_evaluation_attacker
 from ranks.end import fail
 from settings.resolve import resolve
 
+PGD, FGSM, MOMENTUM = 'PGD', 'FGSM', 'MI-FGSM'  # families of our attacks
+
 
 def arts_attack(network, attacker):
-    """ART's attack of the same kind and lengths as ``attacker`` (PGDAttacker), from the clean image.
+    """ART's attack of the same family and lengths as ``attacker`` (GradientAttacker), from the clean image.
 
     Returns:
         function (image, label) -> adversarial image, of np.ndarrays.
@@ -45,12 +47,12 @@ def arts_attack(network, attacker):
                                       clip_values=(-1, 1), channels_first=int(network.image.shape[1]) == 3)
     options = dict(norm={'Linf': np.inf, 'L2': 2, 'L1': 1}[attacker.norm], eps=attacker.epsilon * PIXEL,
                    batch_size=10 ** 6)
-    if isinstance(attacker, FGSMAttacker):
+    if attacker.family == FGSM:
         art = FastGradientMethod(classifier, **options)
     else:
         options.update(eps_step=attacker.step_size * PIXEL, max_iter=attacker.num_iter, verbose=False)
-        if isinstance(attacker, MomentumAttacker):
-            art = MomentumIterativeMethod(classifier, decay=attacker.decay, **options)
+        if attacker.family == MOMENTUM:
+            art = MomentumIterativeMethod(classifier, decay=attacker.memory.decay, **options)
         else:
             art = ProjectedGradientDescentNumpy(classifier, num_random_init=0, **options)
     return lambda image, label: art.generate(x=image, y=label)
@@ -62,7 +64,7 @@ def foolboxs_attack(network, attacker):
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=network.logits, labels=network.label)
     gradient, = tf.gradients(tf.reduce_sum(loss), network.image)
     model = in_foolbox.SessionModel(network, gradient)
-    if isinstance(attacker, FGSMAttacker):
+    if attacker.family == FGSM:
         attack = in_foolbox.FGSM[attacker.norm](random_start=False)
     else:
         attack = in_foolbox.PGD[attacker.norm](abs_stepsize=attacker.step_size * PIXEL, steps=attacker.num_iter,
@@ -77,14 +79,14 @@ def foolboxs_attack(network, attacker):
 LIBRARIES = {'ART': arts_attack, 'Foolbox': foolboxs_attack}
 # Norms in which a library means the same by an attack. ART's steps in L1 move one element each, ours and Foolbox's
 # SLIDE's share of them; Foolbox's MI-FGSM sums the signs of the gradients (Dong et al. 2018: the gradients).
-_SAME = {'ART': {PGDAttacker: ('Linf', 'L2'), FGSMAttacker: ('Linf', 'L2'), MomentumAttacker: ('Linf', 'L2')},
-         'Foolbox': {PGDAttacker: ('Linf', 'L2', 'L1'), FGSMAttacker: ('Linf', 'L2')}}
+_SAME = {'ART': {PGD: ('Linf', 'L2'), FGSM: ('Linf', 'L2'), MOMENTUM: ('Linf', 'L2')},
+         'Foolbox': {PGD: ('Linf', 'L2', 'L1'), FGSM: ('Linf', 'L2')}}
 
 
 def libraries_with(attacker):
     """Names of ``LIBRARIES`` that have the attack of ``attacker``: what ``--eval`` attacks with, untargeted."""
     return [name for name, norms in _SAME.items()
-            if attacker is not None and attacker.norm in norms.get(type(attacker), ())]
+            if attacker.norm in norms.get(getattr(attacker, 'family', None), ())]
 
 
 class Agreement(NamedTuple):
@@ -105,7 +107,7 @@ def compare(network, adv, attacker, batches, libraries):
 
     Args:
         network (Network). adv (tf.Tensor): our adversarial images of ``network.image``.
-        attacker (PGDAttacker): untargeted, from the clean image; whose parameters the others take.
+        attacker (GradientAttacker): untargeted, from the clean image; whose parameters the others take.
         batches: iterable of image, label (np.ndarray). libraries: names of ``LIBRARIES``.
     Returns:
         Agreement.
@@ -132,11 +134,11 @@ def run(argv):
     libraries = libraries_with(attacker)
     if args.targeted or not libraries:
         fail('compares pgd in Linf, L2 and L1, fgsm and momentum in Linf and L2, all untargeted', 0)
-    attacker.random_start = False
+    attacker = dataclasses.replace(attacker, start=CLEAN_START)
     case = asked(lambda: open_case(args, own.images))
     network = case.network
     with TowerContext('', is_training=False):
-        adv, _ = case.model.attack(attacker, network.image, network.label, None)
+        adv = case.model.attack(attacker, network.image, network.label, None).image
     # All start from valid images; EfficientNet's resizing may leave the range a little.
     image = np.clip(case.image, -1, 1)
     batches = ((image[rows], case.label[rows]) for rows in case.batches(np.arange(len(image)), args.batch))

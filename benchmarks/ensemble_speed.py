@@ -34,9 +34,9 @@ from tensorpack.utils.utils import get_tqdm
 
 from attack_case import asked, get_parser, open_case, parse
 from attack_passes import Passes, Rounds
-from attacks.ensemble import Ensemble
+from attacks.attacker import Attacked, Attacker, refuse_lengths
 from attacks.pgd import PGDAttacker
-from attacks.threat import NO_TARGET
+from attacks.threat import as_truth, no_target
 from commands.networks import make_evaluation_attacker
 from files.atomic import write_text
 from machine.versions import library_versions
@@ -48,10 +48,11 @@ from settings.resolve import resolve
 PLAIN_STEPS = 20  # of each plain loop: a second or so where a batch's attack takes many
 
 
-class ForwardLoop:
+class ForwardLoop(Attacker):
     """As an attacker: looks at the images ``PLAIN_STEPS`` times and leaves them as they are."""
 
-    def attack(self, image, label, get_logits, seeds=None):
+    def attack(self, image, truth, get_logits, seeds=None, lengths=None):
+        refuse_lengths('the forward loop', lengths)
         def one_pass(number, total):
             # Never the same image twice, or the pass could be moved out of the loop.
             logits = get_logits(image + 1e-6 * tf.cast(number, tf.float32))
@@ -59,14 +60,15 @@ class ForwardLoop:
         _, total = tf.while_loop(lambda number, _: number < PLAIN_STEPS, one_pass, [tf.constant(0), tf.constant(0.0)],
                                  back_prop=False, parallel_iterations=1)
         with tf.control_dependencies([total]):
-            return tf.identity(image), tf.fill(tf.shape(label), NO_TARGET)
+            target = no_target(as_truth(truth))
+            return Attacked(tf.identity(image), target, tf.zeros_like(target, tf.bool))
 
 
 class Attack:
     """One attacker on a case's network, with its passes counted.
 
     Args:
-        case (Case). attacker: any with ``attack``. slope (str): see ``AdvImageNetModel.attack``.
+        case (Case). attacker (Attacker). slope (str): see ``AdvImageNetModel.attack``.
     """
 
     def __init__(self, case, attacker, slope=None):
@@ -77,7 +79,7 @@ class Attack:
         self._index = tf.placeholder(tf.int32, [None])
         with TowerContext('', is_training=False):
             seeds = image_seeds(model.seed, EVALUATION_STREAM, self._index)
-            self._adv, _ = model.attack(attacker, case.network.image, case.network.label, seeds, slope)
+            self._adv = model.attack(attacker, case.network.image, case.network.label, seeds, slope).image
 
     def run(self, rows, label=None):
         """Attack the images of ``rows``, with other labels if given; ``passes`` are of this run.
@@ -206,7 +208,7 @@ def run(argv):
     parser.add_argument('--json', type=new_file, metavar='FILE', help='write all figures to FILE too')
     own, args = parse(parser, argv, ['--attack', 'autoattack'])
     ensemble = asked(lambda: make_evaluation_attacker(resolve(args)))
-    if not isinstance(ensemble, Ensemble):
+    if not ensemble.one_after_another:
         fail('--attack {}: measures autoattack alone'.format(args.attack), 0)
     case = asked(lambda: open_case(args, own.images))
     print('{}, {}, epsilon {:g}, batches of {}, {} images\n'.format(
@@ -214,7 +216,7 @@ def run(argv):
     print('| {} |\n|{}'.format(' | '.join(TITLES), '---|' * len(TITLES)), flush=True)
     costs = []
     with case.network.session:
-        for cost in measure(case, ensemble.attackers, args):
+        for cost in measure(case, ensemble.parts, args):
             print(row(cost), flush=True)
             costs.append(cost)
             if own.json:

@@ -3,7 +3,7 @@ import os
 import sys
 
 import nets
-from attacks.gradient import default_step_size
+from attacks.registry import KINDS
 from commands import sources
 from data.folders import default_data
 from data.policies import make_policy
@@ -15,7 +15,7 @@ from weights.find import find_checkpoint
 from weights.flags import parse_with_checkpoint
 from zoo import published
 
-DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.'
+DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets``.'
 _ARCHITECTURE = 'architecture'  # a group of flags
 
 
@@ -45,7 +45,7 @@ def resolve_architecture(args, parser):
     ``args`` has the flags of ``add_architecture_flags``, and ``moving_average_decay``.
     """
     try:
-        resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+        resolve.take_network(args, nets.ARCHITECTURES)
     except ValueError as error:
         parser.error(error)
 
@@ -86,12 +86,12 @@ def _check_mode(args, parser, argv):
 def _resolve(args, mode):
     attacking.take_lengths(args)
     epsilon, step_size = args.attack_epsilon, args.attack_step_size  # that were typed
-    attacking.check_kind(args)
+    attacking.check_kind(args, KINDS)
     _choose_data(args, modes.SERVED in mode)
-    resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+    resolve.take_network(args, nets.ARCHITECTURES)
     recipe = recipes.RECIPES[args.recipe]
     sources.settle_augmentation(args)
-    attacking.settle(args, recipe, epsilon, default_step_size)
+    attacking.settle(args, recipe, epsilon, KINDS[args.attack])
     resolve.take_recipe(args)
     if modes.EVAL not in mode and args.attack_iter == 0:
         attacking.note_unused(args, epsilon, step_size)
@@ -100,7 +100,7 @@ def _resolve(args, mode):
     resolve.check(args)
     _check_files(args)
     attacking.check_lengths(args)
-    if args.attack == 'autoattack':  # which has lengths of its own
+    if KINDS[args.attack].step_size is None:  # it has steps of its own
         args.attack_iter = args.attack_step_size = None
     return args
 

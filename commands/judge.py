@@ -9,12 +9,10 @@ import numpy as np
 from tensorpack.utils import logger
 
 import nets
-from attacks.ensemble import Ensemble
-from attacks.pgd import NoOpAttacker
 from commands import sources
-from commands.networks import make_evaluation_attacker, make_model, matched, open_session
+from commands.networks import make_evaluation_attacker, matched, open_session
 from commands.saying import print_recipe, say_idle_gpus
-from data.efficientnet_view import ReleasedValidationBatches
+from data.efficientnet_view import AUGMENTATION as RELEASED, ReleasedValidationBatches
 from data.folders import ImageSet, list_images
 from data.stream import ValidationBatches
 from data.synsets import synsets
@@ -50,7 +48,7 @@ def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
     share = ranks.rank, ranks.size, threads_for(ranks), indices
-    if view.augmentation == 'efficientnet':
+    if view.augmentation == RELEASED:
         return ReleasedValidationBatches(dataset, batch, view.input_size, *share)
     return ValidationBatches(dataset, batch, view.input_size, 'none' if plain else view.augmentation, *share)
 
@@ -100,22 +98,20 @@ def evaluate(args, ranks, signals, held):
     print_recipe(args)
     say_idle_gpus(ranks)
     logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
-    if attacker:
+    if attacker.parts:
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
                     'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
 
-    model = make_model(args)
-    ensemble = isinstance(attacker, Ensemble)
-    attackers = attacker.attackers if ensemble else [attacker] if attacker else []
-    judge = judging.Judging(model, attackers, ranks, ensemble, settings.evaluation_attack.gradient,
-                            settings.evaluation_attack.precision)
+    model = nets.build(settings)
+    judge = judging.Judging(model, attacker.parts, ranks, attacker.one_after_another,
+                            settings.evaluation_attack.gradient, settings.evaluation_attack.precision)
 
     def open_journal():
         folder = _results_folder(args, attacker)
         held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
         return held.enter_context(contextlib.closing(journal.Journal(
-            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attackers),
-            row_ranges(1 + len(attackers), len(dataset.files), args.num_classes), args.resume_eval)))
+            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attacker.parts),
+            row_ranges(1 + len(attacker.parts), len(dataset.files), args.num_classes), args.resume_eval)))
     pairs = together(ranks, lambda: matched(args, values))
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, pairs)) as session:
@@ -162,7 +158,7 @@ def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
             results['num_unreadable'], outcome.tried))
     for warning in results['warnings']:
         logger.warning(warning)
-    if isinstance(attacker, Ensemble):
+    if attacker.one_after_another:
         for attack in results['attacks']:
             logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
     if stopped:
@@ -181,11 +177,11 @@ def classify_directory(args, ranks):
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
-    model = make_model(args)
-    tower = EvaluationTower(model, NoOpAttacker(), ranks)
+    settings = resolve(args)
+    tower = EvaluationTower(nets.build(settings), [], ranks)
     dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
-    batches = validation_batches(resolve(args), dataset, ranks, plain=True)
+    batches = validation_batches(settings, dataset, ranks, plain=True)
     with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]

@@ -11,6 +11,8 @@ from data.stream import ValidationBatches
 from data.transparency import blend
 from ranks.sessions import cpu_session_config
 
+AUGMENTATION = 'efficientnet'  # of the trainings whose networks see images so
+
 
 def released_view(content, size):
     """Decode, crop the middle, resize (EN release); what is transparent is laid on white, not dropped as there.
@@ -57,7 +59,7 @@ class ReleasedValidationBatches(ValidationBatches):
     beyond."""
 
     def __init__(self, dataset, batch, input_size, rank=0, size=1, threads=None, indices=None):
-        super().__init__(dataset, batch, input_size, 'efficientnet', rank, size, threads, indices)
+        super().__init__(dataset, batch, input_size, AUGMENTATION, rank, size, threads, indices)
 
     def __iter__(self):
         with tf.Graph().as_default() as graph:

@@ -13,25 +13,26 @@ class EvaluateRobustness(Callback):
     """Judges the network during training, over all ranks; every rank runs it, the first one reports.
 
     Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
-    ``eval-<k>step-attack-success-rate``; with ``averages`` all of these for the averaged weights too, as
-    ``eval-ema-...``.
+    ``eval-<k>step-attack-success-rate``, with the attacker's name in place of ``<k>step`` where its steps are not to be
+    chosen; with ``averages`` all of these for the averaged weights too, as ``eval-ema-...``.
 
     Args:
-        model, attacker, ranks: see ``EvaluationTower``.
+        model, attackers, ranks: see ``EvaluationTower``.
         make_batches: () -> ValidationBatches of this rank; if training computes in TF32, of another size than any batch
             that it computes on (see ``tensor_float_32``). num_images (int): of the whole set.
-        attackers_after: (epoch) -> list of PGDAttacker to judge with after that epoch; empty for none.
+        attackers_after: (epoch) -> list of attackers to judge with after that epoch, of different names and numbers of
+            steps; empty for none.
         averages (AverageWeights): set up before this callback, or None.
     """
     _chief_only = False
 
-    def __init__(self, model, attacker, ranks, make_batches, num_images, attackers_after, averages=None):
-        self.model, self.attacker, self.ranks = model, attacker, ranks
+    def __init__(self, model, attackers, ranks, make_batches, num_images, attackers_after, averages=None):
+        self.model, self.attackers, self.ranks = model, attackers, ranks
         self.make_batches, self.num_images, self.attackers_after = make_batches, num_images, attackers_after
         self.averages = averages
 
     def _setup_graph(self):
-        self.tower = EvaluationTower(self.model, self.attacker, self.ranks)
+        self.tower = EvaluationTower(self.model, self.attackers, self.ranks)
 
     def _trigger_epoch(self):
         attackers = self.attackers_after(self.epoch_num)
@@ -53,7 +54,7 @@ class EvaluateRobustness(Callback):
             logger.error('none of the {} validation images could be read: no evaluation'.format(self.num_images))
             return
         names = {CLEAN: monitored_name(CLEAN, averaged)}
-        names.update((a.name, monitored_name(a.num_iter, averaged)) for a in attackers)
+        names.update((a.name, monitored_name(a, averaged)) for a in attackers)
         for key, verdict in verdicts.items():
             summary = verdict.summary()
             self.trainer.monitors.put_scalar(names[key] + '-top1-error', summary['top1_error'])
@@ -71,6 +72,8 @@ class EvaluateRobustness(Callback):
 
 
 def monitored_name(attack, averaged=False):
-    """Prefix of the scalars of an evaluation during training, as in the releases: of 'clean' images, or of an attack of
-    so many steps; ``averaged`` weights have their own."""
-    return 'eval-{}{}'.format('ema-' if averaged else '', attack if attack == CLEAN else '{}step'.format(attack))
+    """Prefix of the scalars of an evaluation during training, as in the releases: of CLEAN images, or of an attacker by
+    its number of steps, where that is to be chosen; ``averaged`` weights have their own."""
+    if attack != CLEAN:
+        attack = '{}step'.format(attack.lengths.num_iter) if attack.lengths else attack.name
+    return 'eval-{}{}'.format('ema-' if averaged else '', attack)

@@ -1,12 +1,11 @@
 """Passes of a network over batches of images: clean and under attack."""
-import copy
-
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 from tensorpack.utils.utils import get_tqdm
 
 from adv_model import PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5
+from attacks.attacker import Lengths
 from attacks.pgd import NoOpAttacker
 from evaluation.verdicts import CLEAN, Verdicts
 from ranks.gather import gather_rows
@@ -23,9 +22,10 @@ class Passes:
     Args:
         model (AdvImageNetModel). attackers (list).
         attack_gradient, attack_precision (str): see ``AdvImageNetModel.get_inference_func``.
+        lengths (Lengths): of all attackers that take others than their own, in place of these.
     """
 
-    def __init__(self, model, attackers, attack_gradient=None, attack_precision='float32'):
+    def __init__(self, model, attackers, attack_gradient=None, attack_precision='float32', lengths=None):
         side = model.image_shape
         with TowerContext('evaluation', is_training=False):
             # Bytes of most data sets, but EfficientNet's resizing leaves fractions.
@@ -34,14 +34,15 @@ class Passes:
             self._index = tf.placeholder(tf.int32, [None], name='index')
             inputs = self._image, self._label, self._index
             self._found = [model.get_inference_func(NoOpAttacker())(*inputs)]
-            self._found += [model.get_inference_func(a, attack_gradient, attack_precision)(*inputs) for a in attackers]
+            self._found += [model.get_inference_func(a, attack_gradient, attack_precision, a.lengths and lengths)(
+                *inputs) for a in attackers]
 
     def judge(self, session, number, batch, feed=()):
         """One pass over a batch.
 
         Args:
             number (int): of the pass. batch: image, label, index as ``ValidationBatches`` yields them.
-            feed (dict): what the attacker needs besides.
+            feed (dict): what the lengths need.
         Returns:
             np.ndarray: int32 [n, 7], columns as ``ROW``, of the rows that have an image.
         """
@@ -52,21 +53,20 @@ class Passes:
 
 
 class EvaluationTower:
-    """Evaluation graph of one network: a clean pass, and one PGD attack whose numbers are fed.
+    """Evaluation graph of one network: a clean pass, and one for each kind of attacker.
 
-    One graph serves attacks of any steps, radius and step size, so that it does not grow with their number. Build it on
-    all ranks, where a new variable scope may reuse the network's variables.
+    Lengths are fed, so that one pass serves attackers that differ in these alone, and the graph does not grow with
+    their number. Build it on all ranks, where a new variable scope may reuse the network's variables.
 
     Args:
-        model (AdvImageNetModel). attacker (PGDAttacker): sets all but these numbers. ranks (Ranks).
+        model (AdvImageNetModel). attackers (list): one at least of every kind that is to judge. ranks (Ranks).
     """
 
-    def __init__(self, model, attacker, ranks):
-        self._fed = {name: tf.placeholder(kind, [], name=name) for name, kind in (
-            ('num_iter', tf.int32), ('epsilon', tf.float32), ('step_size', tf.float32))}
-        fed = copy.copy(attacker)
-        vars(fed).update(self._fed)
-        self._passes = Passes(model, [fed])
+    def __init__(self, model, attackers, ranks):
+        self._lengths = Lengths.placeholders()
+        kinds = {attacker.graph_key: attacker for attacker in attackers}
+        self._numbers = {key: number for number, key in enumerate(kinds, 1)}
+        self._passes = Passes(model, list(kinds.values()), lengths=self._lengths)
         with tf.name_scope('gather_results'):
             self._local = tf.placeholder(tf.int32, [None, len(ROW)])
             self._all = gather_rows(ranks, self._local, 'evaluation_rows')
@@ -76,8 +76,7 @@ class EvaluationTower:
 
         Args:
             batches (ValidationBatches).
-            attackers (list of PGDAttacker): of different names; differ from the tower's in num_iter, epsilon and
-                step_size alone.
+            attackers (list): of different names, and of the tower's kinds.
             show_progress (bool): draw a progress bar.
         Returns:
             dict: 'clean' and each attacker's name to ``Verdicts`` over all images of all ranks, by index.
@@ -88,8 +87,8 @@ class EvaluationTower:
             for batch in batches:
                 rows.append(self._passes.judge(session, 0, batch))
                 for number, attacker in enumerate(attackers, 1):
-                    found = self._passes.judge(session, 1, batch, {
-                        placeholder: getattr(attacker, name) for name, placeholder in self._fed.items()})
+                    found = self._passes.judge(session, self._numbers[attacker.graph_key], batch,
+                                               self._lengths.feed(attacker.lengths))
                     found[:, 0] = number
                     rows.append(found)
                 bar.update()

@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from attacks.pgd import NoOpAttacker
 from attacks.threat import LAST_STEP
 from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable, wilson
 from files.atomic import keep_older, write_text
@@ -22,11 +21,10 @@ def results_name(network, checkpoint, attacker, data):
     """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, and data set.
 
     Args:
-        network, checkpoint, data (str): names, or a path of the latter two. attacker: a single one, an ``Ensemble`` or
-        None.
+        network, checkpoint, data (str): names, or a path of the latter two. attacker (Attacker).
     """
-    parts = [network, os.path.basename(checkpoint), attacker.name if attacker else 'clean']
-    if attacker:
+    parts = [network, os.path.basename(checkpoint), attacker.name if attacker.parts else 'clean']
+    if attacker.parts:
         parts += [attacker.norm] if not attacker.name.endswith(attacker.norm) else []
         parts += ['eps{:g}'.format(attacker.epsilon)]
     return '-'.join(parts + [os.path.basename(os.path.normpath(data))])
@@ -37,7 +35,7 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
 
     Args:
         verdicts (dict): 'clean' and the attacks' names to ``Verdicts``, in the order of the attacks.
-        attacker: a single one, or an ``Ensemble``; None for a clean evaluation.
+        attacker (Attacker): one without ``parts`` for a clean evaluation.
         files_total (int): images that were to be judged up to now. complete (bool): whether these are all there are.
     """
     clean = verdicts[CLEAN]
@@ -45,14 +43,13 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
     results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
                'too_many_unreadable': too_many_unreadable(len(clean.index), files_total),
                'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
-               'attack': (attacker or NoOpAttacker()).describe(), 'threat_model': None, 'attacks': [],
+               'attack': attacker.describe(), 'threat_model': None, 'attacks': [],
                'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
                'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
-    if attacker:
+    if attacker.parts:
         results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
-        attackers = getattr(attacker, 'attackers', [attacker])
         results['attacks'] = [dict(a.describe(), **_robust(verdicts, names[:number + 1]))
-                              for number, a in enumerate(attackers, 1) if a.name in verdicts]
+                              for number, a in enumerate(attacker.parts, 1) if a.name in verdicts]
     if len(names) > 1:
         attacked = verdicts[names[-1]]
         results['adversarial'] = attacked.summary()

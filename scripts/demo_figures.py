@@ -55,9 +55,9 @@ def _attack_first_images(network, folder, activation, epsilon):
     dataset = dataset._replace(files=[dataset.files[i] for i in some], labels=dataset.labels[some])
     image, label, _ = next(iter(ValidationBatches(dataset, SHOWN, args.input_size, args.augmentation)))
     with tf.Graph().as_default(), TowerContext('', is_training=False):
-        model = getattr(nets, args.arch + 'Model')(args)
+        model = nets.ARCHITECTURES[args.arch].model(args)
         clean = image_preprocess(tf.constant(image), model.data_format)
-        adv, _ = PGDAttacker(10, epsilon, 4).attack(clean, tf.constant(label), model.get_logits)
+        adv = PGDAttacker(10, epsilon, 4).attack(clean, tf.constant(label), model.get_logits).image
         outputs = [(adv + 1) / PIXEL] + [tf.argmax(model.get_logits(x), 1) for x in (clean, adv)]
         values = read_checkpoint(folder)
         with tf.Session() as session:

@@ -7,6 +7,7 @@ from settings.fields import SWITCH, Flag, option
 from settings.modes import ATTACKED, EVAL, EVALUATED, JUDGED, TRAINED, TRAINED_ON_IMAGES
 
 LINF = 'Linf'
+KIND = 'pgd'  # of every training, and of evaluations where no other is asked for; of 0 steps, no attack
 _EVALUATION = 'evaluation attacker'
 
 
@@ -17,8 +18,7 @@ class Attack:
 
     kind: str = option(
         '--attack', EVALUATED,
-        'of --eval; training has pgd. fgsm: one step of the whole radius; momentum: MI-FGSM; autoattack: several '
-        'attacks, each on the images that still stand (default: pgd)', default='pgd', late=True, check='attacks')
+        'of --eval; training has pgd. {explained} (default: pgd)', default=KIND, late=True, check='attacks')
     norm: str = option(
         '--norm', EVALUATED,
         'of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels of an image, so '

@@ -2,20 +2,39 @@
 
 All functions are of the namespace that argparse makes, and raise ValueError with what to say.
 """
-from typing import Any, Callable, Optional
+from typing import Any, Callable, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 from settings import flags, lengths, recipes, sections
-from settings.attack import LINF
+from settings.attack import KIND, LINF, Attack
+from settings.fields import options_of
 from settings.recipes import Recipe
 
-# What attacks of --eval have not: names of options.
-_STEPS = ('attack_iter', 'eval_attack_iter', 'attack_step_size')
-_NOT_FOR = {'fgsm': _STEPS + ('autoattack_version',),
-            'autoattack': _STEPS + ('targeted', 'attack_target', 'attack_precision', 'xla', 'use_fp16xla')}
-_FOR_AUTOATTACK_ALONE = ('autoattack_version',)
+# (norm, number of steps, radius, PGD's step in L-infinity) -> length of a step where none is given
+StepSize = Callable[[str, int, float, float], float]
 
-# (attack, norm, number of steps, radius, PGD's step in L-infinity) -> length of a step where none is given
-StepSize = Callable[[str, str, int, float, float], float]
+
+class Kind(Protocol):
+    """What is known of a kind of attack before it is made: see ``attacks.registry.Kind``."""
+
+    @property
+    def step_size(self) -> Optional[StepSize]: ...
+
+    @property
+    def without(self) -> Tuple[str, ...]: ...
+
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
+    @property
+    def num_iter(self) -> Optional[int]: ...
+
+    @property
+    def no_early_stop(self) -> Optional[str]: ...
+
+
+def _destinations(fields: Sequence[str]) -> List[str]:
+    """Of the flags of some fields of ``Attack``, in the order of the fields; each field's own flag first."""
+    return [option.dest for field in fields for option in options_of(Attack) if option.field == field]
 
 
 def default(args: Any, name: str, value: Any) -> None:
@@ -36,10 +55,14 @@ def take_lengths(args: Any) -> None:
         setattr(args, option.dest, length.levels)
 
 
-def check_kind(args: Any) -> None:
-    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe."""
-    default(args, 'attack', 'pgd')
-    for name in _NOT_FOR.get(args.attack, _FOR_AUTOATTACK_ALONE):
+def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
+    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe.
+
+    ``kinds`` (dict): of attacks, by the name that --attack gives.
+    """
+    default(args, 'attack', KIND)
+    kind = kinds[args.attack]
+    for name in _destinations(kind.without):
         if getattr(args, name) is not None:
             raise ValueError('--attack {} has no {}'.format(args.attack, flags.spelling(name, getattr(args, name))))
     if args.use_fp16xla:
@@ -52,25 +75,24 @@ def check_kind(args: Any) -> None:
             raise ValueError('--{} and --attack-target {}: choose one'.format(
                 'targeted' if args.targeted else 'untargeted', args.attack_target))
         args.targeted = args.attack_target != 'none'
-    _check_steps(args)
+    _check_steps(args, kind)
     if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
         raise ValueError('--norm {} needs --attack-epsilon, in pixel levels: {} times that for images in [0, 1]'.format(
             args.norm, lengths.LEVELS))
     default(args, 'norm', LINF)
-    if args.attack == 'autoattack':
-        default(args, 'autoattack_version', 'standard')
-        args.targeted = False
+    for field, value in kind.values.items():
+        default(args, _destinations([field])[0], value)
 
 
-def _check_steps(args: Any) -> None:
+def _check_steps(args: Any, kind: Kind) -> None:
     steps = args.attack_iter if args.eval_attack_iter is None else args.eval_attack_iter
-    for flag, typed in (('--attack momentum', args.attack == 'momentum'), ('--norm {}'.format(args.norm), args.norm)):
+    for flag, typed in (('--attack {}'.format(args.attack), args.attack != KIND),
+                        ('--norm {}'.format(args.norm), args.norm)):
         if typed and steps == 0:
             raise ValueError('{} without steps: give --attack-iter of 1 or more'.format(flag))
     if not args.early_stop:
         return
-    for typed, why in ((args.attack == 'autoattack', '--attack autoattack always stops at the first success'),
-                       (args.attack == 'fgsm', '--attack fgsm has only one step'),
+    for typed, why in ((kind.no_early_stop, '--attack {} {}'.format(args.attack, kind.no_early_stop)),
                        (steps == 0, '--attack-iter 0 has no steps'),
                        (args.xla, '--xla compiles for one size of a batch, and this shrinks it'),
                        (args.attack_precision not in (None, 'float32'),
@@ -79,20 +101,21 @@ def _check_steps(args: Any) -> None:
             raise ValueError('--early-stop: {}; leave it out'.format(why))
 
 
-def settle(args: Any, recipe: Recipe, epsilon: Optional[float], step_size: StepSize) -> None:
+def settle(args: Any, recipe: Recipe, epsilon: Optional[float], kind: Kind) -> None:
     """Set steps and their length where the recipe's own do not fit.
 
     Args:
         args: ``eval`` and the attack's values; ``recipe``, the name of ``recipe``. epsilon (float): that was typed.
+        kind (Kind): of the attack.
     """
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        default(args, 'attack_iter', 1 if args.attack == 'fgsm' else recipes.judged_steps(args.recipe))
-        if args.attack_iter:
-            default(args, 'attack_step_size', step_size(
-                args.attack, args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,
+        default(args, 'attack_iter', kind.num_iter or recipes.judged_steps(args.recipe))
+        if args.attack_iter and kind.step_size:
+            default(args, 'attack_step_size', kind.step_size(
+                args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,
                 recipe.eval_attack_step_size))
         default(args, 'attack_precision', 'float32')  # so that it has the same verdicts on every machine
     if args.eval or args.attack_iter not in (None, recipe.attack_iter):

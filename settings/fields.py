@@ -114,7 +114,7 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
         names (str or tuple): the flag; among several the long one comes last.
         modes (tuple): of ``settings.modes``, in which it means something; elsewhere a typed flag is refused.
         help (str): as of argparse. ``{names}`` and ``{either}`` stand for the words of its table, with commas or 'or',
-            ``{told}`` for ``told``.
+            ``{explained}`` for what the table says of each, ``{told}`` for ``told``.
         default: of the flag; left out where a recipe, the network or another option decides it.
         late (bool): see ``Option``.
         judging (Flag): of an attack, the flag of the evaluations during training, beside that of the training.

@@ -17,9 +17,10 @@ _UNSET = object()
 
 class Named(NamedTuple):
     """Words that an option may be. words: read anew for each parser. parse: text to value, where a word is not all of
-    it; it raises ``argparse.ArgumentTypeError``."""
+    it; it raises ``argparse.ArgumentTypeError``. explain: word to what --help says of it, or ''."""
     words: Iterable[str]
     parse: Optional[Callable[[str], str]] = None
+    explain: Optional[Callable[[str], str]] = None
 
 
 Tables = Mapping[str, Named]
@@ -52,7 +53,10 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
 def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optional[str] = None) -> None:
     """Add one flag to a parser or a group of one; see ``add``."""
     words = _words(flag, tables)
-    shown = flag.help.format(names=', '.join(words), either=' or '.join(words), told=told)
+    table = tables.get(flag.check) if isinstance(flag.check, str) else None
+    said = {word: table.explain(word) for word in words} if table and table.explain else {}
+    shown = flag.help.format(names=', '.join(words), either=' or '.join(words), told=told, explained='; '.join(
+        '{}: {}'.format(word, text) for word, text in said.items() if text))
     if flag.check == SWITCH:
         place.add_argument(*flag.names, dest=flag.dest, action='store_true', default=default, help=shown)
         if flag.off:

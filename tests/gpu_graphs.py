@@ -50,8 +50,7 @@ class Machine:
         monkeypatch.delenv('NVIDIA_TF32_OVERRIDE', raising=False)  # which the tests set, and machines of users do not
         monkeypatch.setattr(judge, 'matched', _end)  # what --eval and --eval-directory do with a graph that is whole
         monkeypatch.setattr(run, 'make_trainer', self._trainer_that_ends(make_trainer))
-        monkeypatch.setattr(AdvImageNetModel, 'watch_attack', self._noted(
-            AdvImageNetModel.watch_attack))
+        monkeypatch.setattr(AdvImageNetModel, 'attack', self._noted(AdvImageNetModel.attack))
 
     @staticmethod
     def _trainer_that_ends(make_trainer):
@@ -61,11 +60,11 @@ class Machine:
             return trainer
         return make
 
-    def _noted(self, watch_attack):
+    def _noted(self, attack):
         def watch(*args, **options):
             graph = tf.get_default_graph()
             before = len(graph.get_operations())
-            result = watch_attack(*args, **options)
+            result = attack(*args, **options)
             self._attack_ops.update(op.name for op in graph.get_operations()[before:])
             return result
         return watch

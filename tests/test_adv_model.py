@@ -2,6 +2,8 @@
 
 tests/fixtures/README.md says where those numbers come from.
 """
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -12,6 +14,7 @@ from tensorpack.tfutils.tower import TowerContext
 import layers
 import resnet_model
 from adv_model import AdvImageNetModel, add_metrics, image_preprocess, smoothed_cross_entropy
+from attacks.attacker import Lengths
 from attacks.pgd import NoOpAttacker, PGDAttacker, logger
 from attacks.threat import NO_TARGET, PIXEL
 from seeds import EVALUATION_STREAM, image_seeds
@@ -71,7 +74,7 @@ def numpy_pgd(start, clean, label, gradient, epsilon, step_size, num_iter, targe
 
 
 def run_attack(sess, attacker, image, label=LABEL, get_logits=linear_logits, seeds=None):
-    return sess.run(attacker.attack(tf.constant(image), tf.constant(label), get_logits, seeds))
+    return sess.run(attacker.attack(tf.constant(image), tf.constant(label), get_logits, seeds))[:2]
 
 
 # The attack on small maps
@@ -133,13 +136,13 @@ def test_an_untargeted_attack_has_no_target(sess):
 
 def test_the_result_has_the_shape_of_the_image(graph):
     image = tf.placeholder(tf.float32, [None, 3, 8, 8])
-    adv, target = PGDAttacker(2, 4.0, 2.0, targeted=True).attack(image, tf.placeholder(tf.int32, [None]), linear_logits)
-    assert adv.shape.as_list() == [None, 3, 8, 8] and target.shape.as_list() == [None]
+    found = PGDAttacker(2, 4.0, 2.0, targeted=True).attack(image, tf.placeholder(tf.int32, [None]), linear_logits)
+    assert found.image.shape.as_list() == [None, 3, 8, 8] and found.target.shape.as_list() == [None]
 
 
 def test_no_op_returns_the_image_itself_and_no_target(sess):
     image = tf.constant(as_seen(random_images()))
-    adv, target = NoOpAttacker().attack(image, tf.constant(LABEL), None)
+    adv, target, _ = NoOpAttacker().attack(image, tf.constant(LABEL), None)
     assert adv is image
     np.testing.assert_array_equal(sess.run(target), [NO_TARGET] * 4)
 
@@ -373,7 +376,7 @@ def test_the_three_slopes_lead_the_attack_to_different_images():
 def test_no_gradient_flows_through_the_attack(graph, training, attacker):
     image = tf.placeholder(tf.float32, [None, 3, 8, 8])
     with TowerContext('', is_training=training):
-        adv, _ = SmallModel().attack(attacker, image, tf.constant(LABEL), None)
+        adv, *_ = SmallModel().attack(attacker, image, tf.constant(LABEL), None)
     assert tf.gradients(adv, [image] + tf.trainable_variables()) == [None] * (1 + len(tf.trainable_variables()))
 
 
@@ -680,7 +683,14 @@ def test_a_clean_evaluation_judges_the_networks_own_answer():
 # ResNet-50 as the original programs attacked and trained it
 
 class ReleasedAttack:
-    """A released ResNet-50 under the attack of its release, three steps from the clean image."""
+    """A released ResNet-50 under the attack of its release, three steps from the clean image.
+
+    A targeted one has this object for its aim, which gives the targets that the release drew.
+    """
+    targeted, word = True, 'given'
+
+    def __call__(self, image, truth, get_logits, seeds):
+        return tf.constant(self.attacked_label)
 
     def __init__(self, fixture, model, weights_rule, load_rule_weights):
         self.fixture = fixture
@@ -691,10 +701,11 @@ class ReleasedAttack:
         # Tensors, so that one graph gives all cases after each of their steps.
         self.step_size, self.num_iter = tf.placeholder(tf.float32, []), tf.placeholder(tf.int32, [])
         attacker = self.attacker()
-        attacker.step_size, attacker.num_iter = self.step_size, self.num_iter
-        attacker._draw_target = lambda label, seeds: tf.constant(self.attacked_label)
+        if targeted:
+            attacker = dataclasses.replace(attacker, aim=self)
         with TowerContext('', is_training=False):
-            self.adv, _ = model.attack(attacker, self.image, tf.constant(fixture['labels'], tf.int32), None)
+            self.adv = model.attack(attacker, self.image, tf.constant(fixture['labels'], tf.int32), None,
+                                    lengths=Lengths(self.num_iter, attacker.epsilon, self.step_size)).image
             self.logits = model.get_logits(self.image)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=self.logits, labels=self.attacked_label)
         self.gradient, = tf.gradients(loss, self.image)

@@ -11,8 +11,7 @@ import attack_agreement
 from attack_agreement import LIBRARIES, compare, libraries_with
 from attack_case import Network
 from attacks import balls
-from attacks.gradient import FGSMAttacker, MomentumAttacker
-from attacks.pgd import PGDAttacker
+from attacks.pgd import FGSMAttacker, MomentumAttacker, NoOpAttacker, PGDAttacker
 from networks import make_network
 
 pytestmark = [pytest.mark.filterwarnings('ignore:PyTorch not found'),
@@ -55,7 +54,7 @@ def test_pgd_has_the_same_success_on_99_percent_of_the_images(sess, load_rule_we
     attacker = PGDAttacker(10, epsilon, epsilon / 4, random_start=False, num_classes=model.num_classes)
     network = open_network(sess, model, side)
     with TowerContext('', is_training=False):
-        adv, _ = model.attack(attacker, network.image, network.label, None)
+        adv, *_ = model.attack(attacker, network.image, network.label, None)
     load_rule_weights(sess)
     batches = [(x, network.predict(x)) for x in np.array_split(photos(count, side), count // 20)]
     found = compare(network, adv, attacker, batches, LIBRARIES)
@@ -105,7 +104,7 @@ def test_only_the_same_attacks_are_compared():
     assert [libraries_with(attacker) for attacker in ATTACKERS] == [
         ['ART', 'Foolbox'], ['Foolbox'], ['ART', 'Foolbox'], ['ART', 'Foolbox'], ['ART'], ['ART'],
         ['ART', 'Foolbox'], ['ART', 'Foolbox'], ['Foolbox']]
-    assert libraries_with(None) == libraries_with(FGSMAttacker(60.0, norm='L1')) == []
+    assert libraries_with(NoOpAttacker()) == libraries_with(FGSMAttacker(60.0, norm='L1')) == []
 
 
 DIGITS = ['--arch', 'CifarResNet', '-d', '8', '--num-classes', '10', '--batch', '16']

@@ -9,8 +9,9 @@ from adv_model import AdvImageNetModel
 from analysis import activations, landscape, masking, report, sweep, transfer
 from analysis.noise import RandomNoise
 from analysis.subject import Images, Outcome, Subject
+from attacks.attacker import Attacked, Attacker
 from attacks.pgd import PGDAttacker
-from attacks.threat import PIXEL
+from attacks.threat import PIXEL, no_target
 
 SIDE, COUNT = 8, 60
 SCALE = 0.1  # of the logits; the honest network's softmax is far from float32's end
@@ -144,12 +145,13 @@ def test_masked_gradients_are_flagged(subject, how, flagged):
 
 
 def test_the_black_box_attacker_may_be_any(subject):
-    class Oracle:
+    class Oracle(Attacker):
         """Knows the network without asking for its slope."""
 
-        def attack(self, image, label, get_logits, seeds):
+        def attack(self, image, label, get_logits, seeds, lengths):
             away = 1 - 2 * tf.cast(label, tf.float32)[:, None, None, None]
-            return image + 16 * PIXEL * away * tf.constant(np.sign(DIRECTION), tf.float32), label
+            adv = image + 16 * PIXEL * away * tf.constant(np.sign(DIRECTION), tf.float32)
+            return Attacked(adv, no_target(label), tf.zeros_like(label, tf.bool))
     found = sweep.measure(subject(scale=1e4 * SCALE), images(), PLAN, black_box=Oracle())
     right = np.isin(np.arange(COUNT), MISTAKEN, invert=True)
     np.testing.assert_array_equal(found.black_box.standing, right & (BREAKING > 16))

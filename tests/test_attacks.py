@@ -7,8 +7,8 @@ from scipy.special import softmax
 
 from attacks import balls
 from attacks.ensemble import Ensemble
-from attacks.gradient import FGSMAttacker, MomentumAttacker, default_step_size
-from attacks.pgd import PGDAttacker
+from attacks.pgd import FGSMAttacker, MomentumAttacker, PGDAttacker
+from attacks.registry import KINDS
 from attacks.threat import NO_TARGET, PIXEL
 from seeds import EVALUATION_STREAM, image_seeds
 
@@ -88,7 +88,7 @@ def numpy_attack(start, label, norm, radius, step, num_iter, decay=None):
 
 
 def run(sess, attacker, get_logits=logits_of, image=IMAGE, label=LABEL, seeds=None):
-    return sess.run(attacker.attack(tf.constant(image), tf.constant(label), get_logits, seeds))
+    return sess.run(attacker.attack(tf.constant(image), tf.constant(label), get_logits, seeds))[:2]
 
 
 LENGTHS = {'Linf': (40.0, 12.0), 'L2': (300.0, 90.0), 'L1': (900.0, 300.0)}  # epsilon and step, in pixel levels
@@ -257,4 +257,4 @@ def test_an_ensemble_s_attacks_have_different_names():
     ('pgd', 'Linf', 1.0), ('pgd', 'L2', 25.0), ('pgd', 'L1', 25.0), ('momentum', 'Linf', 10.0),
     ('momentum', 'L2', 10.0), ('fgsm', 'L2', 100.0)])
 def test_default_steps(attack, norm, expected):
-    assert default_step_size(attack, norm, 10, 100.0, 1.0) == expected
+    assert KINDS[attack].step_size(norm, 10, 100.0, 1.0) == expected

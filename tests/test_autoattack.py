@@ -147,7 +147,7 @@ def test_fab_finds_a_linear_networks_nearest_boundary(sess, norm, dual, restarts
     nearest = np.min([[(row[y] - row[c]) / np.linalg.norm(LINEAR[:, c] - LINEAR[:, y], dual) if c != y else np.inf
                        for c in range(10)] for row, y in zip(logits, label)], axis=1)
     epsilon = float(np.median(nearest)) * 255
-    adv, _ = FABAttacker('fab', norm, epsilon, 10, num_iter=20, restarts=restarts).attack(
+    adv, *_ = FABAttacker('fab', norm, epsilon, 10, num_iter=20, restarts=restarts).attack(
         tf.constant(x), tf.constant(label, tf.int32), linear_logits)
     change = ((sess.run(adv) - x) / 2).reshape(8, -1)
     found = change.any(axis=1)
@@ -291,7 +291,7 @@ def test_results_depend_neither_on_the_batch_nor_on_the_place_in_it(sess, name, 
     attacker, seeds = make(name, norm, **SHORT[name]), sess.run(image_seeds(3, 1, tf.constant(SOME)))
     image, label = tf.placeholder(tf.float32, [None, 3, 16, 16]), tf.placeholder(tf.int32, [None])
     given = tf.placeholder(tf.int64, [None, 2])
-    adv, _ = attacker.attack(image, label, tiny_cnn.get_logits, given)
+    adv, *_ = attacker.attack(image, label, tiny_cnn.get_logits, given)
 
     def run(rows):
         return sess.run(adv, {image: 2 * CLEAN[SOME[rows]] - 1, label: LABEL[SOME[rows]], given: seeds[rows]})

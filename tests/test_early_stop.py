@@ -9,8 +9,7 @@ import tensorflow.compat.v1 as tf
 import main
 import nets
 from attack_passes import Passes
-from attacks.gradient import MomentumAttacker
-from attacks.pgd import PGDAttacker
+from attacks.pgd import MomentumAttacker, PGDAttacker
 from evaluation.verdicts import Verdicts, attack_success
 from image_folders import make_noise_folder
 from seeds import EVALUATION_STREAM, image_seeds
@@ -54,7 +53,7 @@ def follow(sess, attacker, network=wavy_logits, rows=slice(None)):
     """The attacked images of ``rows``, their targets, and whether a success was left."""
     image = tf.placeholder(tf.float32, [None, SIDE, SIDE, 3])
     seeds = image_seeds(0, EVALUATION_STREAM, tf.constant(np.arange(COUNT)[rows]))
-    found = attacker.follow(image, tf.constant(LABELS[rows], tf.int32), network, seeds)
+    found = attacker.attack(image, tf.constant(LABELS[rows], tf.int32), network, seeds)
     return sess.run(found, {image: IMAGES[rows]})
 
 

@@ -14,7 +14,7 @@ from tensorpack.tfutils.tower import TowerContext
 import main
 import nets
 from attacks.ensemble import Ensemble
-from attacks.pgd import PGDAttacker
+from attacks.pgd import NoOpAttacker, PGDAttacker
 from attacks.threat import NO_TARGET
 from evaluation.passes import ROW, EvaluationTower, Passes
 from evaluation.results import make_results, results_name
@@ -329,7 +329,7 @@ def test_each_evaluation_has_a_folder_of_its_own_named_by_network_attack_and_dat
 
 
 @pytest.mark.parametrize('attacker, expected', [
-    (None, 'R50-x.npz-clean-val2'), (PGDAttacker(10, 4.0, 1.0), 'R50-x.npz-PGD-10-Linf-eps4-val2'),
+    (NoOpAttacker(), 'R50-x.npz-clean-val2'), (PGDAttacker(10, 4.0, 1.0), 'R50-x.npz-PGD-10-Linf-eps4-val2'),
     (PGDAttacker(10, 127.5, 1.0, norm='L2'), 'R50-x.npz-PGD-10-L2-eps127.5-val2'),
     (Ensemble('autoattack-standard-Linf', 'Linf', 8.0, []), 'R50-x.npz-autoattack-standard-Linf-eps8-val2')])
 def test_a_folder_s_name_says_norm_epsilon_steps_and_data(attacker, expected):
@@ -444,7 +444,7 @@ def test_one_graph_judges_as_a_graph_for_each_attacker_does(network, images, lab
     batch = images, labels.astype(np.int32), np.arange(NUM_IMAGES, dtype=np.int32)
     with tf.Graph().as_default():
         model = nets.CifarResNetModel(args)
-        tower = EvaluationTower(model, attackers[0], Ranks())
+        tower = EvaluationTower(model, attackers[:1], Ranks())
         own = Passes(model, attackers)
         with tf.Session() as session:
             for variable in tf.global_variables():

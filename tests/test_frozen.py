@@ -4,11 +4,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import nets
 from adv_model import PRECISIONS
-from attacks.gradient import MomentumAttacker
-from attacks.pgd import PGDAttacker
+from attacks.attacker import Attacked
+from attacks.pgd import MomentumAttacker, PGDAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
+from machine import devices
 from networks import make_network
 
 SIDE, COUNT = 16, 6
@@ -40,7 +40,7 @@ def flags(request, monkeypatch, few_blocks):
 class Watched:
     """An attacker that keeps what ``get_logits`` gives it in a loop of one step, and its gradient."""
 
-    def attack(self, image, label, get_logits, seeds=None):
+    def attack(self, image, label, get_logits, seeds, lengths):
         def body(*_):
             logits = get_logits(image)
             loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=label))
@@ -48,7 +48,7 @@ class Watched:
         self.logits, self.gradient = tf.while_loop(
             lambda *_: True, body, [tf.zeros([COUNT, 10]), tf.zeros_like(image)], maximum_iterations=1,
             back_prop=False, return_same_structure=True)
-        return image, label
+        return Attacked(image, label, None)
 
 
 def plain(model, image):
@@ -189,6 +189,6 @@ def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tm
                                                                              precision):
     info = tmp_path / 'cpuinfo'
     info.write_text('processor\t: 0\n' + line)
-    monkeypatch.setattr(nets, 'CPU_INFO', str(info))
+    monkeypatch.setattr(devices, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert nets.fast_precision() == precision
+    assert devices.fast_precision() == precision

@@ -17,8 +17,7 @@ import tensorflow.compat.v1 as tf
 
 import main
 import nets
-from attacks.gradient import FGSMAttacker
-from attacks.pgd import PGDAttacker
+from attacks.pgd import FGSMAttacker, PGDAttacker
 from evaluation import journal
 from evaluation.passes import Passes
 from evaluation.verdicts import wilson

@@ -337,7 +337,7 @@ def test_an_attack_through_recomputed_blocks_is_the_same(kind, slope):
             image = tf.constant(np.clip(0.5 * X[..., :3], -1, 1))
             attacker = PGDAttacker(3, 8.0, 3.0, random_start=False)
             with backward_slope(slope):
-                adv, _ = attacker.attack(image, np.arange(6, dtype=np.int32), get_logits)
+                adv, *_ = attacker.attack(image, np.arange(6, dtype=np.int32), get_logits)
             set_variables(sess)
             return sess.run([image, adv])
     image, adv = attack(recompute=False)

@@ -115,6 +115,6 @@ def attack(sess, attacker, network=get_logits, rows=slice(None), seeds=None):
     """
     x, y = images()
     image = tf.placeholder(tf.float32, [None, 3, 16, 16])
-    adv, _ = attacker.attack(image, tf.constant(y[rows]), network, None if seeds is None else tf.constant(seeds))
+    adv, *_ = attacker.attack(image, tf.constant(y[rows]), network, None if seeds is None else tf.constant(seeds))
     found = sess.run(adv, {image: 2 * x[rows] - 1})
     return sess.run(network(image), {image: found}).argmax(1) == y[rows], found

@@ -17,6 +17,7 @@ from tensorpack.input_source import QueueInput
 from tensorpack.tfutils.sesscreate import NewSessionCreator
 
 from evaluation.during_training import EvaluateRobustness, monitored_name
+from evaluation.verdicts import CLEAN
 from files.atomic import write_text
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
@@ -45,7 +46,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         model (AdvImageNetModel). settings (Settings): with ``steps_per_epoch`` set. ranks (Ranks).
         source (InputSource): batches of [image, label].
         validation: (() -> ValidationBatches of this rank, number of images), or None for a run without evaluation.
-        make_attacker: (num_iter) -> PGDAttacker for the evaluations.
+        make_attacker: (num_iter) -> attacker for the evaluations.
         classes (list of str): class names in label order.
         folder (str): log directory, used by the first rank.
         start (Start): where to begin. session_init (SessionInit): what the first rank loads.
@@ -56,12 +57,12 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         OSError: ``source`` has given up waiting, or got what is no batch.
     """
     run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
-    judged_steps = settings.evaluation_attack.num_iter
+    watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
     saver = None
     monitors = []
     if ranks.is_chief:
         statistics = Statistics()
-        saver = _saver(settings, classes, folder, statistics)
+        saver = _saver(settings, watching, classes, folder, statistics)
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     rated = flat(settings.update, schedule)
@@ -73,7 +74,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if validation:
         make_batches, num_images = validation
         callbacks.append(EvaluateRobustness(
-            model, make_attacker(judged_steps), ranks, lambda: stop.watched(make_batches()), num_images,
+            model, [watching], ranks, lambda: stop.watched(make_batches()), num_images,
             lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
@@ -99,9 +100,9 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
 
 
-def _saver(settings, classes, folder, statistics):
+def _saver(settings, watching, classes, folder, statistics):
     run = settings.run
-    monitored = monitored_name(settings.evaluation_attack.num_iter, run.moving_average_decay > 0) + '-top1-error'
+    monitored = monitored_name(watching or CLEAN, run.moving_average_decay > 0) + '-top1-error'
     return CheckpointSaver(folder, run.keep_checkpoints, monitored, statistics, card.make(
         flat(settings.network, settings.view, run), classes))
 
@@ -111,4 +112,5 @@ def _attackers_after(settings, make_attacker, epoch):
     if epoch % settings.evaluation.eval_every and epoch != last:
         return []
     steps = recipes.evaluation_steps(settings.run.recipe, settings.evaluation_attack.num_iter, epoch, last)
-    return [make_attacker(k) for k in sorted({*steps, *settings.evaluation.more_steps})]
+    attackers = [make_attacker(k) for k in sorted({*steps, *settings.evaluation.more_steps})]
+    return list({attacker.name: attacker for attacker in attackers}.values())  # one, if its steps are not to be chosen

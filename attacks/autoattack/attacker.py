@@ -3,9 +3,10 @@ import zlib
 
 import tensorflow.compat.v1 as tf
 
-from attacks.autoattack.geometry import NORMS
+from attacks import attacker
+from attacks.attacker import Attacked, check, check_ball, refuse_lengths
 from attacks.autoattack.streams import ImageStreams
-from attacks.threat import NO_TARGET, predicted_label
+from attacks.threat import as_truth, label_of, no_target, predicted_label
 from seeds import EVALUATION_STREAM, image_seeds
 
 
@@ -28,7 +29,10 @@ class Victims:
                        self.get_logits, self.shape)
 
 
-class Attacker:
+_IMAGE_STREAMS = ImageStreams()
+
+
+class Attacker(attacker.Attacker):
     """Base of the attackers; a subclass sets ``name`` and gives ``_search`` and ``_options``.
 
     Args:
@@ -43,17 +47,14 @@ class Attacker:
     least_classes = 2
 
     def __init__(self, norm, epsilon, num_classes, seed=0, streams=None):
-        self._check('norm', norm, norm in NORMS, 'one of {}'.format(', '.join(NORMS)))
-        self._check('epsilon', epsilon, 0 < epsilon < float('inf') and (norm != 'Linf' or epsilon <= 255),
-                    'a radius in (0, 255] pixel levels' if norm == 'Linf' else 'a positive number of pixel levels')
+        check_ball(self.name, norm, epsilon)
         self._check('num_classes', num_classes, num_classes >= self.least_classes,
                     'at least {}'.format(self.least_classes))
         self.norm, self.epsilon, self.num_classes = norm, float(epsilon), num_classes
-        self.seed, self.streams = seed, streams or ImageStreams()
+        self.seed, self.streams = seed, streams or _IMAGE_STREAMS
 
     def _check(self, option, value, valid, wanted):
-        if not valid:
-            raise ValueError('{}: {} must be {}, not {}'.format(self.name, option, wanted, value))
+        check(self.name, option, value, valid, wanted)
 
     def _check_counts(self, **counts):
         for option, value in counts.items():
@@ -64,34 +65,34 @@ class Attacker:
         """Epsilon for images in [0, 1]."""
         return self.epsilon / 255
 
+    @property
+    def graph_key(self):
+        return type(self), self.num_classes, self.seed, self.streams, str(self.describe())
+
     def describe(self):
-        """The attack's parameters, JSON-ready; epsilon in pixel levels, 0-255."""
         return dict({'name': self.name, 'norm': self.norm, 'epsilon': self.epsilon}, **self._options())
 
-    def attack(self, image, label, get_logits, seeds=None):
-        """Attack the images of a batch that the network has right.
+    def attack(self, image, truth, get_logits, seeds=None, lengths=None):
+        """Attack the images of a batch that the network has right; see ``attacks.attacker.Attacker``.
 
         Args:
-            image (tf.Tensor): float32 [N,H,W,3] or [N,3,H,W] in [-1, 1]; N may be unknown. In L2 and L1 an image with
-                values outside is first cut to them, and epsilon counts from there.
-            label (tf.Tensor): int [N], the true labels.
-            get_logits: image -> logits [N, classes], differentiable.
-            seeds (tf.Tensor): int64 [N, 2] from ``image_seeds``; without them every image has the seed of its place
-                in the batch.
+            image: of known H and W; N may be unknown. In L2 and L1 an image with values outside of [-1, 1] is first cut
+                to them, and epsilon counts from there.
+            truth: the right label is ``label_of`` it.
         Returns:
-            adv (tf.Tensor): like ``image``: within epsilon of it and in [-1, 1] where the attack broke it, and the
-                image itself elsewhere.
-            target (tf.Tensor): int32 [N], NO_TARGET: the attack is won by any wrong label.
+            Attacked: within epsilon of the image where the attack broke it, and the image itself elsewhere. There is no
+            target, as the attack is won by any wrong label, and none of its successes is left.
         Raises:
-            ValueError: H and W are not known.
+            ValueError: H and W are not known, or lengths are given.
         """
+        refuse_lengths(self.name, lengths)
         shape = image.shape[1:]
         if not shape.is_fully_defined():
             raise ValueError('{}: the size of the images must be known, not {}'.format(self.name, shape))
         with tf.name_scope(self.name):
             if seeds is None:
                 seeds = image_seeds(self.seed, EVALUATION_STREAM, tf.range(tf.shape(image)[0]))
-            label = tf.cast(label, tf.int32)
+            label = label_of(as_truth(truth))
             flat = tf.reshape(image, [-1, shape.num_elements()])
             unit = (flat + 1) / 2
             if self.norm != 'Linf':
@@ -105,7 +106,7 @@ class Attacker:
             standing = tf.where(tf.equal(predicted_label(clean_logits), label))[:, 0]
             adv = tf.reshape(self._search(victims, flat, standing), tf.shape(image))
             adv.set_shape(image.shape)
-            return adv, tf.fill(tf.shape(label), NO_TARGET)
+            return Attacked(adv, no_target(label), tf.zeros_like(label, tf.bool))
 
     def _search(self, victims, flat, standing):
         """``flat`` [N, D] in [-1, 1] with its broken images replaced; ``standing`` int64 [M]: the rows to attack."""
