@@ -1,8 +1,8 @@
 """The threat model: attackers, and the tower functions that train and judge a network under attack.
 
-A network is known here by ``get_logits(image) -> [N, classes]`` alone, an attacker by what it is to all
-(``attacks.attacker.Attacker``). Images are float32 in [-1, 1] in the
-network's layout; epsilon and step size are in pixel levels (0-255) at every interface and scaled here, once.
+A network is known here by ``get_logits(image) -> [N, classes]`` alone, an attacker by ``attacks.attacker.Attacker``.
+Images are float32 in [-1, 1] in the network's layout; epsilon and step size are in pixel levels (0-255) at every
+interface and scaled once, by the attacker.
 """
 import contextlib
 

@@ -16,7 +16,7 @@ from settings.sections import Settings
 
 
 class Kind(Protocol):
-    """What is known of a kind of network before it is built: see ``nets.architecture.Architecture``."""
+    """What is known of a kind of network before it is built: see ``architectures.entry.Architecture``."""
 
     @property
     def recipe(self) -> str: ...

@@ -331,7 +331,8 @@ def test_each_evaluation_has_a_folder_of_its_own_named_by_network_attack_and_dat
 @pytest.mark.parametrize('attacker, expected', [
     (NoOpAttacker(), 'R50-x.npz-clean-val2'), (PGDAttacker(10, 4.0, 1.0), 'R50-x.npz-PGD-10-Linf-eps4-val2'),
     (PGDAttacker(10, 127.5, 1.0, norm='L2'), 'R50-x.npz-PGD-10-L2-eps127.5-val2'),
-    (Ensemble('autoattack-standard-Linf', 'Linf', 8.0, []), 'R50-x.npz-autoattack-standard-Linf-eps8-val2')])
+    (Ensemble('autoattack-standard-Linf', 'Linf', 8.0, [PGDAttacker(1, 8.0, 8.0)]),
+     'R50-x.npz-autoattack-standard-Linf-eps8-val2')])
 def test_a_folder_s_name_says_norm_epsilon_steps_and_data(attacker, expected):
     assert results_name('R50', 'some/x.npz', attacker, '/data/val2/') == expected
 

@@ -16,9 +16,9 @@ import main
 import model_zoo
 import nets
 from adv_model import image_preprocess
+from architectures.entry import Architecture, Identity
+from architectures.model import ConfiguredModel
 from attacks.pgd import PGDAttacker
-from nets.architecture import Architecture, Identity
-from nets.model import ConfiguredModel
 from settings.resolve import resolve
 from small_runs import BATCH, STEPS, differing, epochs_in, read_json, variables
 from smooth_activations import activate

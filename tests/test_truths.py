@@ -1,4 +1,4 @@
-"""What is true of an image: a distribution over classes, of which a label is a simple case; what attackers make of it."""
+"""What is true of an image, a distribution over classes or a label; what attackers make of it."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf

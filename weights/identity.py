@@ -6,8 +6,8 @@ cannot tell is in ``weights.card``.
 import re
 from typing import Any, Mapping, NamedTuple
 
+from architectures.entry import Identity
 from nets import ARCHITECTURES, architecture_defaults
-from nets.architecture import Identity
 from settings import sections
 
 # Moving average of a variable in the released EfficientNet checkpoints.

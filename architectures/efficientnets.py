@@ -3,9 +3,9 @@ import dataclasses
 import math
 import re
 
+from architectures.entry import BATCH_NORM, Architecture, Identity
+from architectures.model import ConfiguredModel
 from efficientnet import network, scaling
-from nets.architecture import BATCH_NORM, Architecture, Identity
-from nets.model import ConfiguredModel
 
 
 class EfficientNetModel(ConfiguredModel):

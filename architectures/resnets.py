@@ -3,8 +3,8 @@ import functools
 import re
 
 import resnet_model
-from nets.architecture import BATCH_NORM, Architecture, Identity
-from nets.model import ConfiguredModel
+from architectures.entry import BATCH_NORM, Architecture, Identity
+from architectures.model import ConfiguredModel
 from resnet_model import CIFAR_BLOCKS, CIFAR_WIDE_DEPTH, IMAGENET_BLOCKS
 
 

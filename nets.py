@@ -3,8 +3,8 @@
 A new network is an entry: see ``architecture``. ``NAMEModel(args)`` of each, for the resolved flags ``args``, is what
 the released programs have.
 """
-from nets.efficientnets import EFFICIENTNET
-from nets.resnets import CIFAR_RESNET, RESNET, RESNET_DENOISE, RESNEXT_DENOISE_ALL
+from architectures.efficientnets import EFFICIENTNET
+from architectures.resnets import CIFAR_RESNET, RESNET, RESNET_DENOISE, RESNEXT_DENOISE_ALL
 from settings.resolve import flat
 
 ARCHITECTURES = {'ResNet': RESNET, 'ResNetDenoise': RESNET_DENOISE, 'ResNeXtDenoiseAll': RESNEXT_DENOISE_ALL,

@@ -36,7 +36,8 @@ class Architecture:
 
     Attributes:
         model: class of its models, made from resolved options and the arguments of ``AdvImageNetModel``; mostly a
-            ``nets.model.ConfiguredModel``. It says ``channels``, ``input_scaling`` and ``weight_decay_variables``.
+            ``ConfiguredModel`` (``architectures.model``). It says ``channels``, ``input_scaling`` and
+            ``weight_decay_variables``.
         recipe (str): of the release that published it.
         options (dict): the options of ``settings.network`` that it has of those that not all networks have,
             ``input_size`` and ``num_classes``; and their values where not given, None for the recipe's. An option that
