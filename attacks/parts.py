@@ -1,8 +1,9 @@
 """What attacks on a loss's gradient are put together from, beside the balls: aims, losses, gradient memories, starts,
 and the rule for a step.
 
-Parts of a kind are called alike, so that each goes with all others; those with options are frozen, so that equal ones
-are found to be equal. ``describe`` gives what a part adds to the description of its attack.
+Parts of a kind are called alike, so that each goes with all others. Attacks of equal parts share a graph: one with
+options is a frozen object rather than a function made for each attack anew. ``describe`` gives what a part adds to the
+description of its attack.
 """
 import dataclasses
 from typing import ClassVar

@@ -81,6 +81,8 @@ class EvaluationTower:
         Returns:
             dict: 'clean' and each attacker's name to ``Verdicts`` over all images of all ranks, by index.
         """
+        for attacker in attackers:
+            assert attacker.graph_key in self._numbers, '{} is of no kind that the graph has'.format(attacker.name)
         # A row of no pass: a rank without images still takes part in the gathering.
         rows = [np.full([1, len(ROW)], -1, np.int32)]
         with get_tqdm(total=len(batches), disable=not show_progress, desc='evaluation') as bar:

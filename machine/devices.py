@@ -1,17 +1,19 @@
 """What this machine's processors do best."""
+from typing import Optional
+
 import tensorflow.compat.v1 as tf
 
 CPU_INFO = '/proc/cpuinfo'
 
 
-def resolve_data_format(data_format):
+def resolve_data_format(data_format: Optional[str]) -> str:
     """'NHWC' or 'NCHW' as given; for None the device's own: NCHW on a GPU, NHWC on a CPU."""
     if data_format:
         return data_format
     return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
 
 
-def fast_precision():
+def fast_precision() -> str:
     """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else
     'float32'."""
     if tf.config.list_physical_devices('GPU'):

@@ -76,12 +76,12 @@ MIXED = RANDOM.dirichlet(np.ones(CLASSES), 6).astype(np.float32)
 
 
 @pytest.mark.parametrize('truth', [LABELS, MIXED], ids=['labels', 'distributions'])
-@pytest.mark.parametrize('num_iter', [1, 5])
-def test_it_is_numpy_s_step_for_step(sess, truth, num_iter):
-    attacker = make(Attack(num_iter=num_iter, epsilon=6.0, step_size=2.0, targeted=False), CLASSES, 0)
+@pytest.mark.parametrize('num_iter, step', [(1, 6.0), (5, 2.0)])
+def test_it_is_numpy_s_step_for_step(sess, truth, num_iter, step):
+    attacker = make(Attack(num_iter=num_iter, epsilon=6.0, step_size=step, targeted=False), CLASSES, 0)
     adv = sess.run(attacker.attack(tf.constant(IMAGES), tf.constant(truth), logits_of).image)
     distribution = np.eye(CLASSES)[truth] if truth.ndim == 1 else truth
-    np.testing.assert_allclose(adv, numpy_attack(IMAGES.astype(np.float64), distribution, 6.0, 2.0, num_iter),
+    np.testing.assert_allclose(adv, numpy_attack(IMAGES.astype(np.float64), distribution, 6.0, step, num_iter),
                                atol=1e-5)
 
 

@@ -81,9 +81,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE),
-                               json.dumps(dict(flags, command=sys.argv, versions=library_versions(),
-                                               source=source_version()), indent=2) + '\n')
+        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(run.seed)
