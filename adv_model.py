@@ -8,19 +8,19 @@ import contextlib
 
 import tensorflow.compat.v1 as tf
 from tensorpack import ModelDesc
-from tensorpack.models import regularize_cost
 from tensorpack.tfutils.collection import freeze_collection
 from tensorpack.tfutils.summary import add_moving_summary
 from tensorpack.tfutils.tower import TowerContext, get_current_tower_context
 
 from attacks.pgd import NoOpAttacker, PGDAttacker as PGDAttacker  # for the released programs' users
-from attacks.threat import PIXEL, attack_succeeded, predicted_label
+from attacks.threat import PIXEL, attack_succeeded, label_of, predicted_label
 from layers import Frozen
 from machine.graph_mode import use_graphs
 from seeds import EVALUATION_STREAM, TRAINING_STREAM, image_seeds
 from smooth_activations import backward_slope
+from training.optimizers import coupled_decay, make_optimizer
 from training.step.accumulation import mean_over_parts
-from training.step.optimizers import make_optimizer
+from training.step.mixing import as_it_is, smoothed
 
 use_graphs()
 
@@ -56,11 +56,12 @@ def _scale_gradient(x, factor):
     return tf.custom_gradient(lambda x: (tf.identity(x), lambda dy: dy * factor))(x)
 
 
-def smoothed_cross_entropy(logits, label, label_smoothing):
-    """Mean over the batch of the cross entropy with targets onehot * (1 - s) + s / classes (1H Sec 5.1, s = 0.1)."""
-    target = tf.one_hot(label, logits.shape[1], on_value=1.0, off_value=0.0)
-    target = target * (1 - label_smoothing) + label_smoothing / int(logits.shape[1])
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=target, logits=logits))
+def smoothed_cross_entropy(logits, truth, label_smoothing):
+    """Mean over the batch of the cross entropy with a truth: labels int [N], which are smoothed, or distributions
+    [N,classes], which are taken as they are."""
+    if truth.dtype.is_integer:
+        truth = smoothed(truth, logits.shape[1], label_smoothing)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits_v2(labels=truth, logits=logits))
 
 
 def add_metrics(logits, label, target):
@@ -82,11 +83,13 @@ def add_metrics(logits, label, target):
 class AdvImageNetModel(ModelDesc):
     """A classifier trained on adversarial images; subclasses give ``network``.
 
-    Attributes, all set before a graph is built:
+    Attributes, which the constructor takes by their names where they are others than the class's:
         image_shape (int): side of the square input. num_classes (int). data_format (str): 'NHWC' or 'NCHW'.
         channels (str): 'BGR' or 'RGB', what ``network`` takes; images come as BGR.
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
-            expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``.
+            expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``. update
+            (settings.update.Update): what the optimizer is made of beside these; None for one without options.
+        batch_stage: see ``training.step.mixing``.
         accumulate (int): parts of a batch that a training step takes one after another.
         attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
             variables, the images, the loss and every other pass stay float32.
@@ -105,6 +108,8 @@ class AdvImageNetModel(ModelDesc):
     weight_decay = 1e-4  # likewise
     weight_decay_variables = '.*/W'  # likewise
     optimizer_name = 'momentum'
+    update = None
+    batch_stage = staticmethod(as_it_is)
     accumulate = 1
     noise_seed = None
     attack_precision = 'float32'
@@ -114,6 +119,12 @@ class AdvImageNetModel(ModelDesc):
     rank = 0
 
     frozen = None
+
+    def __init__(self, **given):
+        for name, value in given.items():
+            if not hasattr(AdvImageNetModel, name):
+                raise TypeError('a network has no {}'.format(name))
+            setattr(self, name, value)
 
     def get_logits(self, image):
         """Logits [N, num_classes] of float32 images in [-1, 1] in the layout ``data_format`` and order ``channels``.
@@ -174,17 +185,18 @@ class AdvImageNetModel(ModelDesc):
         return image_seeds(self.seed, TRAINING_STREAM + 2 * self.rank, step * batch + tf.range(batch))
 
     def build_graph(self, image, label):
-        """The training tower function: attack, loss on the adversarial batch, weight decay.
+        """The training tower function: batch stage, attack, loss on the adversarial batch, weight decay.
 
         Args:
             image (tf.Tensor): uint8 [N,S,S,3]. label (tf.Tensor): int32 [N].
         Returns:
             tf.Tensor: scalar cost in training, else None (tensors are found by their names).
         """
-        inputs = [image, label, self._training_seeds(label)]
+        seeds = self._training_seeds(label)
         if not self.trains_now:
-            self._judge(*inputs)
+            self._judge(image, label, seeds)
             return None
+        inputs = [*self.batch_stage(image, label, seeds), seeds]
         if self.accumulate > 1:
             loss, *shown = mean_over_parts(self._judge, inputs, self.accumulate)
         else:
@@ -192,27 +204,28 @@ class AdvImageNetModel(ModelDesc):
         loss = tf.identity(loss, name='xentropy-loss')
         shown = [tf.identity(value, name=name) for value, name in zip(
             shown, ('train-error-top1', 'train-error-top5', 'attack_success_rate'))]
-        decay = regularize_cost(self.weight_decay_variables, lambda weights: self.weight_decay * tf.nn.l2_loss(weights),
-                                name='l2_regularize_loss')
+        decay = coupled_decay(self.optimizer_name, self.weight_decay, self.weight_decay_variables)
         cost = tf.add(loss, decay, name='cost')
         add_moving_summary(loss, decay, cost, *shown)
         return cost
 
-    def _judge(self, image, label, seeds):
+    def _judge(self, image, truth, seeds):
         """Attack, and classify what comes out.
 
+        Args:
+            image, truth: as the batch stage has left them, or a part of them.
         Returns:
             list of scalars: the loss, the top-1 and top-5 errors and, with an attack, its success rate.
         """
         image = image_preprocess(image, self.data_format, self.channels)
-        adv, target, _ = self.attack(self.attacker, image, label, seeds, self.attack_gradient, self.attack_precision)
+        adv, target, _ = self.attack(self.attacker, image, truth, seeds, self.attack_gradient, self.attack_precision)
         self.noise_seed = seeds[0]
         with backward_slope(self.update_gradient):
             logits = self.get_logits(adv)
         self.noise_seed = None
-        metrics = add_metrics(logits, label, target)
+        metrics = add_metrics(logits, label_of(truth), target)
         shown = [WRONG_TOP1, WRONG_TOP5] + ([ATTACK_SUCCESS] if self.attacker.parts else [])
-        return [smoothed_cross_entropy(logits, label, self.label_smoothing)] + [
+        return [smoothed_cross_entropy(logits, truth, self.label_smoothing)] + [
             tf.reduce_mean(metrics[name]) for name in shown]
 
     def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32', lengths=None):
@@ -242,4 +255,4 @@ class AdvImageNetModel(ModelDesc):
 
     def optimizer(self):
         """See ``make_optimizer``."""
-        return make_optimizer(self.optimizer_name)
+        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables)

@@ -23,7 +23,9 @@ try:
 
     import nets
     from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
+    from commands.sources import usual_view
     from data.efficientnet_view import released_view
+    from data.views import made_by_tensorflow
     from files.atomic import write_text
     from ranks.command_line import OneLineParser, mode_parser, run_mode
     from ranks.end import reason
@@ -212,11 +214,11 @@ def write_saved_model(output, args):
     values = open_checkpoint(args.load)
     # Who serves the model has no compiled ops of ours.
     with _unfinished(output) as folder, tf.Graph().as_default(), tf.Session() as session, tensorflow_ops_only():
-        model = getattr(nets, args.arch + 'Model')(args)
+        model = nets.ARCHITECTURES[args.arch].model(args)
         size = args.input_size
         images = tf.placeholder(tf.uint8, [None, size, size, 3], name='images')
         signatures = {FROM_PIXELS: _signature('images', images, model.classify(tf.reverse(images, [3])))}
-        if args.arch == 'EfficientNet':
+        if made_by_tensorflow(usual_view(args)):
             files = tf.placeholder(tf.string, [None], name='files')
             views = tf.map_fn(lambda content: released_view(content, size), files, tf.float32)
             signatures[FROM_FILES] = _signature('files', files, model.classify(tf.reverse(views, [3])))

@@ -16,10 +16,12 @@ import tensorflow.compat.v1 as tf
 
 import nets
 from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
+from commands.sources import usual_view
 from data.augment import resize_plain
 from data.efficientnet_view import for_tensorflow, released_view
 from data.images import Undecodable, Unreadable, decode_image, read_content
 from data.synsets import synset_words
+from data.views import made_by_tensorflow
 from ranks.command_line import OneLineParser
 from settings.run import LOAD_HELP
 from weights.classes import read_classes
@@ -48,8 +50,9 @@ def main():
     except (Undecodable, Unreadable) as error:
         parser.error("--input '{}': not a readable image{}".format(
             args.input, ', ' + str(error) if isinstance(error, Undecodable) and str(error) else ''))
-    model = getattr(nets, args.arch + 'Model')(args)
-    if args.arch == 'EfficientNet':
+    kind = nets.ARCHITECTURES[args.arch]
+    model = kind.model(args)
+    if made_by_tensorflow(usual_view(args)):
         pixels = tf.reverse(released_view(tf.constant(for_tensorflow(content)), args.input_size), [2])
     else:
         # The FD release's example resizes bilinearly, ignoring the aspect ratio.

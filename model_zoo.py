@@ -167,7 +167,7 @@ def report(load, args):
     from weights.stored import fault_of
     values = open_checkpoint(load)
     with tf.Graph().as_default():
-        model = getattr(nets, args.arch + 'Model')(args)
+        model = nets.ARCHITECTURES[args.arch].model(args)
         model.classify(tf.placeholder(tf.uint8, model.inputs()[0].shape))
         found = compare_variables(tf.global_variables(), values, args.moving_average_decay > 0)
     different = ['{}: {} in the network, {} in the checkpoint'.format(*each) for each in found.different]

@@ -6,14 +6,14 @@ from adv_model import PRECISIONS
 from attacks.balls import BALLS
 from attacks.parts import TARGETS
 from attacks.registry import KINDS
-from data.augment import AUGMENTATIONS
 from data.policies import POLICIES
-from efficientnet.scaling import SIZES
-from nets import ARCHITECTURES, INPUT_SCALINGS
+from data.views import AUGMENTATIONS
+from layers.scaling import INPUT_SCALINGS
+from nets import ARCHITECTURES, SIZE_NAMES
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
-from training.step.optimizers import OPTIMIZERS
+from training.optimizers import OPTIMIZERS, warmup_starts
 
 
 def activation_name(text, choices=smooth_activations.NAMES):
@@ -30,7 +30,7 @@ def _slope_name(text):
 
 
 # By the name that an option's check has (``settings.fields.Check``).
-TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
+TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'input scalings': Named(INPUT_SCALINGS), 'paddings': Named(PADDINGS),
           'activations': Named(smooth_activations.NAMES, activation_name),
           'slopes': Named(smooth_activations.SLOPE_NAMES, _slope_name),
@@ -39,3 +39,8 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZES),
           'targets': Named(TARGETS), 'norms': Named(BALLS),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
           'recipes': Named(RECIPES)}
+
+
+def told():
+    """What else the help of options says of the things: by destination, for ``{told}``."""
+    return {'warmup_epochs': warmup_starts()}

@@ -6,13 +6,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
+import nets
 from adv_model import PREDICTION, add_metrics, image_preprocess
 from attacks.attacker import Lengths
 from attacks.autoattack.losses import margin
 from attacks.threat import PIXEL, no_target
 from commands import sources
 from commands.judge import validation_batches
-from commands.networks import make_model, matched, open_session
+from commands.networks import matched, open_session
 from ranks.launched import Ranks
 from seeds import EVALUATION_STREAM, image_seeds
 from settings.resolve import resolve
@@ -122,7 +123,7 @@ class Subject:
             ValueError: the checkpoint does not fit the network.
         """
         values = open_checkpoint(args.load)
-        return cls(name, make_model(args), args.batch,
+        return cls(name, nets.build(resolve(args)), args.batch,
                    lambda: open_session(Ranks(), matched(args, values)), args.attack_gradient)
 
     def __enter__(self):

@@ -6,14 +6,16 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import measure
+import nets
 from adv_model import AdvImageNetModel, image_preprocess
 from analysis.subject import open_images
 from commands.command_line import parse_args
-from commands.networks import make_model, matched, open_session
+from commands.networks import matched, open_session
 from commands.run import bring_weights
 from ranks.command_line import OneLineParser
 from ranks.gather import together
 from ranks.launched import Ranks
+from settings.resolve import resolve
 from weights.find import open_checkpoint
 
 
@@ -76,7 +78,7 @@ def open_case(args, count):
     bring_weights(args.load, Ranks())
     values = open_checkpoint(args.load)
     images = open_images(args, count)
-    model = make_model(args)
+    model = nets.build(resolve(args))
     pixels = tf.placeholder(tf.float32, [None, *images.pixels.shape[1:]])
     prepared = image_preprocess(pixels, model.data_format, model.channels)
     image, label = tf.placeholder(tf.float32, prepared.shape), tf.placeholder(tf.int32, [None])

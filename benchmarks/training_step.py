@@ -7,27 +7,20 @@ Trainer, input, session and the callbacks that belong to a step are those of a r
 out. Under mpirun the ranks train together.
 """
 import argparse
-import json
 import os
-import resource
-import select
 import sys
-import time
 
 from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
 import measure
-from ranks.gather import gather_texts
 from ranks.launched import launched_rank
 from ranks.sessions import session_config
 from ranks.start import start_ranks
 
 PROGRAM = os.path.abspath(__file__)
-WARM_UP = 2  # steps; TensorFlow prepares its graph in the first one
 MANY = 10 ** 9  # steps of the epoch; the clock ends it
-GRADIENT_TIMES = 'gradient_times'
 
 
 def command(steps, flags, *more):
@@ -67,6 +60,8 @@ def speed(result):
 def note_gradients(trainer):
     """Make a trainer that is not set up yet add a tensor GRADIENT_TIMES to its graph: when each gradient was ready."""
     import tensorflow.compat.v1 as tf
+
+    from step_clock import GRADIENT_TIMES
     exchange = trainer.allreduce
 
     def noted(gradients):
@@ -87,62 +82,25 @@ def train(flags, steps, among_others=False, gradient_times=False):
     ``gradient_times`` also ``ready``: for each step, when the first and the last gradient were ready on all ranks, in
     seconds since the epoch by the ranks' clocks.
     """
-    import numpy as np
     import tensorflow.compat.v1 as tf
-    from tensorpack.callbacks import Callback, RunUpdateOps
+    from tensorpack.callbacks import RunUpdateOps
     from tensorpack.tfutils.sesscreate import NewSessionCreator
     from tensorpack.tfutils.sessinit import JustCurrentSession
-    from tensorpack.train import StopTraining
     from tensorpack.utils import logger
 
-    import nets
     from commands.command_line import parse_args
     from commands.networks import make_training_model
     from data.stream import FakeStream
+    from ranks.precision import agreed_precision
     from settings.resolve import resolve
+    from step_clock import StepClock
     from training.callbacks import FeedTrainingStep
     from training.inputs import local_input, staged
     from training.trainer import make_trainer
 
-    class Clock(Callback):
-        """Times the steps behind the warm-up and hands the result over; with others at work, keeps them company then
-        until they are done as well."""
-        _chief_only = False
-
-        def _before_train(self):
-            self.before, self.times = resident(), []
-
-        def _before_run(self, _):
-            return tf.train.SessionRunArgs([GRADIENT_TIMES + ':0'] if gradient_times else [])
-
-        def _after_run(self, _, values):
-            self.times += [times.tolist() for times in values.results]
-
-        def _trigger_step(self):
-            done = self.global_step - WARM_UP
-            if done == 0:
-                if among_others:
-                    measure.say('ready')
-                    sys.stdin.readline()
-                self.begin = time.perf_counter()
-            elif done == steps:
-                self.hand_over(time.perf_counter() - self.begin)
-            if done >= steps and not (among_others and not closed(sys.stdin)):
-                raise StopTraining()
-
-        def hand_over(self, seconds):
-            result = {'images': steps * args.batch * ranks.size, 'seconds': seconds, 'before': self.before,
-                      'peak': resident(), 'batch': args.batch}
-            if gradient_times:
-                of_ranks = np.array([json.loads(text) for text in gather_texts(ranks, json.dumps(self.times[-steps:]))])
-                on_all = of_ranks.max(axis=0)  # [steps, gradients]
-                result['ready'] = np.stack([on_all.min(axis=1), on_all.max(axis=1)], axis=1).tolist()
-            if ranks.is_chief:
-                measure.say(result)
-
     args = parse_args(['--fake'] + flags)
     ranks = start_ranks()
-    args.attack_precision = args.attack_precision or nets.agreed_precision(ranks)
+    args.attack_precision = args.attack_precision or agreed_precision(ranks)
     logger.setLevel('ERROR')
     model = make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)
@@ -151,18 +109,9 @@ def train(flags, steps, among_others=False, gradient_times=False):
         note_gradients(trainer)
     source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
-    trainer.train([FeedTrainingStep(), RunUpdateOps(), Clock()], [],
+    clock = StepClock(ranks, args.batch, steps, among_others, gradient_times)
+    trainer.train([FeedTrainingStep(), RunUpdateOps(), clock], [],
                   NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
-
-
-def resident():
-    """The most memory that this process has had so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def closed(stream):
-    """Whether the other end of a pipe that nothing more is written to has been closed."""
-    return bool(select.select([stream], [], [], 0)[0])
 
 
 def _cores(text):

@@ -6,16 +6,16 @@ import nets
 from attacks.registry import KINDS
 from commands import sources
 from data.folders import default_data
-from data.policies import make_policy
+from data.policies import policy_of
 from ranks.command_line import OneLineParser
 from ranks.launched import launched_rank
 from settings import attacking, checks, flags, modes, recipes, resolve, sections
-from tables import TABLES
+from tables import TABLES, told
 from weights.find import find_checkpoint
 from weights.flags import parse_with_checkpoint
 from zoo import published
 
-DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.'
+DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets``.'
 _ARCHITECTURE = 'architecture'  # a group of flags
 
 
@@ -35,7 +35,7 @@ def add_averages_flag(parser, default=None):
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
     parser = OneLineParser(description=DESCRIPTION, allow_abbrev=False)
-    flags.add(parser, sections.options(), TABLES)
+    flags.add(parser, sections.options(), TABLES, told=told())
     return parser
 
 
@@ -45,7 +45,7 @@ def resolve_architecture(args, parser):
     ``args`` has the flags of ``add_architecture_flags``, and ``moving_average_decay``.
     """
     try:
-        resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+        resolve.take_network(args, nets.ARCHITECTURES)
     except ValueError as error:
         parser.error(error)
 
@@ -88,7 +88,7 @@ def _resolve(args, mode):
     epsilon, step_size = args.attack_epsilon, args.attack_step_size  # that were typed
     attacking.check_kind(args, KINDS)
     _choose_data(args, modes.SERVED in mode)
-    resolve.take_network(args, nets.ARCHITECTURES, nets.architecture_defaults)
+    resolve.take_network(args, nets.ARCHITECTURES)
     recipe = recipes.RECIPES[args.recipe]
     sources.settle_augmentation(args)
     attacking.settle(args, recipe, epsilon, KINDS[args.attack])
@@ -115,7 +115,7 @@ def _choose_data(args, served):
 
 
 def _check_files(args):
-    make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
+    policy_of(sections.view_of(vars(args)))
     if args.load and not published.is_named(args.load):
         find_checkpoint(args.load)
     for name in ('data', 'eval_directory'):

@@ -1,5 +1,6 @@
 """``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -10,12 +11,12 @@ from tensorpack.utils import logger
 
 import nets
 from commands import sources
-from commands.networks import make_evaluation_attacker, make_model, matched, open_session
+from commands.networks import make_evaluation_attacker, matched, open_session
 from commands.saying import print_recipe, say_idle_gpus
-from data.efficientnet_view import ReleasedValidationBatches
+from data import efficientnet_view
 from data.folders import ImageSet, list_images
-from data.stream import ValidationBatches
 from data.synsets import synsets
+from data.views import made_by_tensorflow
 from evaluation import journal, judging
 from evaluation.passes import ROW, EvaluationTower, row_ranges
 from evaluation.results import (
@@ -47,10 +48,10 @@ def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     images, but for EfficientNet's way, which crops."""
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
-    share = ranks.rank, ranks.size, threads_for(ranks), indices
-    if view.augmentation == 'efficientnet':
-        return ReleasedValidationBatches(dataset, batch, view.input_size, *share)
-    return ValidationBatches(dataset, batch, view.input_size, 'none' if plain else view.augmentation, *share)
+    if plain and not made_by_tensorflow(view):
+        view = dataclasses.replace(view, augmentation='none')
+    return efficientnet_view.validation_batches(
+        dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
 
 
 def _settings(args, dataset, values, attackers):
@@ -102,7 +103,7 @@ def evaluate(args, ranks, signals, held):
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
                     'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
 
-    model = make_model(args)
+    model = nets.build(settings)
     judge = judging.Judging(model, attacker.parts, ranks, attacker.one_after_another,
                             settings.evaluation_attack.gradient, settings.evaluation_attack.precision)
 
@@ -177,11 +178,11 @@ def classify_directory(args, ranks):
     files = together(ranks, lambda: list_images(args.eval_directory))
     if not files:
         fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
-    model = make_model(args)
-    tower = EvaluationTower(model, [], ranks)
+    settings = resolve(args)
+    tower = EvaluationTower(nets.build(settings), [], ranks)
     dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
     # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
-    batches = validation_batches(resolve(args), dataset, ranks, plain=True)
+    batches = validation_batches(settings, dataset, ranks, plain=True)
     with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
         verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]

@@ -5,7 +5,6 @@ import nets
 from attacks.pgd import NoOpAttacker
 from attacks.registry import KINDS
 from ranks.sessions import session_config
-from settings.resolve import flat
 from weights.match import load_into, match_variables
 
 
@@ -27,23 +26,14 @@ def make_evaluation_attacker(settings):
     return make_attacker(settings.evaluation_attack, settings.network.num_classes, settings.run.seed)
 
 
-def make_model(args):
-    """The network of resolved flags, or of the settings in ``flat``."""
-    model = getattr(nets, args.arch + 'Model')(args)
-    model.seed = args.seed
-    return model
-
-
 def make_training_model(settings, rank):
     """The network of a training's settings, with its attacker and losses."""
-    model = make_model(flat(settings.network, settings.view, settings.run))
     attack, update = settings.training_attack, settings.update
-    model.attacker = make_attacker(attack, settings.network.num_classes, settings.run.seed)
-    model.attack_gradient, model.update_gradient = attack.gradient, update.update_gradient
-    model.attack_precision = attack.precision
-    model.label_smoothing, model.weight_decay, model.rank = update.label_smoothing, update.weight_decay, rank
-    model.optimizer_name, model.accumulate = update.optimizer, update.accumulate
-    return model
+    return nets.build(
+        settings, rank=rank, attacker=make_attacker(attack, settings.network.num_classes, settings.run.seed),
+        attack_gradient=attack.gradient, attack_precision=attack.precision, update_gradient=update.update_gradient,
+        label_smoothing=update.label_smoothing, weight_decay=update.weight_decay, optimizer_name=update.optimizer,
+        update=update, accumulate=update.accumulate)
 
 
 def matched(args, values):

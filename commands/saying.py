@@ -5,7 +5,7 @@ import sys
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-import nets
+from machine.devices import resolve_data_format
 from settings import recipes
 from smooth_activations import can_compile
 
@@ -17,7 +17,7 @@ def print_recipe(args):
         '{}={}'.format(n, getattr(args, n)) for n in named)))
     logger.info('Flags: ' + ', '.join('{}={}'.format(n, v) for n, v in sorted(vars(args).items()) if n not in named))
     logger.info('Under attack the network computes in {}, {}, with {}'.format(
-        args.attack_precision or 'float32', nets.resolve_data_format(args.data_format),
+        args.attack_precision or 'float32', resolve_data_format(args.data_format),
         'compiled activations' if can_compile() and not args.xla else "activations of TensorFlow's ops"))
     for note in args.notes:
         logger.info(note)

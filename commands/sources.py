@@ -1,14 +1,16 @@
 """Where the images of a command come from: ``--data``, the embedded digits, or what its data server reads."""
 import os
 
-from data.augment import default_augmentation
 from data.digits import NAME as DIGITS
 from data.folders import count_classes, open_dataset
 from data.handshake import FAKE
 from data.policies import describe_policy
+from data.views import default_augmentation, settled
 from nets import ARCHITECTURES, architecture_defaults, network_name
 from settings import serving
+from settings.data import View
 from settings.fields import ALWAYS, OF_IMAGES, OF_VIEW
+from settings.sections import view_of
 
 DIGIT_CLASSES = 10
 
@@ -50,6 +52,11 @@ def settle_augmentation(args):
                                                  ARCHITECTURES[args.arch].augmentation)
 
 
+def usual_view(args):
+    """How a network of resolved architecture flags is shown an image where nothing else is said."""
+    return View(args.input_size, ARCHITECTURES[args.arch].augmentation)
+
+
 def check(args):
     """Refuse the digits for a network that is not for them.
 
@@ -71,20 +78,17 @@ def open_images(args, split, classes=None):
     return open_dataset(args.data, split, args.num_classes, classes)
 
 
-def expected_of_server(args, policy):
-    """What the server's description must say: all that the command says.
-
-    Args:
-        policy (dict): ``describe_policy``'s of the flags.
-    """
+def expected_of_server(args):
+    """What the server's description must say: all that the command says."""
     expected = {'dtype': 'uint8', **{name: getattr(args, name) for name in serving.compared(
         *[ALWAYS] if args.fake else [ALWAYS, OF_IMAGES])}}
     if args.fake:
         return dict(expected, dataset=FAKE)
-    view = {**{name: getattr(args, name) for name in taken()}, **policy}
+    told = {**vars(args), **vars(settled(view_of(vars(args))))}
+    view = {name: told[name] for name in taken()}
     if args.data:
         return dict(expected, dataset=os.path.realpath(args.data), **view)
-    left = set(args.left_to_server).union(() if args.augment_name else policy)
+    left = set(args.left_to_server).union(() if args.augment_name else describe_policy(None))
     return dict(expected, **{name: value for name, value in view.items() if name not in left})
 
 

@@ -5,7 +5,6 @@ import json
 
 from tensorpack.utils import logger
 
-import nets
 from commands import sources
 from commands.judge import validation_batches
 from commands.networks import make_attacker, make_training_model
@@ -14,6 +13,7 @@ from commands.training_data import open_training_data
 from files import output_folders
 from machine.gpus import check_override
 from ranks.gather import gather_texts, together
+from ranks.precision import agreed_precision
 from settings.resolve import resolve
 from training.directory import last_run, log_directory, open_log_directory
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
@@ -30,7 +30,7 @@ def train(args, ranks, signals, held):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
-    fast = nets.agreed_precision(ranks)
+    fast = agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
     print_recipe(args)

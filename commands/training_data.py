@@ -9,9 +9,9 @@ from tensorpack.utils import logger
 from commands import sources
 from data.handshake import Job, default_data_address, new_job
 from data.lease import Lease, check_servers
-from data.policies import describe_policy, make_policy
 from data.stream import FakeStream, TrainingStream
 from ranks.gather import gather_texts, together
+from settings.sections import view_of
 from training.inputs import ServedBatches, local_input, served_input
 from weights.classes import read_classes
 
@@ -37,14 +37,10 @@ def open_training_data(args, ranks):
     classes = read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
-        stream = TrainingStream(dataset, args.batch, args.input_size, args.augmentation, args.seed, _policy(args))
+        stream = TrainingStream(dataset, args.batch, view_of(vars(args)), args.seed)
         return TrainingData(len(dataset.files), dataset.classes, args.seed,
                              lambda step: local_input(stream, step), lambda: stream.unreadable)
     return _served_data(args, ranks, classes)
-
-
-def _policy(args):
-    return make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
 
 
 def _served_data(args, ranks, classes):
@@ -56,7 +52,7 @@ def _served_data(args, ranks, classes):
     address = args.serve_address or default_data_address(args.batch)
     job = Job(*json.loads(gather_texts(ranks, json.dumps(new_job()))[0]))
     # Its warnings as errors, which ranks beside the first one say too.
-    expected = sources.expected_of_server(args, describe_policy(_policy(args)))
+    expected = sources.expected_of_server(args)
     lease = together(ranks, lambda: Lease(address, expected, job, args.serve_timeout, warn=logger.error))
     atexit.register(lease.close)
     served = lease.description

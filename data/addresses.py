@@ -3,6 +3,7 @@ import contextlib
 import os
 import socket
 import stat
+from typing import Any, Callable, Iterator
 
 import zmq
 
@@ -14,7 +15,7 @@ class AddressInUse(Exception):
     """Another process has bound the address in the message."""
 
 
-def bind_at(bind, address):
+def bind_at(bind: Callable[[], Any], address: str) -> Any:
     try:
         return bind()
     except zmq.ZMQError as error:
@@ -23,7 +24,7 @@ def bind_at(bind, address):
         raise ValueError("cannot serve at --address {}: {}".format(address, error.strerror)) from None
 
 
-def _clear(address):
+def _clear(address: str) -> None:
     """Remove the socket file that a server has left. ZMQ does not at its end, and removes any file at its start.
 
     Raises:
@@ -44,7 +45,7 @@ def _clear(address):
         raise ValueError("cannot serve at --address {}: {}".format(address, error.strerror or error)) from None
 
 
-def _somebody_listens(path):
+def _somebody_listens(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(ENDING)
         try:
@@ -55,7 +56,7 @@ def _somebody_listens(path):
 
 
 @contextlib.contextmanager
-def sockets_cleared(address):
+def sockets_cleared(address: str) -> Iterator[None]:
     """Without the socket files of a server that was killed before, and without this one's after."""
     both = address, info_address(address)
     for each in both:

@@ -1,4 +1,4 @@
-"""Training augmentation and validation transform, as functions of uint8 BGR images [H,W,3].
+"""What augmentations and validation views consist of, as functions of uint8 BGR images [H,W,3].
 
 Every random choice is drawn from the ``np.random.Generator`` in the argument list. The functions that change colours
 take the drawn values themselves. After each colour step the image is clipped to 0-255 and truncated to uint8, as in the
@@ -8,10 +8,6 @@ import functools
 
 import cv2
 import numpy as np
-
-from data.policies import apply_policy
-
-AUGMENTATIONS = ('imagenet', 'imagenet-light', 'efficientnet', 'cifar', 'none')
 
 # FD, released code: random-area crop ("Going Deeper with Convolutions", Sec 6).
 CROP_AREA = (0.08, 1.0)  # fraction of the image's area
@@ -35,75 +31,6 @@ EN_CROP_COVERED = 0.1
 # FD, released code: validation resizes the shortest edge to 256 for an input of 224; SAT keeps the 32 at other sizes.
 # The EN release's crop for an input of S has the share S / (S + 32) of the shorter edge.
 VALIDATION_MARGIN = 32
-
-
-def default_augmentation(data, input_size, photos='imagenet'):
-    """Name of the augmentation used where none is asked for (our choice).
-
-    Args:
-        data (str or None): root of the data set; None is the embedded digits, whose classes a flip would confuse.
-        input_size (int): pixels per side. photos (str): the network's augmentation for images of ImageNet's kind.
-    """
-    if data is None:
-        return 'none'
-    return 'cifar' if input_size < 64 else photos
-
-
-def augment(image, size, augmentation, rng, policy=None):
-    """One random training view.
-
-    Args:
-        image (np.ndarray or Jpeg): uint8 [H,W,3], BGR. Of a ``Jpeg`` no more is decoded than the view shows.
-        size (int): pixels per side of the result.
-        augmentation (str): one of ``AUGMENTATIONS``.
-        rng (np.random.Generator): source of all random choices.
-        policy (Policy): AutoAugment or RandAugment on the result (where the EN release has it), or None.
-    Returns:
-        uint8 [size,size,3].
-    Raises:
-        ValueError: unknown ``augmentation``.
-    """
-    check_augmentation(augmentation)
-    image = _random_view(image, size, augmentation, rng)
-    return image if policy is None else apply_policy(image, policy, rng)
-
-
-def _random_view(image, size, augmentation, rng):
-    if augmentation == 'none':
-        return resize_plain(image[:, :], size)
-    if augmentation == 'cifar':
-        return random_flip(padded_crop(resize_plain(image[:, :], size), rng), rng)
-    if augmentation == 'efficientnet':
-        return random_flip(distorted_crop(image, size, rng), rng)
-    image = random_area_crop(image, size, rng)
-    if augmentation == 'imagenet':
-        image = random_color(image, rng)
-    return random_flip(image, rng)
-
-
-def validation_transform(image, size, augmentation):
-    """The deterministic view of evaluation (FD: shortest edge 256, centre 224; SAT: ``size + 32``, centre ``size``).
-
-    Sets trained with 'cifar' or 'none' are only resized to ``size``. The view of 'efficientnet' is not here but in
-    ``efficientnet_view.py``, as its resizing is TensorFlow's.
-
-    Returns:
-        uint8 [size,size,3].
-    Raises:
-        ValueError: unknown ``augmentation``, or 'efficientnet'.
-    """
-    check_augmentation(augmentation)
-    if augmentation == 'efficientnet':
-        raise ValueError("the validation view of --augmentation efficientnet is made by TensorFlow")
-    if augmentation in ('cifar', 'none'):
-        return resize_plain(image, size)
-    return center_crop(resize_shortest_edge(image, size + VALIDATION_MARGIN), size)
-
-
-def check_augmentation(augmentation):
-    """Raises ValueError if ``augmentation`` is not one of ``AUGMENTATIONS``."""
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError("--augmentation {!r}: choose from {}".format(augmentation, list(AUGMENTATIONS)))
 
 
 def resize_plain(image, size, interpolation=cv2.INTER_CUBIC):

@@ -17,7 +17,7 @@ SIZE = 32  # pixels per side, as in CIFAR-10
 VAL_EVERY = 6  # images 5, 11, 17, ... of the set are the validation split: 1498 for training, 299 for validation
 
 
-def digits_folder():
+def digits_folder() -> str:
     """Folder of the set, with ``train/<digit>/*.png`` and ``val/<digit>/*.png``; written on first use.
 
     It lies under ``$XDG_CACHE_HOME`` (or ``~/.cache``). The files are written beside their final place and moved there
@@ -43,7 +43,7 @@ def digits_folder():
     return folder
 
 
-def _count_files(folder):
+def _count_files(folder: str) -> int:
     """How many image files with any content there are in the set."""
     count = 0
     for split in ('train', 'val'):
@@ -53,7 +53,7 @@ def _count_files(folder):
     return count
 
 
-def _write_and_move(home, folder):
+def _write_and_move(home: str, folder: str) -> None:
     unfinished = tempfile.mkdtemp(prefix='digits-unfinished-', dir=home)
     try:
         _write(unfinished)
@@ -65,7 +65,7 @@ def _write_and_move(home, folder):
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(folder):
+def _write(folder: str) -> None:
     from sklearn.datasets import load_digits
     digits = load_digits()
     for split in ('train', 'val'):
@@ -79,7 +79,7 @@ def _write(folder):
         _write_file(os.path.join(folder, split, str(digit), '{:04d}.png'.format(number)), content)
 
 
-def _write_file(path, content):
+def _write_file(path: str, content: bytes) -> None:
     """Not ``cv2.imwrite``, which reports success on a full disk. What a crash of the machine then loses of the set is
     noticed when it is opened."""
     with open(path, 'wb') as f:

@@ -4,6 +4,7 @@ ZMQ's PLAIN mechanism, whose verdicts ZMQ asks for on a socket inside the proces
 crosses the network as it is, once for each connection; nothing is encrypted, so batches lose no speed.
 """
 import threading
+from typing import Any, Callable
 
 import zmq
 
@@ -16,7 +17,7 @@ _HANDSHAKE = 3000
 _LONGEST_MESSAGE, _WAITING = 4096, 1
 
 
-def guard(context, sock, admits):
+def guard(context: Any, sock: Any, admits: Callable[[bytes], bool]) -> None:
     """Let only those connect to ``sock`` whom ``admits`` names; call it before ``sock`` is bound, once in a context.
 
     The thread that decides ends with the context: close ``sock``, then ``term()`` it. ``destroy()`` and a ``with`` of
@@ -34,7 +35,7 @@ def guard(context, sock, admits):
     sock.maxmsgsize, sock.rcvhwm = _LONGEST_MESSAGE, _WAITING
 
 
-def _decide(verdicts, admits):
+def _decide(verdicts: Any, admits: Callable[[bytes], bool]) -> None:
     with verdicts:
         while True:
             try:

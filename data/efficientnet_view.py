@@ -9,6 +9,7 @@ from data.augment import VALIDATION_MARGIN
 from data.images import JPEG_START, check_whole, decode_image
 from data.stream import ValidationBatches
 from data.transparency import blend
+from data.views import made_by_tensorflow
 from ranks.sessions import cpu_session_config
 
 
@@ -56,9 +57,6 @@ class ReleasedValidationBatches(ValidationBatches):
     """``ValidationBatches`` of the EN release's view; image is float32 [batch,S,S,3], BGR, 0-255 and a little
     beyond."""
 
-    def __init__(self, dataset, batch, input_size, rank=0, size=1, threads=None, indices=None):
-        super().__init__(dataset, batch, input_size, 'efficientnet', rank, size, threads, indices)
-
     def __iter__(self):
         with tf.Graph().as_default() as graph:
             element = self._pipeline()
@@ -74,7 +72,7 @@ class ReleasedValidationBatches(ValidationBatches):
         data = tf.data.Dataset.from_tensor_slices(positions)
         data = data.map(lambda position: tf.numpy_function(self._load, [position], [tf.string, tf.int64]),
                         num_parallel_calls=self._threads, deterministic=True)
-        data = data.map(lambda content, label: (tf.reverse(released_view(content, self._size), [2]), label),
+        data = data.map(lambda content, label: (tf.reverse(released_view(content, self._view.input_size), [2]), label),
                         num_parallel_calls=self._threads, deterministic=True)
         return tf.data.make_one_shot_iterator(data.prefetch(self._batch)).get_next()
 
@@ -91,3 +89,9 @@ class ReleasedValidationBatches(ValidationBatches):
             except tf.errors.InvalidArgumentError:  # and the pipeline goes on with the next image
                 self._reader.leave_out(position)
         return image, label, index
+
+
+def validation_batches(dataset, batch, view, *share):
+    """The batches in which images are evaluated: see ``ValidationBatches``, of whose kind that of ``view`` is."""
+    kind = ReleasedValidationBatches if made_by_tensorflow(view) else ValidationBatches
+    return kind(dataset, batch, view, *share)

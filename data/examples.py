@@ -1,8 +1,10 @@
 """The message of a record: tf.train.Example, by protocol buffers without TensorFlow."""
+from typing import Any
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 
-def _example_class():
+def _example_class() -> Any:
     """The message class of tf.train.Example, as far as it is needed.
 
     Built in a pool of its own, so a process may import TensorFlow, which registers the same messages, as well.
@@ -10,7 +12,7 @@ def _example_class():
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name='imagedata/example.proto', package='imagedata', syntax='proto3')
 
-    def add_message(messages, name, *fields):
+    def add_message(messages: Any, name: str, *fields: Any) -> Any:
         message = messages.add(name=name)
         for number, label, name, kind in fields:
             new = message.field.add(name=name, number=number, label=label)

@@ -3,13 +3,13 @@ import collections
 import itertools
 import logging
 import os
-from typing import NamedTuple
+from typing import Counter, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from data.digits import NAME as DIGITS, digits_folder
 from data.images import IMAGE_SUFFIXES, read_content
-from data.records import list_shards, open_records, with_background
+from data.records import RecordSet, list_shards, open_records, with_background
 from data.synsets import synsets
 
 logger = logging.getLogger(__name__)
@@ -17,16 +17,17 @@ logger = logging.getLogger(__name__)
 DATA_VARIABLE = 'SAT_DATA'  # of the environment: the root of the data set where --data is not given
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
 _LEVELS_BELOW = 3  # as ILSVRC/Data/CLS-LOC/train is below ILSVRC
+Listed = Tuple[List[str], List[int], Counter[str]]  # files, their labels, and how many others there are of each kind
 
 
 class ImageSet(NamedTuple):
     """A data set split. The order is that of the sorted class folders and file names, the same on every machine."""
-    files: list  # N paths
+    files: List[str]  # N paths
     labels: np.ndarray  # int32 [N]
-    classes: list  # class names; the index is the label
+    classes: List[str]  # class names; the index is the label
     name: str  # identity of the data: real path of its root, or 'digits'
 
-    def load(self, index):
+    def load(self, index: int) -> Tuple[bytes, int]:
         """One image as it is stored, and its label.
 
         Returns:
@@ -37,7 +38,8 @@ class ImageSet(NamedTuple):
         return read_content(self.files[index]), int(self.labels[index])
 
 
-def open_dataset(data, split, num_classes=None, classes=None):
+def open_dataset(data: Optional[str], split: str, num_classes: Optional[int] = None,
+                 classes: Optional[Sequence[str]] = None) -> Union[ImageSet, RecordSet]:
     """List the images of one split: of a folder of images, or of TFRecord shards.
 
     Accepted: the ILSVRC 2012 structure (FD and SAT: ``train/<wnid>/``, ``val/<wnid>/`` or a flat ``val/`` with a list
@@ -92,7 +94,7 @@ def open_dataset(data, split, num_classes=None, classes=None):
     return ImageSet(files, labels, names, DIGITS if data is None else os.path.realpath(data))
 
 
-def default_data():
+def default_data() -> Optional[str]:
     """The data set of a command without --data: SAT_DATA, or None where that is unset or empty.
 
     Raises:
@@ -105,7 +107,7 @@ def default_data():
     return data
 
 
-def count_classes(data):
+def count_classes(data: str) -> Optional[int]:
     """How many classes the class folders of a data set make, ImageNet's 1000 if all are its synsets; None without class
     folders, as in TFRecord shards, whose labels are not told by folders.
 
@@ -117,7 +119,7 @@ def count_classes(data):
     return len(_class_names(data, found)) if found else None
 
 
-def list_images(folder):
+def list_images(folder: str) -> List[str]:
     """Sorted paths of the image files directly in ``folder``. What is left out is logged as in ``open_dataset``.
 
     Raises:
@@ -128,13 +130,14 @@ def list_images(folder):
     return files
 
 
-def _scan(folder):
+def _scan(folder: str) -> Tuple[List[str], Counter[str]]:
     """Sorted paths of the image files directly in ``folder``, and how many other entries there are of each kind
     (Counter).
 
     Hidden ones are in neither. Raises ValueError: ``folder`` cannot be listed.
     """
-    names, left_out = [], collections.Counter()
+    names = []
+    left_out: Counter[str] = collections.Counter()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -154,13 +157,13 @@ def _scan(folder):
     return [os.path.join(folder, name) for name in sorted(names)], left_out
 
 
-def _say(folder, left_out):
+def _say(folder: str, left_out: Mapping[str, int]) -> None:
     if left_out:
         logger.warning('%s: left out: %s', folder, ', '.join(
             '{} {}'.format(count, kind) for kind, count in sorted(left_out.items())))
 
 
-def class_folders(folder):
+def class_folders(folder: str) -> List[str]:
     """Sorted names of the folders directly in ``folder``, hidden ones left out.
 
     Raises:
@@ -173,11 +176,11 @@ def class_folders(folder):
         raise ValueError("cannot list {}: {}".format(folder, error.strerror)) from error
 
 
-def _existing(root, names):
+def _existing(root: str, names: Iterable[str]) -> List[str]:
     return [path for path in (os.path.join(root, name) for name in names) if os.path.isdir(path)]
 
 
-def _split_folder(root, split):
+def _split_folder(root: str, split: str) -> str:
     own = _existing(root, SPLIT_FOLDERS[split])
     if own:
         return own[0]
@@ -191,7 +194,7 @@ def _split_folder(root, split):
     return root
 
 
-def _refuse_to_train_on(root):
+def _refuse_to_train_on(root: str) -> None:
     """Refuse a folder without splits; on its images the network would be judged as well."""
     whole = _data_set_around(root)
     if whole:
@@ -204,7 +207,7 @@ def _refuse_to_train_on(root):
                              os.path.join(root, name, '<class>', '') for name in ('train', 'val'))))
 
 
-def _data_set_around(root):
+def _data_set_around(root: str) -> Optional[str]:
     """The folder with train/ that ``root``, a split or a class of it, is in; None if there is none."""
     for levels in (['..'], ['..', '..']):
         above = os.path.normpath(os.path.join(root, *levels))
@@ -214,7 +217,7 @@ def _data_set_around(root):
     return None
 
 
-def _refuse_level_above(root, levels):
+def _refuse_level_above(root: str, levels: int) -> None:
     """Refuse a folder that has the one with train/ below it, at most so many levels."""
     folders = [root]
     for _ in range(levels):
@@ -225,7 +228,7 @@ def _refuse_level_above(root, levels):
                 root, found[0], ' and {} other folders'.format(len(found) - 1) if found[1:] else '', found[0]))
 
 
-def _class_names(root, present):
+def _class_names(root: str, present: List[str]) -> List[str]:
     """Class names in label order. train/ decides where it exists, so that both splits agree on the labels."""
     train = _existing(root, SPLIT_FOLDERS['train']) or _existing(_data_set_around(root) or root, SPLIT_FOLDERS['train'])
     found = class_folders(train[0]) if train else present
@@ -234,7 +237,7 @@ def _class_names(root, present):
     return imagenet if set(found) <= set(imagenet) else found
 
 
-def _by_folder(folder, present, names):
+def _by_folder(folder: str, present: List[str], names: List[str]) -> Listed:
     index = {name: label for label, name in enumerate(names)}
     unknown = [name for name in present if name not in index]
     if unknown:
@@ -251,10 +254,10 @@ def _by_folder(folder, present, names):
     return files, labels, +left_out
 
 
-def _by_list(root, folder, split, names):
+def _by_list(root: str, folder: str, split: str, names: List[str]) -> Listed:
     """Files and labels of a flat folder, from its list, and what is left out."""
-    images, left_out = _scan(folder)
-    images = {os.path.basename(path): path for path in images}
+    found_images, left_out = _scan(folder)
+    images = {os.path.basename(path): path for path in found_images}
     if not images or split == 'train':
         raise ValueError("no class folders{} in {}; expected one sub-folder of images per class, or TFRecord shards"
                          .format('' if images else ' and no images', folder))
@@ -275,7 +278,7 @@ def _by_list(root, folder, split, names):
     return [images[name] for name in listed], [label_of[name] for name in listed], +left_out
 
 
-def _read_list(path, names):
+def _read_list(path: str, names: List[str]) -> Dict[str, int]:
     """Parse ``val.txt``: {file name: label}."""
     index = {name: label for label, name in enumerate(names)}
     label_of = {}

@@ -22,7 +22,7 @@ import re
 import secrets
 import shlex
 import socket
-from typing import NamedTuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from files import typed
 from settings import serving
@@ -39,12 +39,12 @@ LONGEST_REQUEST, LONGEST_ANSWER = 1 << 14, 1 << 26  # bytes; an answer names all
 WAITING = 4  # requests, and answers, of each connection; more wait on the other side or are dropped
 
 
-def default_data_address(batch):
+def default_data_address(batch: Optional[int]) -> str:
     """Address of the server that makes batches of ``batch`` images on this machine."""
     return DEFAULT_ADDRESS.format(batch)
 
 
-def info_address(address):
+def info_address(address: str) -> str:
     """Address of the questions that belongs to a data address.
 
     Raises:
@@ -60,7 +60,7 @@ def info_address(address):
         address))
 
 
-def server_command(expected, address, shard=(0, 1)):
+def server_command(expected: Mapping[str, Any], address: str, shard: Sequence[int] = (0, 1)) -> str:
     """The command line that starts a server as a trainer expects it (see ``Lease``); DIR stands for the data set of one
     that would take the server's."""
     words = ['.venv/bin/python', 'third_party/serve-data.py']
@@ -86,14 +86,14 @@ class Job(NamedTuple):
     key: str
 
 
-def new_job():
+def new_job() -> Job:
     """A job with a name and a key that no other has."""
     return Job('{}-{}-{}'.format(socket.gethostname(), os.getpid(), secrets.token_hex(4)), secrets.token_hex(16))
 
 
-def _line(longest):
+def _line(longest: int) -> typed.Check:
     """Check for a text that may be printed as a part of a line."""
-    def check(value, where):
+    def check(value: Any, where: str) -> str:
         found = typed.text(longest)(value, where)
         if not (found and found.isascii() and found.isprintable()):
             raise typed.Malformed('{}: {} is empty or not of printable ASCII'.format(where, typed.shown(value)))
@@ -104,7 +104,7 @@ def _line(longest):
 _word = _line(255)
 
 
-def _shard(value, where):
+def _shard(value: Any, where: str) -> List[int]:
     index, count = typed.list_of(typed.whole(0, 10 ** 6), 2, shortest=2)(value, where)
     if index >= count:
         raise typed.Malformed('{}: there is no part {} of {}'.format(where, index, count))
@@ -118,7 +118,7 @@ ANSWER = typed.record({'description': typed.record({'protocol': typed.whole(0, 1
 _NAME = typed.text(4096)
 
 
-def check_description(value, where):
+def check_description(value: Any, where: str) -> Dict[str, Any]:
     """Check, in the manner of ``typed``, of a server's description; what it says of options is checked as they say."""
     return typed.record({
         'protocol': typed.whole(PROTOCOL, PROTOCOL), 'server': _word, 'fingerprint': _word, 'shared': _word,

@@ -1,4 +1,6 @@
 """Reading one image."""
+from typing import Optional, Tuple, Union
+
 import cv2
 import numpy as np
 
@@ -13,7 +15,7 @@ JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content
 class Unreadable(Exception):
     """An image of a data set cannot be had; the message says which and, where more is known than that, why."""
 
-    def __init__(self, name, reason=None):
+    def __init__(self, name: str, reason: Optional[str] = None) -> None:
         super().__init__('{}: {}'.format(name, reason) if reason else 'cannot decode image {}'.format(name))
 
 
@@ -31,10 +33,10 @@ class Jpeg:
         shape: (height, width, 3).
     """
 
-    def __init__(self, content, height, width):
+    def __init__(self, content: bytes, height: int, width: int) -> None:
         self._content, self.shape = content, (height, width, 3)
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: Tuple[slice, slice]) -> np.ndarray:
         (top, bottom, _), (left, right, _) = (side.indices(length) for side, length in zip(part, self.shape))
         with stopwatch.during('decode'):
             image = jpeg_part.decode(self._content, top, left, bottom - top, right - left)
@@ -43,7 +45,7 @@ class Jpeg:
         return image
 
 
-def open_image(content):
+def open_image(content: bytes) -> Union[Jpeg, np.ndarray]:
     """An image of which parts will be wanted, by slices of rows and columns.
 
     Args:
@@ -59,7 +61,7 @@ def open_image(content):
         return Jpeg(content, *size) if size else _decode(content)
 
 
-def check_whole(content):
+def check_whole(content: bytes) -> None:
     """Refuse a JPEG that was cut off: libjpeg would make up the rest, in grey. Other formats cannot be decoded then.
 
     Raises:
@@ -69,7 +71,7 @@ def check_whole(content):
         raise Undecodable('the JPEG is truncated')
 
 
-def read_content(path):
+def read_content(path: str) -> bytes:
     """The bytes of an image file, as they are.
 
     Raises:
@@ -82,7 +84,7 @@ def read_content(path):
         raise Unreadable(path) from None
 
 
-def decode_image(content):
+def decode_image(content: bytes) -> np.ndarray:
     """Decode an image; what is transparent is laid on white.
 
     Args:
@@ -96,7 +98,7 @@ def decode_image(content):
     return _decode(content)
 
 
-def _decode(content):
+def _decode(content: bytes) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except cv2.error:
@@ -106,7 +108,7 @@ def _decode(content):
     return image if content.startswith(JPEG_START) else on_white(content, image)
 
 
-def read_image(path):
+def read_image(path: str) -> Optional[np.ndarray]:
     """Decode an image file.
 
     Returns:

@@ -5,6 +5,7 @@ import json
 import secrets
 import threading
 import time
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import zmq
 
@@ -27,7 +28,7 @@ class InfoServer:
         ValueError: malformed address. zmq.ZMQError: the info address cannot be bound.
     """
 
-    def __init__(self, address, description):
+    def __init__(self, address: str, description: Mapping[str, Any]) -> None:
         self._fingerprint = _digest(description)
         self._answer_to_hello = json.dumps({'description': dict(
             description, protocol=handshake.PROTOCOL, server=secrets.token_hex(8), fingerprint=self._fingerprint,
@@ -48,12 +49,12 @@ class InfoServer:
         self._thread = threading.Thread(target=self._answer_all, name='info', daemon=True)
         self._thread.start()
 
-    def close(self):
+    def close(self) -> None:
         """Stop answering and free the address."""
         self._context.term()  # ends the thread's recv with ContextTerminated, and waits until its socket is closed
         self._thread.join()
 
-    def _answer_all(self):
+    def _answer_all(self) -> None:
         with self._socket:
             while True:
                 try:
@@ -62,7 +63,7 @@ class InfoServer:
                 except zmq.ContextTerminated:
                     return
 
-    def _answer(self, frames):
+    def _answer(self, frames: List[bytes]) -> bytes:
         envelope, *content = frames or [b'']
         try:
             request = typed.parse(content[0] if envelope == b'' and len(content) == 1 else b'', handshake.REQUEST,
@@ -78,11 +79,11 @@ class InfoServer:
         return _refusal(*refusal) if refusal else self._answer_to_hello
 
 
-def _digest(description):
+def _digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _refusal(reason, left=None):
+def _refusal(reason: str, left: Optional[float] = None) -> bytes:
     return json.dumps({'refused': reason} if left is None else {'refused': reason, 'left': left}).encode()
 
 
@@ -95,13 +96,14 @@ class Claims:
         on_new_job: called, with the lock held, when a job other than the last one gets the server.
     """
 
-    def __init__(self, address, clock=time.monotonic, on_new_job=lambda: None):
+    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic,
+                 on_new_job: Callable[[], None] = lambda: None) -> None:
         self._address, self._clock, self.on_new_job = address, clock, on_new_job
         self._lock = threading.Lock()
-        self._leases = {}  # process: (request, when it runs out); all of one key
+        self._leases: Dict[str, Tuple[Dict[str, Any], float]] = {}  # of processes: request, when it ends; of one key
         self._last_key = None
 
-    def claim(self, request):
+    def claim(self, request: Dict[str, Any]) -> Optional[Tuple[str, Optional[float]]]:
         """Register a process by its hello, or renew its lease.
 
         Returns:
@@ -122,18 +124,18 @@ class Claims:
             self._last_key = request['key']
             return None
 
-    def release(self, key, process):
+    def release(self, key: str, process: str) -> None:
         """End a process's lease."""
         with self._lock:
             if process in self._leases and hmac.compare_digest(self._leases[process][0]['key'], key):
                 del self._leases[process]
 
-    def admits(self, key):
+    def admits(self, key: bytes) -> bool:
         """Whether ``key`` (bytes) is that of the job that is fed."""
         with self._lock:
             self._forget_lapsed()
             return any(hmac.compare_digest(holder['key'].encode(), key) for holder, _ in self._leases.values())
 
-    def _forget_lapsed(self):
+    def _forget_lapsed(self) -> None:
         now = self._clock()
         self._leases = {process: lease for process, lease in self._leases.items() if lease[1] > now}

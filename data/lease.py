@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 import time
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import zmq
 
@@ -42,8 +43,10 @@ class Lease:
         ValueError: no answer, another job has the server, or a field differs.
     """
 
-    def __init__(self, address, expected, job, timeout=60.0, warn=lambda text: None):
-        self.address, self.job, self.lost, self._warn = address, job, None, warn
+    def __init__(self, address: str, expected: Mapping[str, Any], job: handshake.Job, timeout: float = 60.0,
+                 warn: Callable[[str], None] = lambda text: None) -> None:
+        self.address, self.job, self._warn = address, job, warn
+        self.lost: Optional[str] = None
         self._process = secrets.token_hex(8)
         self._context = zmq.Context()
         self._closing = threading.Event()
@@ -55,13 +58,13 @@ class Lease:
             raise
         self._thread.start()
 
-    def __enter__(self):
+    def __enter__(self) -> 'Lease':
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Give the claim up. A server that has ended, or does not answer within a second, is fine. May be repeated."""
         if not self._closing.is_set():
             self._closing.set()
@@ -69,7 +72,7 @@ class Lease:
             self._ask('bye', 1.0)
             self._context.destroy(linger=0)
 
-    def receiver(self, context, hwm):
+    def receiver(self, context: Any, hwm: int) -> Any:
         """A PULL socket that gets the server's batches, ``hwm`` of them waiting at most."""
         pull = context.socket(zmq.PULL)
         pull.linger, pull.rcvhwm = 0, hwm
@@ -77,7 +80,7 @@ class Lease:
         pull.connect(self.address)
         return pull
 
-    def _claim(self, expected, timeout):
+    def _claim(self, expected: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
         deadline = time.monotonic() + timeout
         answer, left = self._ask('hello', timeout), math.inf
         # A job that was killed leaves a lease that runs out; a living one renews it.
@@ -96,7 +99,7 @@ class Lease:
             self._ask('bye', 1.0)
             raise
 
-    def _checked(self, found, expected):
+    def _checked(self, found: Dict[str, Any], expected: Mapping[str, Any]) -> Dict[str, Any]:
         """A server's description that is what this run needs. Raises: ValueError."""
         if found.get('protocol', handshake.PROTOCOL) != handshake.PROTOCOL:
             raise ValueError('the data server at {} speaks protocol {}, this program {}; start both from the same '
@@ -113,7 +116,7 @@ class Lease:
                 self.address, '; '.join(differences), handshake.server_command(expected, self.address, found['shard'])))
         return found
 
-    def _renew(self):
+    def _renew(self) -> None:
         server = self.description['server']
         while not self._closing.wait(handshake.RENEWAL):
             answer = self._ask('hello', handshake.RENEWAL, like=self.description['fingerprint']) or {}
@@ -127,7 +130,7 @@ class Lease:
                            'images'.format(self.address))
             server = now
 
-    def _ask(self, request, timeout, **more):
+    def _ask(self, request: str, timeout: float, **more: Any) -> Optional[Dict[str, Any]]:
         """Returns: the answer, checked; None if there was none in time; {} if it is none of a data server."""
         with self._context.socket(zmq.REQ) as sock:
             sock.linger, sock.maxmsgsize = 0, handshake.LONGEST_ANSWER
@@ -148,7 +151,7 @@ class Lease:
                 return {}
 
 
-def check_servers(servers):
+def check_servers(servers: Sequence[Mapping[str, Any]]) -> None:
     """Check that the data servers of one job together serve every image equally often.
 
     Args:
@@ -183,7 +186,7 @@ def check_servers(servers):
                          'tcp://*:<port>'.format(' and '.join(map(str, sorted(ranks_of.values())))))
 
 
-def _difference(field, found, wanted):
+def _difference(field: str, found: Any, wanted: Any) -> str:
     if field == 'classes' and found is not None:
         pairs = list(zip(found, wanted))
         changed = sum(a != b for a, b in pairs) + abs(len(found) - len(wanted))
@@ -191,7 +194,7 @@ def _difference(field, found, wanted):
     return "{}: server {!r}, this run {!r}".format(field, found, wanted)
 
 
-def _others(address):
+def _others(address: str) -> str:
     """Names the other default servers of this machine; the batch size is part of their address."""
     if not address.startswith('ipc://@'):
         return ''

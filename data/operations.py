@@ -1,4 +1,6 @@
 """What the policies do to an image (uint8 [H,W,3]): the operations of TensorFlow's EfficientNet release."""
+from typing import Any, Sequence
+
 import cv2
 import numpy as np
 
@@ -8,7 +10,7 @@ FILL = 128
 SOLARIZE_ADD_THRESHOLD = 128
 
 
-def auto_contrast(image):
+def auto_contrast(image: np.ndarray) -> np.ndarray:
     """Stretch each channel's values to 0-255; a channel of one value stays as it is."""
     tables = np.empty((1, 256, 3), np.uint8)
     for channel in range(3):
@@ -20,7 +22,7 @@ def auto_contrast(image):
     return cv2.LUT(image, tables)
 
 
-def equalize(image):
+def equalize(image: np.ndarray) -> np.ndarray:
     """Spread each channel's values evenly over 0-255, as `PIL.ImageOps.equalize`."""
     tables = np.empty((1, 256, 3), np.uint8)
     for channel in range(3):
@@ -31,34 +33,34 @@ def equalize(image):
     return cv2.LUT(image, tables)
 
 
-def invert(image):
+def invert(image: np.ndarray) -> np.ndarray:
     """255 minus every value."""
     return cv2.bitwise_not(image)
 
 
-def posterize(image, bits):
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
     """Keep the upper ``bits`` bits of every value: 0 (black) to 8 (no change)."""
     return image & np.uint8(256 - (256 >> bits))
 
 
-def solarize(image, threshold):
+def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
     """Invert the values from ``threshold`` up."""
     return cv2.LUT(image, np.where(_VALUES < threshold, _VALUES, 255 - _VALUES).astype(np.uint8))
 
 
-def solarize_add(image, addition):
+def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     """Add ``addition`` (grey levels) to the values below 128, up to 255."""
     added = np.minimum(_VALUES + addition, 255)
     return cv2.LUT(image, np.where(_VALUES < SOLARIZE_ADD_THRESHOLD, added, _VALUES).astype(np.uint8))
 
 
-def color(image, factor):
+def color(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the distance of every pixel from its grey value by ``factor``."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), image, factor)
 
 
-def contrast(image, factor):
+def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the distance of every value from a constant by ``factor``."""
     # EN release: meant to be the mean grey value, but it sums the histogram's counts without their values, and divides
     # by 256: the number of pixels over 256, whatever is in the image.
@@ -66,12 +68,12 @@ def contrast(image, factor):
     return cv2.LUT(image, _blend(constant, _VALUES, factor))
 
 
-def brightness(image, factor):
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply every value by ``factor``."""
     return cv2.LUT(image, _blend(0, _VALUES, factor))
 
 
-def sharpness(image, factor):
+def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the distance of every pixel from the smoothed image by ``factor``; the outermost pixels stay."""
     smooth = cv2.filter2D(image, cv2.CV_16S, _SMOOTH) // _SMOOTH_SUM
     inside = slice(1, -1), slice(1, -1)
@@ -80,7 +82,7 @@ def sharpness(image, factor):
     return sharpened
 
 
-def rotate(image, degrees):
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     """Turn about the centre, counter-clockwise as seen on a screen for positive ``degrees``."""
     height, width = image.shape[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
@@ -88,27 +90,27 @@ def rotate(image, degrees):
     return _warp(image, [[cosine, -sine, x - cosine * x + sine * y], [sine, cosine, y - sine * x - cosine * y]])
 
 
-def shear_x(image, level):
+def shear_x(image: np.ndarray, level: float) -> np.ndarray:
     """Shift row y to the left by ``level * y`` pixels."""
     return _warp(image, [[1, level, 0], [0, 1, 0]])
 
 
-def shear_y(image, level):
+def shear_y(image: np.ndarray, level: float) -> np.ndarray:
     """Shift column x up by ``level * x`` pixels."""
     return _warp(image, [[1, 0, 0], [level, 1, 0]])
 
 
-def translate_x(image, pixels):
+def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
     """Shift to the left by ``pixels``."""
     return _warp(image, [[1, 0, pixels], [0, 1, 0]])
 
 
-def translate_y(image, pixels):
+def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
     """Shift up by ``pixels``."""
     return _warp(image, [[1, 0, 0], [0, 1, pixels]])
 
 
-def cutout(image, pad_size, row, column):
+def cutout(image: np.ndarray, pad_size: int, row: int, column: int) -> np.ndarray:
     """Fill the square from ``pad_size`` pixels before (``row``, ``column``) to ``pad_size - 1`` behind it with grey."""
     result = image.copy()
     result[max(row - pad_size, 0):row + pad_size, max(column - pad_size, 0):column + pad_size] = FILL
@@ -125,12 +127,12 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
 _SMOOTH_SUM = 13
 
 
-def _counts(image, channel):
+def _counts(image: np.ndarray, channel: int) -> np.ndarray:
     """How often each of the values 0-255 occurs in a channel: int64 [256]."""
     return cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
-def _blend(degenerate, image, factor):
+def _blend(degenerate: Any, image: np.ndarray, factor: float) -> np.ndarray:
     """``degenerate + factor * (image - degenerate)`` in float32, clipped to 0-255 and truncated."""
     degenerate = np.asarray(degenerate, np.float32)
     mixed = np.asarray(image, np.float32) - degenerate
@@ -139,7 +141,7 @@ def _blend(degenerate, image, factor):
     return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
 
 
-def _warp(image, matrix):
+def _warp(image: np.ndarray, matrix: Sequence[Sequence[float]]) -> np.ndarray:
     """The nearest pixel at ``matrix @ (x, y, 1)`` for each place (x, y) of the result; grey outside the image."""
     return cv2.warpAffine(image, np.array(matrix, np.float64), image.shape[1::-1], borderValue=(FILL,) * 3,
                           flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)

@@ -91,6 +91,11 @@ def make_policy(name, num_layers=None, magnitude=None):
     return policy
 
 
+def policy_of(view):
+    """``make_policy`` of a ``settings.data.View``."""
+    return make_policy(view.augment_name, view.randaug_num_layers, view.randaug_magnitude)
+
+
 def describe_policy(policy):
     """What trainers and data servers tell each other of a policy or None: values by flag, None where without
     meaning."""

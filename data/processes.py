@@ -3,6 +3,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from typing import Any, Iterator, Set
 
 ENDING = 3.0  # seconds that workers have to end when they are asked to, before they are killed
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -15,14 +16,14 @@ class Stopped(BaseException):
         exit_code (int): 128 + the signal's number.
     """
 
-    def __init__(self, signum):
+    def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.exit_code = 128 + signum
 
 
-def stop_on_signals():
+def stop_on_signals() -> None:
     """From now on SIGINT and SIGTERM raise ``Stopped`` in the main thread, once."""
-    def stop(signum, _):
+    def stop(signum: int, _: Any) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # already stopping
         raise Stopped(signum)
@@ -31,7 +32,7 @@ def stop_on_signals():
 
 
 @contextlib.contextmanager
-def signals_blocked():
+def signals_blocked() -> Iterator[Set[Any]]:
     """While processes are forked. Gives the mask from before.
 
     A signal that arrived in a child before it has left this process's handlers would be handled twice.
@@ -43,7 +44,7 @@ def signals_blocked():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def die_with(parent):
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, however that happens."""
     PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import struct
+from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Set, Sized, Tuple
 
 import google_crc32c
 import numpy as np
@@ -54,7 +55,7 @@ class RecordSet:
         ValueError: a shard is damaged or there are no records.
     """
 
-    def __init__(self, root, shards, classes, labels):
+    def __init__(self, root: str, shards: Sequence[str], classes: List[str], labels: Sequence[int]) -> None:
         self.classes, self.name = classes, os.path.realpath(root)
         self._labels, self.shards = labels, [os.path.join(root, shard) for shard in shards]
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS, thread_name_prefix='index') as pool:
@@ -65,7 +66,7 @@ class RecordSet:
             raise ValueError("{}: its {} shards ({} ...) hold no records".format(root, len(shards), shards[0]))
         self.files = _RecordNames(shards, [len(offsets) for offsets, _ in parts])
 
-    def load(self, index):
+    def load(self, index: int) -> Tuple[bytes, int]:
         """The image of one record as it is stored, and the network's label of it. Safe in threads and after a fork.
 
         Returns:
@@ -85,7 +86,7 @@ class RecordSet:
             raise Unreadable(self.files[index], 'label {} is not in 1..{}'.format(label, len(self._labels)))
         return content, self._labels[label - 1]
 
-    def _read(self, index):
+    def _read(self, index: int) -> bytes:
         """The data of a record (bytes), its checksum verified."""
         length = int(self._lengths[index])
         shard, _ = self.files.place(index)
@@ -106,7 +107,7 @@ class RecordSet:
             raise Unreadable(self.files[index], 'the checksum of its data is wrong')
         return data
 
-    def _only_value(self, index, example, key, kind):
+    def _only_value(self, index: int, example: Any, key: str, kind: str) -> Any:
         values = getattr(example.features.feature[key], kind).value
         if len(values) != 1:
             raise Unreadable(self.files[index], '{} has {} values, not one'.format(key, len(values)) if values else
@@ -114,7 +115,7 @@ class RecordSet:
         return values[0]
 
 
-class _RecordNames(collections.abc.Sequence):
+class _RecordNames(collections.abc.Sequence[str]):
     """Names of records, made when asked for: 1.28 million strings would take 100 MB in every process.
 
     Args:
@@ -122,23 +123,23 @@ class _RecordNames(collections.abc.Sequence):
         counts (list of int): records in each.
     """
 
-    def __init__(self, shards, counts):
+    def __init__(self, shards: Sequence[str], counts: Sequence[int]) -> None:
         self._shards, self._ends = shards, np.cumsum(counts)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         shard, number = self.place(range(len(self))[index])
         return '{}#{}'.format(self._shards[shard], number)
 
-    def place(self, index):
+    def place(self, index: int) -> Tuple[int, int]:
         """Number of the shard that holds record ``index``, and the record's number in it."""
         shard = int(np.searchsorted(self._ends, index, side='right'))
         return shard, int(index - (self._ends[shard - 1] if shard else 0))
 
 
-def list_shards(root):
+def list_shards(root: str) -> Dict[str, List[str]]:
     """The shards directly in ``root``: {split: sorted names}, without the splits that have none.
 
     Raises:
@@ -154,7 +155,8 @@ def list_shards(root):
     return {split: names for split, names in found.items() if names}
 
 
-def open_records(root, shards, split, num_classes, classes):
+def open_records(root: str, shards: Mapping[str, List[str]], split: str, num_classes: Optional[int],
+                 classes: Optional[Sequence[str]]) -> RecordSet:
     """Index the records of one split.
 
     Args:
@@ -175,7 +177,7 @@ def open_records(root, shards, split, num_classes, classes):
     return RecordSet(root, shards[split], names, labels)
 
 
-def read_class_file(root):
+def read_class_file(root: str) -> Optional[List[str]]:
     """The class names of ``root``'s ``classes.txt`` (list of str), None if there is no such file.
 
     Raises:
@@ -194,7 +196,8 @@ def read_class_file(root):
     return names
 
 
-def _classes_and_labels(root, num_classes, classes):
+def _classes_and_labels(root: str, num_classes: Optional[int],
+                        classes: Optional[Sequence[str]]) -> Tuple[List[str], List[int]]:
     """Class names of the network, and its labels for the labels 1, 2, ... of the records."""
     listed = read_class_file(root)
     own = listed or synsets()
@@ -216,14 +219,14 @@ def _classes_and_labels(root, num_classes, classes):
     return known, labels
 
 
-def with_background(names, num_classes):
+def with_background(names: List[str], num_classes: Optional[int]) -> List[str]:
     """Class names, for a network of 1001 outputs with 'background' in front, unless ``names`` are as many already."""
     return [BACKGROUND] + names if num_classes == BACKGROUND_OUTPUTS > len(names) else names
 
 
-def _check_complete(root, names):
+def _check_complete(root: str, names: Sequence[str]) -> None:
     """Refuse a set of which shards are missing, by the numbers in their names if they have any."""
-    numbers = collections.defaultdict(set)
+    numbers: DefaultDict[int, Set[int]] = collections.defaultdict(set)
     for found in filter(None, map(_NUMBERED.search, names)):
         numbers[int(found[2])].add(int(found[1]))
     if len(numbers) > 1:
@@ -236,7 +239,7 @@ def _check_complete(root, names):
                              "folder".format(root, total - len(present), total, names[0], first))
 
 
-def _index_shard(path):
+def _index_shard(path: str) -> Tuple[np.ndarray, np.ndarray]:
     """Walk the record headers of a shard.
 
     Returns:
@@ -271,11 +274,11 @@ def _index_shard(path):
     return np.array(offsets, np.int64), np.array(lengths, np.int64)
 
 
-def _damage(path, records, place, what):
+def _damage(path: str, records: Sized, place: int, what: str) -> ValueError:
     return ValueError("{}: damaged after {} whole records, at byte {}: {}; get this file again, or remove it if it is "
                       "no TFRecord shard".format(path, len(records), place, what))
 
 
-def _masked_crc(data):
+def _masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff

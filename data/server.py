@@ -2,12 +2,14 @@
 import contextlib
 import functools
 import threading
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 import zmq
 
 from data.addresses import bind_at, sockets_cleared
 from data.doorkeeper import guard
 from data.info_server import InfoServer
+from data.workers import WorkerPool
 
 MAX_WORKERS = 50  # FD and SAT, released code: min(50, cores) worker processes
 # ZMQ threads that copy batches into the trainers' sockets, each those of its trainers. With ZMQ's one, two trainers get
@@ -16,7 +18,7 @@ SENDING_THREADS = 4
 
 
 @contextlib.contextmanager
-def bound_push_socket(address, hwm, admits=None):
+def bound_push_socket(address: str, hwm: int, admits: Optional[Callable[[bytes], bool]] = None) -> Iterator[Any]:
     """``admits``: see ``guard``; None lets everybody connect."""
     context = zmq.Context(SENDING_THREADS)
     try:
@@ -31,7 +33,8 @@ def bound_push_socket(address, hwm, admits=None):
         context.term()
 
 
-def serve(pool, address, hwm, description, on_ready):
+def serve(pool: WorkerPool, address: str, hwm: int, description: Mapping[str, Any],
+          on_ready: Callable[[], None]) -> None:
     """Push batches to the processes of the job that has claimed the server, until a signal or an error.
 
     Args:
@@ -57,12 +60,12 @@ def serve(pool, address, hwm, description, on_ready):
                 _push_to_one_job(pool, push, new_job)
 
 
-def _push_to_one_job(pool, push, new_job):
+def _push_to_one_job(pool: WorkerPool, push: Any, new_job: threading.Event) -> None:
     for _ in push_all(pool, push, new_job):
         pass
 
 
-def push_all(pool, push, until=threading.Event()):
+def push_all(pool: WorkerPool, push: Any, until: threading.Event = threading.Event()) -> Iterator[None]:
     """Push the batches of a pool in order, each as soon as it is there and may leave. Yields after each.
 
     Ends within a second after the event ``until``.

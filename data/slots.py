@@ -5,6 +5,7 @@ import heapq
 import mmap
 import os
 import weakref
+from typing import Any, Deque, Dict, List
 
 _PER_MAP = 64  # slots that are mapped together, as each map holds a file descriptor
 
@@ -17,19 +18,20 @@ class Slots:
     forked. The memory has no name: nothing of it is left when its processes have ended, however they did.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self._size, self._stride = size, -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         self._file = os.memfd_create('batches', os.MFD_CLOEXEC)
-        self._maps = {}  # of this process, by number // _PER_MAP
-        self._free, self._returned = [], collections.deque()
+        self._maps: Dict[int, memoryview] = {}  # of this process, by number // _PER_MAP
+        self._free: List[int] = []
+        self._returned: Deque[int] = collections.deque()
         self.count = 0  # slots that have been in use
 
-    def close(self):
+    def close(self) -> None:
         """Give up this process's hold; memory that is still lent stays until it comes back."""
         os.close(self._file)
         self._maps.clear()
 
-    def take(self):
+    def take(self) -> int:
         """The number of a slot that is not in use."""
         while self._returned:
             heapq.heappush(self._free, self._returned.popleft())
@@ -40,7 +42,7 @@ class Slots:
         self.count += 1
         return self.count - 1
 
-    def buffer(self, number):
+    def buffer(self, number: int) -> memoryview:
         """A slot's memory (memoryview of ``size`` bytes)."""
         group, place = divmod(number, _PER_MAP)
         if group not in self._maps:
@@ -49,8 +51,9 @@ class Slots:
         begin = place * self._stride
         return self._maps[group][begin:begin + self._size]
 
-    def lend(self, number, length):
+    def lend(self, number: int, length: int) -> memoryview:
         """The first bytes of a slot (memoryview). Once nobody refers to it, in any thread, the slot is free."""
         owner = (ctypes.c_ubyte * length).from_buffer(self.buffer(number))  # which all views of the memory refer to
-        weakref.finalize(owner, self._returned.append, number).atexit = False
+        returned: Any = weakref.finalize(owner, self._returned.append, number)
+        returned.atexit = False
         return memoryview(owner).cast('B')

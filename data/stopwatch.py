@@ -3,6 +3,7 @@ ones."""
 import contextlib
 import threading
 import time
+from typing import Iterator
 
 ACTIVITIES = ('read', 'decode', 'augment', 'batch')
 
@@ -10,12 +11,12 @@ ACTIVITIES = ('read', 'decode', 'augment', 'batch')
 class Stopwatch(threading.local):
     """Adds up seconds, for each thread on its own. ``seconds`` (dict): those of each activity so far."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
         self._inner = 0.0  # seconds of activities that ended inside the present one
 
     @contextlib.contextmanager
-    def during(self, activity):
+    def during(self, activity: str) -> Iterator[None]:
         """Count the time in the ``with`` block as ``activity``."""
         outer, self._inner = self._inner, 0.0
         begin = time.perf_counter()

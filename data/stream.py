@@ -10,9 +10,9 @@ import threading
 import cv2
 import numpy as np
 
-from data.augment import augment, check_augmentation, validation_transform
 from data.images import Undecodable, Unreadable, decode_image, open_image
 from data.stopwatch import stopwatch
+from data.views import augment, check_view, validation_transform
 from native.jpeg_part import load_library
 
 logger = logging.getLogger(__name__)
@@ -43,27 +43,24 @@ class TrainingStream:
         specs (list of (dtype, shape)): of the arrays of a batch.
 
     Args:
-        augmentation (str), policy (Policy or None): see ``augment``.
+        view (settings.data.View): see ``augment``.
     Raises:
-        ValueError: ``batch``, ``seed``, ``augmentation`` or ``shard`` is out of range, or `make setup` has not been
-            run.
+        ValueError: ``batch``, ``view``, ``seed`` or ``shard`` is out of range, or `make setup` has not been run.
     """
 
-    def __init__(self, dataset, batch, input_size, augmentation, seed, policy=None, shard=(0, 1)):
+    def __init__(self, dataset, batch, view, seed, shard=(0, 1)):
         _check_positive('--batch', batch)
-        _check_positive('--input-size', input_size)
-        check_augmentation(augmentation)
+        check_view(view)
         if seed < 0:
             raise ValueError("--seed {}: must not be negative".format(seed))
         index, count = shard
         if not 0 <= index < count <= len(dataset.files):
             raise ValueError("--shard {}/{}: needs 0 <= I < N, and N no larger than the {} images of {}".format(
                 index, count, len(dataset.files), dataset.name))
-        self._dataset, self._batch, self._size, self._augmentation, self._policy = (
-            dataset, batch, input_size, augmentation, policy)
+        self._dataset, self._batch, self._view = dataset, batch, view
         self._indexes = np.arange(index, len(dataset.files), count)
         self._seed = [seed], [index] if count > 1 else []  # what comes before and after the words of one draw
-        self.specs = _specs(batch, input_size)
+        self.specs = _specs(batch, view.input_size)
         self._reader = _Reader(dataset)
         load_library()
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
@@ -94,17 +91,17 @@ class TrainingStream:
         passes, offset = divmod(position, len(self._indexes))
         order = self._order(passes)
         for index in itertools.chain(order[offset:], order[:offset]):
-            found = self._reader.read(index, functools.partial(self._view, position))
+            found = self._reader.read(index, functools.partial(self._see, position))
             if found is not None:
                 return found
         raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
             len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[self._indexes[0]]]))
 
-    def _view(self, position, content):
+    def _see(self, position, content):
         rng = self._random(_SAMPLE, position)
         image = open_image(content)
         with stopwatch.during('augment'):
-            return augment(image, self._size, self._augmentation, rng, self._policy)
+            return augment(image, self._view, rng)
 
     def _draw_order(self, passes):
         return self._random(_ORDER, passes).permutation(self._indexes)
@@ -149,6 +146,7 @@ class ValidationBatches:
     pixels.
 
     Args:
+        view (settings.data.View): see ``validation_transform``.
         indices (sequence of int): positions in the set of the listed images; None lists the whole set.
 
     Attributes:
@@ -159,13 +157,12 @@ class ValidationBatches:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, dataset, batch, input_size, augmentation, rank=0, size=1, threads=None, indices=None):
+    def __init__(self, dataset, batch, view, rank=0, size=1, threads=None, indices=None):
         _check_positive('--batch', batch)
-        _check_positive('--input-size', input_size)
-        check_augmentation(augmentation)
+        check_view(view)
         if not 0 <= rank < size:
             raise ValueError("rank {} of {} ranks".format(rank, size))
-        self._dataset, self._batch, self._size, self._augmentation = dataset, batch, input_size, augmentation
+        self._dataset, self._batch, self._view = dataset, batch, view
         self._indices = range(len(dataset.files)) if indices is None else indices
         num_batches = -(-len(self._indices) // batch)
         self._numbers = range(rank, num_batches, size)
@@ -190,7 +187,7 @@ class ValidationBatches:
             found = self._reader.read(position)
             if found is not None:
                 picture, label[row] = found
-                image[row], index[row] = validation_transform(picture, self._size, self._augmentation), position
+                image[row], index[row] = validation_transform(picture, self._view), position
         return image, label, index
 
     def _positions(self, number):
@@ -199,7 +196,8 @@ class ValidationBatches:
 
     def _empty(self, dtype):
         """Arrays of a batch whose rows are all without an image."""
-        return (np.zeros((self._batch, self._size, self._size, 3), dtype), np.zeros(self._batch, np.int32),
+        size = self._view.input_size
+        return (np.zeros((self._batch, size, size, 3), dtype), np.zeros(self._batch, np.int32),
                 np.full(self._batch, -1, np.int32))
 
 

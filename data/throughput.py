@@ -3,12 +3,13 @@ import multiprocessing
 import os
 import secrets
 import time
-from typing import NamedTuple
+from typing import Any, Callable, Dict, NamedTuple
 
 import zmq
 
 from data.processes import die_with, signals_blocked
 from data.server import bound_push_socket, push_all
+from data.workers import WorkerPool
 
 
 class Sink:
@@ -18,22 +19,22 @@ class Sink:
         address (str): where it wants to be served.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.address = 'ipc://@imagenet-sink-{}-{}'.format(os.getpid(), secrets.token_hex(4))
 
-    def __enter__(self):
+    def __enter__(self) -> 'Sink':
         with signals_blocked():
             self._process = multiprocessing.get_context('fork').Process(
                 target=_drain, args=(self.address, os.getpid()), daemon=True)
             self._process.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._process.kill()
         self._process.join()
 
 
-def _drain(address, parent):
+def _drain(address: str, parent: int) -> None:
     die_with(parent)  # signals stay blocked: the parent ends this process
     with zmq.Context() as context, context.socket(zmq.PULL) as pull:
         pull.rcvhwm = 1
@@ -48,10 +49,11 @@ class Measured(NamedTuple):
     Those of ``ACTIVITIES`` are of the workers' clocks, added up; 'send' is processor time of the parent process.
     """
     speed: float
-    milliseconds: dict
+    milliseconds: Dict[str, float]
 
 
-def measure(pool, sink, batch, seconds, report_every, report):
+def measure(pool: WorkerPool, sink: Sink, batch: int, seconds: float, report_every: float,
+            report: Callable[[float, float], None]) -> Measured:
     """Speed of a pool that sends to ``sink``.
 
     Args:
@@ -81,5 +83,5 @@ def measure(pool, sink, batch, seconds, report_every, report):
     return Measured(images / (now - begin), {name: 1000 * (after[name] - before[name]) / images for name in after})
 
 
-def _spent(pool):
+def _spent(pool: WorkerPool) -> Dict[str, float]:
     return dict(pool.seconds, send=time.process_time())

@@ -1,5 +1,6 @@
 """What of an image is transparent, laid on white. OpenCV alone drops the alpha channel and shows what lies under it."""
 import struct
+from typing import Any, Optional, Tuple, Union
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ _LOSSLESS_ALPHA = 0x10  # in the last byte of the header of a lossless WebP imag
 _TURNS = [lambda a, k=k, mirror=mirror: np.rot90(a[:, ::-1] if mirror else a, k) for mirror in (0, 1) for k in range(4)]
 
 
-def on_white(content, image):
+def on_white(content: bytes, image: np.ndarray) -> np.ndarray:
     """Lay an image on white.
 
     Args:
@@ -29,12 +30,12 @@ def on_white(content, image):
     return laid.astype(np.uint8)
 
 
-def blend(image, alpha):
+def blend(image: Any, alpha: Any) -> Any:
     """Whole numbers 0-255 over white, rounded; of NumPy or TensorFlow, int32."""
     return (image * alpha + 255 * (255 - alpha) + 127) // 255
 
 
-def _alpha(content):
+def _alpha(content: bytes) -> Tuple[Optional[np.ndarray], bool]:
     """uint8 [H,W] or None, and whether the colours are multiplied by it already."""
     png, tiff = content.startswith(_PNG_START), content.startswith(_TIFF_STARTS)
     colour_type, key = _png_transparency(content) if png else (None, None)
@@ -50,7 +51,7 @@ def _alpha(content):
     return (alpha >> 8 if alpha.dtype == np.uint16 else alpha).astype(np.uint8), tiff and alpha.dtype == np.uint8
 
 
-def _png_transparency(content):
+def _png_transparency(content: bytes) -> Tuple[int, Union[int, bool, None]]:
     """The colour type of a PNG, and what its tRNS chunk says: for grey the level, else true, or None without one."""
     bits, colour_type = content[24:26]
     place = len(_PNG_START)
@@ -67,14 +68,14 @@ def _png_transparency(content):
     return colour_type, None
 
 
-def _webp_has_alpha(content):
+def _webp_has_alpha(content: bytes) -> bool:
     if content[:4] != b'RIFF' or content[8:12] != b'WEBP' or len(content) < 25:
         return False
     return bool(content[12:16] == b'VP8X' and content[20] & _WEBP_ALPHA or
                 content[12:16] == b'VP8L' and content[24] & _LOSSLESS_ALPHA)
 
 
-def _turned(content, alpha, image):
+def _turned(content: bytes, alpha: np.ndarray, image: np.ndarray) -> np.ndarray:
     """``alpha`` turned as OpenCV has turned ``image``."""
     plain = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     turn = next(turn for turn in _TURNS if np.array_equal(turn(plain), image))

@@ -15,8 +15,10 @@ import signal
 import socket
 import struct
 import time
+from typing import Any, Dict, List, Mapping, Protocol, Sequence, Set, Tuple
 
 import cv2
+import numpy as np
 import zmq
 
 from data.processes import ENDING, die_with, signals_blocked
@@ -37,6 +39,19 @@ class WorkerDied(Exception):
     """A worker process ended; the message says why."""
 
 
+class Stream(Protocol):
+    """Batches as functions of their number alone, without an end. specs: dtype and shape of a batch's arrays.
+    unreadable: names of the images that could not be had so far, each with what is wrong."""
+    @property
+    def specs(self) -> Sequence[Tuple[Any, Tuple[int, ...]]]: ...
+
+    @property
+    def unreadable(self) -> Mapping[str, str]: ...
+
+    def fill(self, number: int, image: np.ndarray, label: np.ndarray) -> None:
+        """Write a batch into arrays of these specs. Raises ValueError: there is no image for it."""
+
+
 class WorkerPool:
     """Worker processes that build the batches of a stream as messages of zmq_ops.
 
@@ -44,7 +59,7 @@ class WorkerPool:
     process has threads or ZMQ contexts, as the workers are forked (and so share the list of files).
 
     Args:
-        stream: has ``specs``, ``fill(number, image, label)`` and ``unreadable`` as ``TrainingStream``.
+        stream (Stream): as ``TrainingStream`` is one.
         workers (int): number of processes.
     Attributes:
         window (int): batches being built, on the way or waiting for their turn.
@@ -53,15 +68,18 @@ class WorkerPool:
         seconds (dict): what the workers together have spent in each of ``ACTIVITIES``.
     """
 
-    def __init__(self, stream, workers):
+    def __init__(self, stream: Stream, workers: int) -> None:
         self.window = 2 * workers + 2
         self._size = message_size(stream.specs)
         self.slots = Slots(self._size)
         self._stream, self._workers = stream, workers
-        self._processes, self._arrived, self._next = [], {}, 0
-        self.unreadable, self.seconds = set(), dict.fromkeys(ACTIVITIES, 0.0)
+        self._processes: List[Any] = []
+        self._arrived: Dict[int, int] = {}  # batch to slot
+        self._next = 0
+        self.unreadable: Set[str] = set()
+        self.seconds = dict.fromkeys(ACTIVITIES, 0.0)
 
-    def __enter__(self):
+    def __enter__(self) -> 'WorkerPool':
         # One 16-byte write is one 16-byte read on a pipe; all of a window fits into its buffer.
         orders, self._orders = os.pipe()
         self._written = itertools.count()
@@ -78,7 +96,7 @@ class WorkerPool:
         self._reports.setblocking(False)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         for end in ('terminate', 'kill'):  # the latter for those that are frozen, by SIGSTOP or a debugger
             for process in self._processes:
                 getattr(process, end)()
@@ -89,16 +107,16 @@ class WorkerPool:
         os.close(self._orders)
         self.slots.close()
 
-    def start(self):
+    def start(self) -> None:
         """Let the workers begin."""
         for _ in range(self.window):
             self._order_one()
 
-    def ready(self):
+    def ready(self) -> bool:
         """Whether the next batch in order is there."""
         return self._next in self._arrived
 
-    def pop(self):
+    def pop(self) -> memoryview:
         """Take the next batch, which is there, and order another one.
 
         Returns:
@@ -109,13 +127,13 @@ class WorkerPool:
         self._order_one()
         return message
 
-    def register(self, poller):
+    def register(self, poller: Any) -> None:
         """Make ``poller`` return whenever ``receive`` has something to do."""
         poller.register(self._reports, zmq.POLLIN)
         for process in self._processes:
             poller.register(process.sentinel, zmq.POLLIN)
 
-    def receive(self):
+    def receive(self) -> None:
         """Take in what the workers have sent.
 
         Raises:
@@ -128,7 +146,7 @@ class WorkerPool:
         if ended:
             raise WorkerDied("worker process {} ended with exit code {}".format(ended.pid, ended.exitcode))
 
-    def _take(self, kind, content):
+    def _take(self, kind: bytes, content: bytes) -> None:
         if kind == _DONE:
             number, slot, *seconds = _DONE_FORM.unpack(content)
             for activity, spent in zip(ACTIVITIES, seconds):
@@ -142,7 +160,7 @@ class WorkerPool:
         else:
             raise WorkerDied(os.fsdecode(content))
 
-    def wait_for_first(self):
+    def wait_for_first(self) -> None:
         """Block until the first batch is there. Raises: WorkerDied."""
         poller = zmq.Poller()
         self.register(poller)
@@ -150,11 +168,12 @@ class WorkerPool:
             poller.poll()
             self.receive()
 
-    def _order_one(self):
+    def _order_one(self) -> None:
         os.write(self._orders, _ORDER.pack(next(self._written), self.slots.take()))
 
 
-def _work(stream, slots, orders, orders_end, reports, parent, mask):
+def _work(stream: Stream, slots: Slots, orders: int, orders_end: int, reports: socket.socket, parent: int,
+          mask: Set[Any]) -> None:
     """Body of a worker process: build the batches whose orders come out of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole terminal; the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -163,7 +182,7 @@ def _work(stream, slots, orders, orders_end, reports, parent, mask):
     os.close(orders_end)
     cv2.setNumThreads(0)
     logging.disable(logging.WARNING)  # the parent warns, once for all workers
-    told = ()
+    told: Mapping[str, str] = {}
     try:
         while True:
             order = os.read(orders, _ORDER.size)

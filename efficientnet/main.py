@@ -22,12 +22,13 @@ quieten_tensorflow()
 from commands.command_line import parse_args
 from data.folders import default_data, open_dataset
 from efficientnet.scaling import SIZES
-from nets import DEFAULT_MODEL_NAME
+from nets import ARCHITECTURES, architecture_defaults
 from ranks.command_line import OneLineParser
 from ranks.start import start_ranks
 from settings import sections
 from weights.flags import checkpoint_words
 
+ARCH = 'EfficientNet'
 MODES = ('train_and_eval', 'train', 'eval')
 _DATA_FORMATS = {'channels_first': 'NCHW', 'channels_last': 'NHWC'}
 
@@ -62,7 +63,7 @@ def _like(name, default, shown, choices=None):
 # Defaults are the release's; None stands for those that the main program shares.
 EVALUATION = {
     'mode': Flag(str, MODES[0], 'one of {}; only eval is done here'.format(', '.join(MODES)), choices=MODES),
-    'model_name': _like('model_name', DEFAULT_MODEL_NAME, 'size of the network', tuple(SIZES)),
+    'model_name': _like('model_name', architecture_defaults(ARCH)['model_name'], 'size of the network', tuple(SIZES)),
     'ckpt_path': Flag(str, None, "checkpoint to judge (default: model_dir's newest)"),
     'model_dir': Flag(str, None, 'folder of checkpoints; the results go to its sub-folder eval or eval_<eval_name>'),
     'eval_name': Flag(str, None, 'part of the name of the folder of results, model_dir or else results/'),
@@ -188,7 +189,7 @@ def parse(argv=None):
 def _network_arguments(flags, names=EVALUATION):
     """The main program's flags that both modes share, for the release's ``names``."""
     # The main program crops small images in another way if it is not told.
-    words = ['--arch', 'EfficientNet', '--augmentation', 'efficientnet']
+    words = ['--arch', ARCH, '--augmentation', ARCHITECTURES[ARCH].augmentation]
     if 'sat_preprocessing' in names:
         words += ['--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
     if flags.data_format:

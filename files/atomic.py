@@ -1,10 +1,11 @@
 """A file is written whole or not at all, and one that is there is kept."""
 import os
+from typing import Optional
 
 UNFINISHED = '.writing'
 
 
-def write_text(path, text):
+def write_text(path: str, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path + UNFINISHED
     with open(temporary, 'w') as f:
@@ -14,7 +15,7 @@ def write_text(path, text):
     os.replace(temporary, path)
 
 
-def keep_older(path):
+def keep_older(path: str) -> Optional[str]:
     """Rename a file that is there already, by a number before its ending.
 
     Returns:

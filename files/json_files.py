@@ -1,8 +1,10 @@
 """JSON files, checked as they are read."""
-from files.typed import Malformed, parse
+from typing import Any, Callable
+
+from files.typed import Check, Malformed, parse
 
 
-def read_json(path, check, advice=''):
+def read_json(path: str, check: Check, advice: str = '') -> Any:
     """Content of a JSON file, as ``check`` of ``files/typed.py`` lets it pass.
 
     Raises:
@@ -11,7 +13,7 @@ def read_json(path, check, advice=''):
     return read_checked(path, lambda content: parse(content, check, 'in it'), advice)
 
 
-def read_checked(path, read, advice=''):
+def read_checked(path: str, read: Callable[[bytes], Any], advice: str = '') -> Any:
     with open(path, 'rb') as f:
         content = f.read()
     try:

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 from files.typed import Malformed, parse, record, text, whole
 
@@ -32,7 +33,7 @@ _OWNER = record({'boot': text(_TEXT), 'host': text(_TEXT), 'pid': whole(1, 2 ** 
 logger = logging.getLogger(__name__)
 
 
-def numbered(base):
+def numbered(base: str) -> Tuple[List[str], str]:
     """Existing folders named ``base``, oldest first: base, base-2, base-3, ..., and the next name."""
     found, name = [], base
     while os.path.exists(name):
@@ -41,7 +42,7 @@ def numbered(base):
     return found, name
 
 
-def make_new(base):
+def make_new(base: str) -> str:
     """Make the next folder named ``base``; programs that start together get one each.
 
     Returns:
@@ -55,7 +56,7 @@ def make_new(base):
 
 
 @contextlib.contextmanager
-def locked(folder, advice):
+def locked(folder: str, advice: str) -> Iterator[None]:
     """Be the only writer of ``folder``, which exists, as long as the context lasts, or until this process ends.
 
     Args:
@@ -79,13 +80,13 @@ def locked(folder, advice):
         os.close(file)
 
 
-def _renew(file, ended):
+def _renew(file: int, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_EVERY):
         with contextlib.suppress(OSError):
             os.utime(file)
 
 
-def _take(path, refusal):
+def _take(path: str, refusal: str) -> int:
     """Open and lock the file, whose last owner is dead. Returns: its descriptor."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -99,7 +100,7 @@ def _take(path, refusal):
         os.close(file)
 
 
-def _lock(file, path, refusal):
+def _lock(file: int, path: str, refusal: str) -> None:
     """Lock an open file. Raises ValueError: its owner lives."""
     has_locks = True
     try:
@@ -115,7 +116,7 @@ def _lock(file, path, refusal):
         _wait_until_dead(file, path, refusal)
 
 
-def _wait_until_dead(file, path, refusal):
+def _wait_until_dead(file: int, path: str, refusal: str) -> None:
     """Wait whether another host's process renews the file. Raises ValueError: it does."""
     before, end = os.fstat(file).st_mtime_ns, time.monotonic() + DEAD_AFTER
     logger.warning('waiting %g s whether %s, which was the last to write here, lives', DEAD_AFTER, _owner(file))
@@ -127,14 +128,14 @@ def _wait_until_dead(file, path, refusal):
                 raise ValueError(refusal.format(_owner(file)))
 
 
-def _is_at(file, path):
+def _is_at(file: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _boot():
+def _boot() -> str:
     """What tells this kernel, and its containers with it, from all others."""
     try:
         with open('/proc/sys/kernel/random/boot_id') as f:
@@ -143,19 +144,19 @@ def _boot():
         return socket.gethostname()
 
 
-def _this_process():
+def _this_process() -> Dict[str, Union[str, int]]:
     return {'boot': _boot(), 'host': socket.gethostname()[:_TEXT], 'pid': os.getpid(),
             'since': datetime.datetime.now().isoformat(' ', 'seconds'), 'command': shlex.join(sys.argv)[:_TEXT]}
 
 
-def _boot_in(content):
+def _boot_in(content: bytes) -> Optional[str]:
     try:
         return parse(content, _OWNER, LOCK_FILE)['boot']
     except Malformed:
         return None
 
 
-def _owner(file):
+def _owner(file: int) -> str:
     """The process that a lock file names, in words."""
     try:
         return 'process {pid} of {host}, since {since}: {command}'.format(

@@ -5,11 +5,12 @@ import ctypes
 import os
 import shlex
 import sys
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 DRIVER = 'libcuda.so.1'
 
 
-def visible():
+def visible() -> List[str]:
     """Names that no two GPUs in the world share, of those that this process sees, in CUDA's order.
 
     CUDA_VISIBLE_DEVICES tells less: under Slurm it is '0' in every rank that has one GPU to itself. No GPU is set to
@@ -25,7 +26,7 @@ def visible():
         return []
     driver, count, device = ctypes.CDLL(DRIVER), ctypes.c_int(), ctypes.c_int()
 
-    def call(name, *arguments):
+    def call(name: str, *arguments: Any) -> None:
         error = getattr(driver, name)(*arguments)
         if error:
             raise OSError("CUDA's driver: {} fails with error {}".format(name, error))
@@ -40,7 +41,7 @@ def visible():
     return found
 
 
-def share_out(seen):
+def share_out(seen: Sequence[List[str]]) -> List[int]:
     """Which GPU each rank takes: ranks that see the same ones take one after another, all others the first they see.
 
     Args:
@@ -50,24 +51,25 @@ def share_out(seen):
     Raises:
         ValueError: a rank would have none to itself; says what to type.
     """
-    taken, places = collections.Counter(), []
-    for gpus in map(tuple, seen):
-        places.append(taken[gpus])
-        taken[gpus] += 1
+    taken: Dict[Tuple[str, ...], int] = collections.Counter()
+    places = []
+    for alike in map(tuple, seen):
+        places.append(taken[alike])
+        taken[alike] += 1
     if not any(seen):
         return [0] * len(seen)
     if [] in seen:
         raise ValueError('rank {} sees no GPU, and rank {} sees {}: give each rank one, or hide them from all by '
                          'CUDA_VISIBLE_DEVICES= to compute on CPUs'.format(
                              seen.index([]), *next((rank, len(gpus)) for rank, gpus in enumerate(seen) if gpus)))
-    owners = {}
+    owners: Dict[str, int] = {}
     for rank, (gpus, place) in enumerate(zip(seen, places)):
         if place >= len(gpus) or owners.setdefault(gpus[place], rank) != rank:
             raise ValueError(_too_many_ranks(seen, gpus))
     return places
 
 
-def _too_many_ranks(seen, some):
+def _too_many_ranks(seen: Sequence[List[str]], some: Sequence[str]) -> str:
     """Why the ranks that see ``some`` of the GPUs cannot have one each, and the command that starts fewer."""
     beside = [gpus for gpus in seen if set(gpus) & set(some)]
     here, everywhere = (len({name for gpus in lists for name in gpus}) for lists in (beside, seen))
@@ -77,7 +79,7 @@ def _too_many_ranks(seen, some):
 
 
 @contextlib.contextmanager
-def tensor_float_32(enabled):
+def tensor_float_32(enabled: bool) -> Iterator[None]:
     """Whether GPUs since Ampere may meanwhile compute convolutions and products of float32 in TF32: 10 bits of 23.
 
     TensorFlow looks at this, which is the whole process's, where an operation starts. But it keeps the plan of a
@@ -93,7 +95,7 @@ def tensor_float_32(enabled):
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def check_override(tf32):
+def check_override(tf32: bool) -> None:
     """Refuse an environment that makes NVIDIA's libraries do something else than asked for.
 
     Args:

@@ -2,7 +2,7 @@
 import tensorflow.compat.v1 as tf
 
 
-def use_graphs():
+def use_graphs() -> None:
     """Choose graph mode for this process, before it makes any graph."""
     tf.disable_v2_behavior()
     # With reference variables and tensorpack's ungated gradients a weight's update can overtake the gradient that still

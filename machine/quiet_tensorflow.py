@@ -9,13 +9,16 @@ import os
 import re
 import sys
 import tempfile
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Iterator, Optional, Sequence
 
 LEVELS = 'IWEF'  # INFO, WARNING, ERROR, FATAL; the variable's value is the first that is printed
 PREFACE = rb'WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR'
 
 
 @contextlib.contextmanager
-def without_log_lines(letters):
+def without_log_lines(letters: str) -> Iterator[None]:
     """Hold back what is written to stderr meanwhile, then write it but for log lines of these levels."""
     sys.stderr.flush()
     kept = os.dup(2)
@@ -37,23 +40,25 @@ def without_log_lines(letters):
 class _QuietImport(importlib.abc.MetaPathFinder):
     """Imports TensorFlow as ever, with the log lines held back that are not wanted."""
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(self, name: str, path: Optional[Sequence[str]],
+                  target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
         if name != 'tensorflow':
             return None
         sys.meta_path.remove(self)
         level = os.environ.get('TF_CPP_MIN_LOG_LEVEL', '')
         spec = importlib.util.find_spec(name)
         if spec and level.isdigit() and int(level) > 0:
-            execute = spec.loader.exec_module
+            loader: Any = spec.loader
+            execute = loader.exec_module
 
-            def exec_module(module):
+            def exec_module(module: ModuleType) -> None:
                 with without_log_lines(LEVELS[:int(level)]):
                     execute(module)
-            spec.loader.exec_module = exec_module
+            loader.exec_module = exec_module
         return spec
 
 
-def quieten_tensorflow(level=2):
+def quieten_tensorflow(level: int = 2) -> None:
     """Let TensorFlow log from a level on; to be called before its first import.
 
     Args:

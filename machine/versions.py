@@ -3,11 +3,12 @@ import contextlib
 import functools
 import os
 import platform
+from typing import Any, Dict, Optional
 
 import numpy as np
 
 
-def library_versions():
+def library_versions() -> Dict[str, str]:
     """Versions of what decides a result, JSON-ready."""
     import cv2
     import horovod
@@ -22,7 +23,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @functools.lru_cache(None)  # of the files that this process has read, not of those of an hour later
-def source_version(root=_ROOT):
+def source_version(root: str = _ROOT) -> Dict[str, Any]:
     """Which source this program is, JSON-ready.
 
     Returns:
@@ -36,7 +37,7 @@ def source_version(root=_ROOT):
     return {'commit': commit, 'changed': None if commit is None else _differs_from_commit(root)}
 
 
-def _commit_of(root):
+def _commit_of(root: str) -> Optional[str]:
     """The commit that is checked out in ``root``, read without git, which containers often lack; None before the first.
 
     Raises:
@@ -60,12 +61,12 @@ def _commit_of(root):
     return None
 
 
-def _first_line(path):
+def _first_line(path: str) -> str:
     with open(path) as f:
         return f.readline().strip()
 
 
-def _differs_from_commit(root):
+def _differs_from_commit(root: str) -> Optional[bool]:
     """Whether git's own files in ``root`` differ from the commit; None where git is missing or cannot tell."""
     command = ['git', '-C', root, '--git-dir=.git', '--work-tree=.', 'diff', '--quiet', '--no-ext-diff', 'HEAD']
     environment = {name: value for name, value in os.environ.items() if not name.startswith('GIT_')}

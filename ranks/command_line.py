@@ -1,5 +1,6 @@
 """Command lines of programs that may run as several ranks: a mistake is one line of the first one."""
 import argparse
+from typing import Any, Callable, Dict, List, NoReturn
 
 from ranks.end import fail
 from ranks.launched import launched_rank
@@ -8,16 +9,16 @@ from ranks.launched import launched_rank
 class OneLineParser(argparse.ArgumentParser):
     """Complains of a command line in one line, on the first rank only."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         fail(message, launched_rank() or 0)
 
 
-def mode_parser(program, mode):
+def mode_parser(program: str, mode: Callable[..., Any]) -> OneLineParser:
     """The parser of one of a program's modes, a function that its docstring describes."""
     return OneLineParser(prog=program, description=mode.__doc__, allow_abbrev=False)
 
 
-def run_mode(modes, description, argv):
+def run_mode(modes: Dict[str, Callable[[List[str]], Any]], description: str, argv: List[str]) -> Any:
     """Run the mode that ``argv`` begins with, on what follows in it.
 
     Args:

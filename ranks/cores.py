@@ -3,14 +3,15 @@ import contextlib
 import fractions
 import functools
 import os
+from typing import Any, List, Optional, Set
 
 import psutil
 
 from ranks.end import fail
-from ranks.launched import RANK_VARIABLES, launched_rank
+from ranks.launched import RANK_VARIABLES, Ranks, launched_rank
 
 
-def threads_for(ranks):
+def threads_for(ranks: Ranks) -> int:
     """Number of compute threads for this process: its share of the cores that it may run on.
 
     A core counts for as many parts as ranks of this machine may run on it: all of them where the launcher bound none,
@@ -31,7 +32,7 @@ def threads_for(ranks):
 
 
 @functools.lru_cache(None)  # ranks end, and TensorFlow's number of threads stays
-def _cores_of_local_ranks():
+def _cores_of_local_ranks() -> List[Set[int]]:
     """The cores that each rank of this machine may run on, as a list of sets, of the processes beside this one: those
     that the same parent started, as far as a launcher gave them ranks. Not empty in a process with a rank."""
     try:
@@ -43,14 +44,14 @@ def _cores_of_local_ranks():
         return []
 
 
-def _has_rank(process):
+def _has_rank(process: Any) -> bool:
     try:
         return any(name in process.environ() for name in RANK_VARIABLES)
     except psutil.AccessDenied:  # root's, as Slurm's launcher is
         return False
 
 
-def _processor_limit(root='/sys/fs/cgroup'):
+def _processor_limit(root: str = '/sys/fs/cgroup') -> Optional[fractions.Fraction]:
     """Cores' worth of processor time that this container may use, as a Fraction; None without a limit."""
     for names in (('cpu.max',), ('cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us')):  # cgroups' versions 2 and 1
         with contextlib.suppress(OSError):
@@ -62,7 +63,7 @@ def _processor_limit(root='/sys/fs/cgroup'):
     return None
 
 
-def positive_in(name):
+def positive_in(name: str) -> Optional[int]:
     """The number in an environment variable of TensorFlow's, which a session's configuration would hide from it; None
     if it is not set."""
     text = os.environ.get(name, '')

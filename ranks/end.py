@@ -1,13 +1,14 @@
 """How a rank ends: one line that says why, from those that know, and an exit code."""
 import os
 import sys
+from typing import Any, NoReturn, Union
 
 from ranks.launched import launched_rank
 
 _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks that are left
 
 
-def reason(error):
+def reason(error: Any) -> str:
     """What an OSError or one of TensorFlow's errors says, in one line, without the graph's part in it."""
     if isinstance(error, OSError):
         return str(error) if error.errno is None else '{}{}'.format(
@@ -17,7 +18,7 @@ def reason(error):
     return next(line for line in reversed(lines) if line.strip()).strip()
 
 
-def end_by(error):
+def end_by(error: Any) -> NoReturn:
     """End this process with exit code 2, because of an OSError or one of TensorFlow's errors, in one line.
 
     Every rank that knows a reason says it. That another rank has ended is news on the first rank only. Among several
@@ -31,7 +32,7 @@ def end_by(error):
     fail_at_once('rank {}: {}'.format(rank, text), 0)
 
 
-def fail(message, rank, code=2):
+def fail(message: Union[str, Exception], rank: int, code: int = 2) -> NoReturn:
     """End this process with this exit code, saying why in one line, on rank 0 only."""
     if rank == 0:
         print('{}: error: {}'.format(os.path.basename(sys.argv[0]), ' '.join(str(message).split())), file=sys.stderr)
@@ -39,7 +40,7 @@ def fail(message, rank, code=2):
     sys.exit(code)
 
 
-def fail_at_once(message, rank):
+def fail_at_once(message: str, rank: int) -> NoReturn:
     """As ``fail``, also in a thread beside others that wait for ever: without any of Python's or Horovod's own ends."""
     try:
         fail(message, rank)

@@ -1,12 +1,16 @@
 """What ranks share: rows, sums, texts, and the failure of one of them."""
+from typing import Any, Callable, List, TypeVar
+
 import numpy as np
 
 from ranks.end import fail
-from ranks.launched import launched_rank
+from ranks.launched import Ranks, launched_rank
 from ranks.sessions import cpu_session_config
 
+Result = TypeVar('Result')
 
-def gather_rows(ranks, rows, name):
+
+def gather_rows(ranks: Ranks, rows: Any, name: str) -> Any:
     """Build the op that stacks the rows of all ranks.
 
     Every rank must build it, and run it as often as the others: a rank that leaves one out makes the rest wait.
@@ -23,7 +27,7 @@ def gather_rows(ranks, rows, name):
     return hvd.allgather(rows, name=name)
 
 
-def sum_over_ranks(x):
+def sum_over_ranks(x: Any) -> Any:
     """Build the op that sums a tensor over all ranks, by elements; its gradient is the ranks' sum too.
 
     As for ``gather_rows``, every rank must build and run it.
@@ -34,7 +38,7 @@ def sum_over_ranks(x):
     return hvd.allreduce(x, op=hvd.Sum)
 
 
-def largest_over_ranks(ranks, x, name):
+def largest_over_ranks(ranks: Ranks, x: Any, name: str) -> Any:
     """Build the op that takes the maximum of a tensor over all ranks, by elements, for bookkeeping on the host.
 
     As for ``gather_rows``, every rank must build and run it.
@@ -47,7 +51,7 @@ def largest_over_ranks(ranks, x, name):
         return hvd.allreduce(x, op=hvd.Max, name=name)
 
 
-def gather_texts(ranks, text):
+def gather_texts(ranks: Ranks, text: str) -> List[str]:
     """Every rank's ``text``, as a list, on all ranks."""
     if ranks.size == 1:
         return [text]
@@ -61,13 +65,14 @@ def gather_texts(ranks, text):
     return everything.tobytes().decode().split('\0')[:-1]
 
 
-def together(ranks, action):
+def together(ranks: Ranks, action: Callable[[], Result]) -> Result:
     """Run ``action`` on every rank; if it raises ValueError or OSError anywhere, all ranks end with exit code 2.
 
     Returns:
         what ``action`` returned here.
     """
-    result, error = None, ''
+    result: Any = None
+    error = ''
     try:
         result = action()
     except (ValueError, OSError) as e:

@@ -19,11 +19,13 @@ import struct
 import sys
 import threading
 import time
+from typing import Any, Callable, List, Optional
 
 import psutil
 
 from ranks.end import fail, fail_at_once
 from ranks.gather import gather_texts
+from ranks.launched import Ranks
 
 PERIOD = 1.0  # seconds
 MOST = 10000  # datagrams that are read in a period
@@ -32,7 +34,7 @@ _BEAT, _BYE = 1, 2
 _CONTENT = struct.Struct('<QQB')  # rank, number of the datagram from 1, sign; the HMAC-SHA256 of these follows
 
 
-def sign(key, rank, number, sign_):
+def sign(key: bytes, rank: int, number: int, sign_: int) -> bytes:
     """The datagram with which a rank gives a sign, ``_BEAT`` or ``_BYE``; ``key`` (bytes) is the job's."""
     content = _CONTENT.pack(rank, number, sign_)
     return content + hmac.digest(key, content, hashlib.sha256)
@@ -47,10 +49,10 @@ class Ear:
         strangers (int): datagrams that were not signed with the key.
     """
 
-    def __init__(self, key, rank):
+    def __init__(self, key: bytes, rank: int) -> None:
         self._key, self._rank, self._last, self.strangers = key, rank, 0, 0
 
-    def hear(self, datagram):
+    def hear(self, datagram: bytes) -> Optional[int]:
         """The sign that a datagram (any bytes) is, or None if it is a stranger's, another rank's or an old one."""
         content, mac = datagram[:_CONTENT.size], datagram[_CONTENT.size:]
         if not hmac.compare_digest(mac, hmac.digest(self._key, content, hashlib.sha256)):
@@ -66,13 +68,13 @@ class Ear:
 class Times:
     """Seconds of silence until a warning and until the end, from Horovod's environment variables; 0 for never."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         off = os.environ.get('HOROVOD_STALL_CHECK_DISABLE', '0') not in ('', '0')
         self.warn = 0 if off else _seconds('HOROVOD_STALL_CHECK_TIME_SECONDS', 60)  # Horovod's default
         self.end = 0 if off else _seconds('HOROVOD_STALL_SHUTDOWN_TIME_SECONDS', 600)  # Horovod's is never
 
 
-def _seconds(name, default):
+def _seconds(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdigit():
         fail('{}={}: not a whole number of seconds'.format(name, text), 0)
@@ -86,17 +88,17 @@ class Silence:
         rank (int): whose. times (Times). say: (str) -> None. end: (str) -> None.
     """
 
-    def __init__(self, rank, times, say, end):
+    def __init__(self, rank: int, times: Times, say: Callable[[str], None], end: Callable[[str], None]) -> None:
         self.rank, self.times, self.say, self.end = rank, times, say, end
         self.seconds, self._heard, self._warned = 0.0, False, False
 
-    def heard(self):
+    def heard(self) -> None:
         """The rank lives."""
         if self._warned and self._heard:
             self.say('rank {} is back after {:.0f} s'.format(self.rank, self.seconds))
         self.seconds, self._heard, self._warned = 0.0, True, False
 
-    def passed(self, seconds):
+    def passed(self, seconds: float) -> None:
         """So much more time without a sign of life."""
         self.seconds += seconds
         if self._heard and self.times.end and self.seconds >= self.times.end:
@@ -116,10 +118,11 @@ class Heartbeats:
         ranks (Ranks): nothing happens if there is but one.
     """
 
-    def __init__(self, ranks):
-        self.ranks, self._thread, self._sent = ranks, None, 0
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self._sent = ranks, 0
+        self._thread: Optional[threading.Thread] = None
 
-    def __enter__(self):
+    def __enter__(self) -> 'Heartbeats':
         if self.ranks.size == 1:
             return self
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -137,7 +140,7 @@ class Heartbeats:
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         if self._thread:
             os.close(self._close)  # which wakes the thread
             self._thread.join()
@@ -145,7 +148,7 @@ class Heartbeats:
             self._send(_BYE)
             self._socket.close()
 
-    def _run(self):
+    def _run(self) -> None:
         watching, listening, deaf = True, select.poll(), select.poll()
         listening.register(self._socket, select.POLLIN)
         for poll in (listening, deaf):
@@ -167,7 +170,7 @@ class Heartbeats:
             elif watching and count < MOST:
                 self._silence.passed(PERIOD)
 
-    def _send(self, sign_):
+    def _send(self, sign_: int) -> None:
         self._sent += 1
         message = sign(self._key, self.ranks.rank, self._sent, sign_)
         for host in self._next['hosts']:
@@ -176,7 +179,7 @@ class Heartbeats:
             except OSError:  # not every address of the next rank's machine can be reached from here
                 pass
 
-    def _received(self):
+    def _received(self) -> Optional[int]:
         """What the next datagram is, see ``Ear``."""
         try:
             return self._ear.hear(self._socket.recv(256))  # what is longer is cut, and then no signature fits
@@ -191,10 +194,10 @@ class StrangersReport:
         say: (str) -> None.
     """
 
-    def __init__(self, say):
+    def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._said, self._quiet = say, 0, STRANGERS_SAID
 
-    def passed(self, seconds, count):
+    def passed(self, seconds: float, count: int) -> None:
         """So much more time, with ``count`` such datagrams since the beginning."""
         self._quiet += seconds
         if count > self._said and self._quiet >= STRANGERS_SAID:
@@ -203,15 +206,15 @@ class StrangersReport:
             self._said, self._quiet = count, 0.0
 
 
-def _addresses():
+def _addresses() -> List[str]:
     """All IPv4 addresses of this machine: which of them the next rank's machine sees is not known here."""
     return [address.address for found in psutil.net_if_addrs().values() for address in found
             if address.family == socket.AF_INET]
 
 
-def _say(text):
+def _say(text: str) -> None:
     print('{}: warning: {}'.format(os.path.basename(sys.argv[0]), text), file=sys.stderr, flush=True)
 
 
-def _end(text):
+def _end(text: str) -> None:
     fail_at_once(text, 0)  # the other threads wait inside MPI; the launcher ends the other ranks

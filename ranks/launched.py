@@ -1,6 +1,6 @@
 """Who this process is among those that mpirun or srun started."""
 import os
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 # What the launchers tell the processes they start, number and how many: Open MPI, MPICH and Intel MPI, and Slurm with
 # PMIx.
@@ -17,11 +17,11 @@ class Ranks(NamedTuple):
     gpu: int = 0
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         return self.rank == 0
 
 
-def launched_rank():
+def launched_rank() -> Optional[int]:
     """The rank that the launcher gave this process, before MPI is started; None without a launcher."""
     for name in RANK_VARIABLES:
         if name in os.environ:
@@ -29,6 +29,6 @@ def launched_rank():
     return None
 
 
-def launched_size():
+def launched_size() -> int:
     """How many ranks the launcher says that it started; 1 if it does not say."""
     return next((int(os.environ.get(size, 1)) for rank, size in RANK_VARIABLES.items() if rank in os.environ), 1)

@@ -1,9 +1,11 @@
 """Configurations of TensorFlow's sessions: each rank its GPU and its share of the cores."""
+from typing import Any
+
 from ranks.cores import positive_in, threads_for
 from ranks.launched import Ranks
 
 
-def _configuration(ranks, **fields):
+def _configuration(ranks: Ranks, **fields: Any) -> Any:
     import tensorflow.compat.v1 as tf
     # The process's first session sets the number of threads within ops for all later ones: it must be right in each.
     threads = threads_for(ranks)
@@ -13,13 +15,13 @@ def _configuration(ranks, **fields):
     return config
 
 
-def cpu_session_config(ranks=Ranks()):
+def cpu_session_config(ranks: Ranks = Ranks()) -> Any:
     """Session configuration that leaves GPUs alone, for small work on the host."""
     # Without threads of its own, the first session would set the number of threads between ops for all later ones.
     return _configuration(ranks, device_count={'GPU': 0}, inter_op_parallelism_threads=1, use_per_session_threads=True)
 
 
-def session_config(ranks):
+def session_config(ranks: Ranks) -> Any:
     """Session configuration of a rank: one GPU if there are any, its share of the cores (see ``threads_for``).
 
     TF_NUM_INTEROP_THREADS goes before the number of threads between ops. That is 2 at least: reading the next batch

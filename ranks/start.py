@@ -9,7 +9,7 @@ from ranks.gather import gather_texts
 from ranks.launched import Ranks, launched_rank, launched_size
 
 
-def start_ranks():
+def start_ranks() -> Ranks:
     """Start Horovod if a launcher started this process. OMPI_MCA_mpi_yield_when_idle in the environment goes before.
 
     Ranks that cannot have a GPU each, though they see some, end with exit code 2, and so do those that do not find each
@@ -32,7 +32,7 @@ def start_ranks():
         if launched_size() > 1:
             fail('the launcher started {} ranks and each is alone; it and the MPI here do not fit: versions of mpirun '
                  'inside and outside of a container, or srun without --mpi=pmix'.format(launched_size()),
-                 launched_rank())
+                 launched_rank() or 0)
         return ranks
     seen = [json.loads(text) for text in gather_texts(ranks, json.dumps(gpus.visible()))]
     try:

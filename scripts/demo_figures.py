@@ -45,6 +45,7 @@ def _attack_first_images(network, folder, activation, epsilon):
     from commands.command_line import parse_args
     from data.folders import open_dataset
     from data.stream import ValidationBatches
+    from settings.sections import view_of
     from weights.find import read_checkpoint
     from weights.match import load_into, match_variables
 
@@ -53,9 +54,9 @@ def _attack_first_images(network, folder, activation, epsilon):
     # The list is ordered by class; take images from all of them.
     some = np.linspace(0, len(dataset.files) - 1, SHOWN).astype(int)
     dataset = dataset._replace(files=[dataset.files[i] for i in some], labels=dataset.labels[some])
-    image, label, _ = next(iter(ValidationBatches(dataset, SHOWN, args.input_size, args.augmentation)))
+    image, label, _ = next(iter(ValidationBatches(dataset, SHOWN, view_of(vars(args)))))
     with tf.Graph().as_default(), TowerContext('', is_training=False):
-        model = getattr(nets, args.arch + 'Model')(args)
+        model = nets.ARCHITECTURES[args.arch].model(args)
         clean = image_preprocess(tf.constant(image), model.data_format)
         adv = PGDAttacker(10, epsilon, 4).attack(clean, tf.constant(label), model.get_logits).image
         outputs = [(adv + 1) / PIXEL] + [tf.argmax(model.get_logits(x), 1) for x in (clean, adv)]

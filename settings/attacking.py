@@ -4,7 +4,7 @@ All functions are of the namespace that argparse makes, and raise ValueError wit
 """
 from typing import Any, Callable, List, Mapping, Optional, Protocol, Sequence, Tuple
 
-from settings import flags, lengths, recipes, sections
+from settings import flags, lengths, sections
 from settings.attack import KIND, LINF, Attack
 from settings.fields import options_of
 from settings.recipes import Recipe
@@ -105,14 +105,14 @@ def settle(args: Any, recipe: Recipe, epsilon: Optional[float], kind: Kind) -> N
     """Set steps and their length where the recipe's own do not fit.
 
     Args:
-        args: ``eval`` and the attack's values; ``recipe``, the name of ``recipe``. epsilon (float): that was typed.
+        args: ``eval`` and the attack's values. epsilon (float): that was typed.
         kind (Kind): of the attack.
     """
     if args.eval:
         # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
         if args.eval_attack_iter is not None:
             args.attack_iter = args.eval_attack_iter
-        default(args, 'attack_iter', kind.num_iter or recipes.judged_steps(args.recipe))
+        default(args, 'attack_iter', kind.num_iter or recipe.judged_steps)
         if args.attack_iter and kind.step_size:
             default(args, 'attack_step_size', kind.step_size(
                 args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,

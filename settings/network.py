@@ -13,7 +13,7 @@ _FACTOR = typed.number(1e-3, 1e3)
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Which network to build. What its kind has not is None (``resolve.take_network``)."""
+    """Which network to build. What its kind has not is None, or off (``resolve.take_network``)."""
     GROUP: ClassVar[str] = 'architecture'
 
     depth: Optional[int] = option(
@@ -61,15 +61,15 @@ class Network:
         '--padding', EVERY, "of strided convolutions: 'explicit' as the SAT release, 'same' as the Feature Denoising "
         "release (default: the recipe's)", default=None, check='paddings', fixes_run=True, decides_verdict=True,
         written=WORD)
-    batch_norm_momentum: float = option(
+    batch_norm_momentum: Optional[float] = option(
         '--batch-norm-momentum', TRAINED, "weight of batch norm's moving averages in their update (default: the "
         "recipe's, 0.9)", check=checks.below_one, unit='M', fixes_run=True)
-    batch_norm_epsilon: float = option(
+    batch_norm_epsilon: Optional[float] = option(
         '--batch-norm-epsilon', EVERY, "added to batch norm's variance (default: the recipe's, 1e-5)",
         check=checks.above_zero, unit='EPSILON', fixes_run=True, decides_verdict=True, written=typed.number(1e-12, 1))
     sync_batch_norm: bool = option(
         '--sync-batch-norm', TRAINED, "in training, batch norm's statistics are those of all ranks' images together, "
-        "not of each rank's own: for few images in a rank", default=False, check=SWITCH, fixes_run=True)
+        "not of each rank's own: for few images in a rank", default=False, late=True, check=SWITCH, fixes_run=True)
     recompute: bool = option(
         '--recompute', ATTACKED, "keep only the blocks' inputs for backward passes, and compute the blocks again "
         'there: less memory, about a third more time', default=False, check=SWITCH)

@@ -1,5 +1,16 @@
 """What the papers' trainings differ in: a recipe is a part of the settings; ``--recipe`` chooses one."""
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+
+
+class Also(NamedTuple):
+    """Numbers of PGD steps that judge a network too, after every ``every`` epochs and the ``last`` ones; 0: never."""
+    steps: Tuple[int, ...]
+    every: int = 0
+    last: int = 0
+
+    def is_due(self, epoch: int, max_epoch: int) -> bool:
+        """Whether they judge it after ``epoch``, of ``max_epoch``."""
+        return bool(self.every and epoch % self.every == 0 or epoch > max_epoch - self.last)
 
 
 class Recipe(Mapping[str, Any]):
@@ -7,9 +18,14 @@ class Recipe(Mapping[str, Any]):
 
     Attack lengths are in pixel levels, 0-255; epochs count from 1; base_lr is the rate for 256 images in a step. The
     values are attributes too.
+
+    Attributes, of which no option has the value:
+        judged_steps (int): number of PGD steps of ``--eval`` where none is given.
+        judged_also (sequence of Also): what judges the network during training, beside ``--eval-attack-iter``.
     """
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, *, judged_steps: int, judged_also: Sequence[Also] = (), **values: Any) -> None:
+        self.judged_steps, self.judged_also = judged_steps, judged_also
         self._values = values
 
     def __getitem__(self, name: str) -> Any:
@@ -29,7 +45,8 @@ class Recipe(Mapping[str, Any]):
 
     def but(self, **values: Any) -> 'Recipe':
         """This recipe with other values of some options."""
-        return Recipe(**{**self._values, **values})
+        own = dict(judged_steps=self.judged_steps, judged_also=self.judged_also)
+        return Recipe(**{**own, **self._values, **values})
 
 
 _SAT = Recipe(
@@ -44,7 +61,7 @@ _SAT = Recipe(
     optimizer='momentum', weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5,
     moving_average_decay=0.0, base_lr=0.1, warmup_epochs=5,
     epochs=100, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,  # SAT release
-    eval_attack_iter=10, eval_attack_step_size=1.0)  # SAT release
+    eval_attack_iter=10, eval_attack_step_size=1.0, judged_steps=10)  # SAT release
 
 RECIPES: Dict[str, Recipe] = {
     'sat': _SAT,
@@ -53,7 +70,11 @@ RECIPES: Dict[str, Recipe] = {
         targeted=True, attack_epsilon=16.0,  # FD Sec 6
         # FD Sec 6: 30 steps of 1; a clean start with probability 0.2 in training.
         attack_iter=30, attack_step_size=1.0, prob_start_from_clean=0.2,
-        epochs=110, lr_drop_epochs=(35, 70, 95)),  # FD Sec 5, release
+        epochs=110, lr_drop_epochs=(35, 70, 95),  # FD Sec 5, release
+        judged_steps=30,  # FD release: one flag for the steps of training and of --eval, and so one default
+        # FD release, beside clean and PGD-10.
+        judged_also=(Also((50,), every=20), Also((100,), every=10, last=5),
+                     Also((20, 30, 40, 50, 60, 70, 80, 90, 100), last=2))),
     # SAT's attack with the trainer of its EfficientNet release (EN Sec 5), which has no attack: RMSProp, rate 0.016 for
     # a batch of 256, times 0.97 every 2.4 epochs, about 350 epochs. Batch norm is that of SAT's evaluation command; the
     # trainer's own momentum and epsilon are 0.99 and 1e-3. What the paper's runs had is not known.
@@ -68,33 +89,7 @@ def names() -> Tuple[str, ...]:
     return tuple(dict.fromkeys(name for recipe in RECIPES.values() for name in recipe))
 
 
-def judged_steps(recipe_name: str) -> int:
-    """Number of PGD steps of ``--eval`` where none is given.
-
-    The FD release has one flag for the steps of training and of ``--eval``, and so one default; SAT's ``--eval`` has
-    its own.
-    """
-    recipe = RECIPES[recipe_name]
-    return int(recipe.attack_iter if recipe_name == 'feature-denoising' else recipe.eval_attack_iter)
-
-
-# FD release: the attacks beside clean and PGD-10 that judge the network during training, and when.
-_FD_LAST = (20, 30, 40, 50, 60, 70, 80, 90, 100)
-LAST_EPOCHS, LATE_EPOCHS = 2, 5
-
-
-def evaluation_steps(recipe_name: str, first: int, epoch: int, max_epoch: int) -> List[int]:
-    """Numbers of PGD steps to judge the network with after ``epoch``.
-
-    ``first`` (10 in both releases) is used every time; FD adds 50 steps every 20 epochs, 100 every 10 epochs and
-    in the last five, and the whole range in the last two epochs (FD release).
-    """
-    steps = {first}
-    if recipe_name == 'feature-denoising':
-        if epoch % 20 == 0:
-            steps.add(50)
-        if epoch % 10 == 0 or epoch > max_epoch - LATE_EPOCHS:
-            steps.add(100)
-        if epoch > max_epoch - LAST_EPOCHS:
-            steps.update(_FD_LAST)
-    return sorted(steps)
+def evaluation_steps(also: Sequence[Also], first: int, epoch: int, max_epoch: int) -> List[int]:
+    """Numbers of PGD steps to judge the network with after ``epoch``: ``first``, and what ``also`` then has."""
+    due = [steps for each in also if each.is_due(epoch, max_epoch) for steps in each.steps]
+    return sorted({first, *due})

@@ -4,7 +4,7 @@ A value is looked for in this order: typed; of the checkpoint; what other option
 default. Functions that take ``args``, the namespace, raise ValueError with what to say.
 """
 import types
-from typing import Any, Callable, Container, Iterable, Mapping, Protocol, Tuple
+from typing import Any, Callable, Container, Mapping, Optional, Protocol, Set, Tuple
 
 from settings import sections
 from settings.attacking import default
@@ -16,7 +16,7 @@ from settings.sections import Settings
 
 
 class Kind(Protocol):
-    """What is known of a kind of network before it is built: see ``nets.Architecture``."""
+    """What is known of a kind of network before it is built: see ``architectures.entry.Architecture``."""
 
     @property
     def recipe(self) -> str: ...
@@ -24,19 +24,24 @@ class Kind(Protocol):
     @property
     def depths(self) -> Tuple[int, ...]: ...
 
+    @property
+    def check(self) -> Callable[[Any], None]: ...
 
-def take_network(args: Any, kinds: Mapping[str, Kind], defaults_of: Callable[..., Mapping[str, Any]]) -> None:
+    def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]: ...
+
+
+def take_network(args: Any, kinds: Mapping[str, Kind]) -> None:
     """Fill in what the network and, for it, the recipe decide, and check that the network exists.
 
     Args:
         args: with the flags of the group 'architecture', and ``moving_average_decay``.
-        kinds (dict): by the name that --arch gives. defaults_of: (name, size or None) -> the options that such a
-            network has and others have not, with their values where not given; None for the recipe's.
+        kinds (dict): by the name that --arch gives.
     """
     kind = kinds[args.arch]
     default(args, 'recipe', kind.recipe)
-    own = defaults_of(args.arch, args.model_name)
-    for name in _of_some(kinds, defaults_of):
+    own = kind.defaults(args.model_name)
+    of_some = sorted(options_of_some(kinds))
+    for name in of_some:
         if name in own:
             default(args, name, own[name])
         elif getattr(args, name) is not None:
@@ -44,16 +49,14 @@ def take_network(args: Any, kinds: Mapping[str, Kind], defaults_of: Callable[...
     if 'depth' in own and args.depth not in kind.depths:
         raise ValueError('--depth {}: choose from {} for --arch {}'.format(
             args.depth, ', '.join(map(str, sorted(kind.depths))), args.arch))
-    if 'group' in own and args.res2_bottleneck * args.group % 64:
-        raise ValueError('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
-            args.res2_bottleneck, args.group))
+    kind.check(args)
     of_network = {option.dest for option in options_of(Network)} | {'moving_average_decay'}
-    _take(args, of_network.difference(_of_some(kinds, defaults_of)).union(own))
+    _take(args, of_network.difference(of_some).union(own))
 
 
-def _of_some(kinds: Mapping[str, Kind], defaults_of: Callable[..., Mapping[str, Any]]) -> Iterable[str]:
-    """Names of the options that not all networks have."""
-    return sorted({name for kind in kinds for name in defaults_of(kind)})
+def options_of_some(kinds: Mapping[str, Kind]) -> Set[str]:
+    """Names of the options that networks have by their kind alone."""
+    return {name for kind in kinds.values() for name in kind.defaults()}
 
 
 def take_recipe(args: Any) -> None:

@@ -1,11 +1,11 @@
 """All sections together, and what is read from their fields."""
 import dataclasses
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type
 
 from settings import recipes
 from settings.attack import Attack
 from settings.data import Data, View
-from settings.fields import Option, options_of, without_none
+from settings.fields import Option, options_of, section_of, without_none
 from settings.network import Network
 from settings.run import Evaluation, Run
 from settings.update import Schedule, Update
@@ -35,6 +35,12 @@ ALL: Type[Settings] = Settings
 def sections() -> Dict[str, Type[Any]]:
     """Name to type of each section of ``ALL``."""
     return {field.name: without_none(field.type) for field in dataclasses.fields(ALL)}
+
+
+def view_of(values: Mapping[str, Any]) -> View:
+    """The view of a namespace (dict), of which no more need be decided."""
+    view: View = section_of(sections()['view'], values)
+    return view
 
 
 def options() -> List[Option]:

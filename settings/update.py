@@ -46,8 +46,8 @@ class Schedule:
         '--base-lr', TRAINED, 'learning rate for 256 images in a step; grows linearly with them (default: the '
         "recipe's, 0.1 or 0.016)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
     warmup_epochs: float = option(
-        '--warmup-epochs', TRAINED, 'linear warm-up, with momentum from 0.1 to rates above it, with rmsprop from 0 '
-        "(default: the recipe's, 5)", check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)
+        '--warmup-epochs', TRAINED, "linear warm-up, {told} (default: the recipe's, 5)",
+        check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)
     lr_drop_epochs: Tuple[int, ...] = option(
         '--lr-drop-epochs', TRAINED, "the rate is divided by 10 after these epochs (default: the recipe's)",
         check=checks.epoch_list, unit='E,E,...', fixes_run=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-MARKDOWN = ('README.md', 'docs/*.md', 'tests/fixtures/originals_commands.md')
+MARKDOWN = ('README.md', 'CONTRIBUTING.md', 'docs/*.md', 'tests/fixtures/originals_commands.md')
 PROGRAMS = ('*.py', '[!t]*/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
 JOB_SCRIPTS = ('slurm/*.sh',)
 

@@ -60,7 +60,7 @@ _OF_VARIANTS = ('benchmarks/memory.py', 'benchmarks/train_speed.py')  # of which
 # What a document takes as done before.
 _BEFORE = {'judged/results.json': 'python main.py --eval --load CKPT --data D -d 50 --attack-iter 2 --input-size 64 '
                                   '--results-dir judged'}
-# As `make test` and README ask for with root and few cores; without GPUs, of which each rank would want its own, and
+# As the documents ask for with root and few cores; without GPUs, of which each rank would want its own, and
 # without a network between machines.
 _MPI = {'CUDA_VISIBLE_DEVICES': '', 'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1',
         'OMPI_MCA_rmaps_base_oversubscribe': '1', 'PRTE_MCA_rmaps_default_mapping_policy': ':oversubscribe',

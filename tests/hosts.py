@@ -8,10 +8,14 @@ configuration is touched, and all of it goes away with the process that made it,
 """
 import contextlib
 import os
-import shutil
 import subprocess
 
-_NEEDED = ('ip', 'unshare', 'nsenter', 'setpriv', 'taskset')
+from needed import Needed
+
+NEEDED = Needed(
+    ('ip', 'unshare', 'nsenter', 'setpriv', 'taskset'), 'iproute2, util-linux', 'network namespaces',
+    ('--net', '--uts', '--ipc', '--mount', '--pid', '--fork', '--mount-proc', 'sh', '-c',
+     'ip link add name b type bridge && ip link add p type veth peer name q && mount -t tmpfs tmpfs /dev/shm'))
 # What the first process of a machine does: set up what is its own, and live until its input ends. As the first of its
 # process numbers it also collects orphans, which bash does while it reads.
 _INIT = '''
@@ -23,19 +27,6 @@ ip link set lo up
 echo ready
 while read -r _; do :; done
 '''
-
-
-def missing():
-    """Why there cannot be such machines here; '' if they can."""
-    if os.geteuid() != 0:
-        return 'this needs root, for network namespaces'
-    absent = [name for name in _NEEDED if not shutil.which(name)]
-    if absent:
-        return 'not installed: {} (Debian: iproute2, util-linux)'.format(', '.join(absent))
-    probe = 'ip link add name b type bridge && ip link add p type veth peer name q && mount -t tmpfs tmpfs /dev/shm'
-    ended = subprocess.run(['unshare', '--net', '--uts', '--ipc', '--mount', '--pid', '--fork', '--mount-proc',
-                            'sh', '-c', probe], stderr=subprocess.PIPE, text=True)
-    return ended.stderr and 'no namespaces here: ' + ended.stderr.strip().splitlines()[-1]
 
 
 class Machine:

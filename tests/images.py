@@ -13,10 +13,13 @@ import shutil
 import subprocess
 from typing import NamedTuple
 
+from needed import Needed
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DOCKERFILE = os.path.join(ROOT, 'Dockerfile')
 MIRROR = os.environ.get('DEBIAN_MIRROR', 'http://deb.debian.org/debian')
-_NEEDED = ('debootstrap', 'unshare', 'chroot', 'git')
+NEEDED = Needed(('debootstrap', 'unshare', 'chroot', 'git'), 'debootstrap, util-linux, git', 'chroot',
+                ('--mount', '--pid', '--fork', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt'))
 # What this machine needs for its network; nothing of it stays in an image.
 _CERTIFICATES = '/tmp/certificates.crt'
 _OF_THIS_MACHINE = ('http_proxy', 'https_proxy', 'no_proxy', 'PIP_INDEX_URL', 'PIP_DEFAULT_TIMEOUT')
@@ -78,18 +81,6 @@ def sources(step):
     """The paths that a COPY takes from the folder that the image is built of; none if they are another stage's."""
     words = step.text.split()
     return [] if words[0].startswith('--from=') else words[:-1]
-
-
-def missing():
-    """Why no image can be built here; '' if one can."""
-    if os.geteuid() != 0:
-        return 'this needs root, for chroot'
-    absent = [name for name in _NEEDED if not shutil.which(name)]
-    if absent:
-        return 'not installed: {} (Debian: debootstrap, util-linux, git)'.format(', '.join(absent))
-    probe = subprocess.run(['unshare', '--mount', '--pid', '--fork', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt'],
-                           stderr=subprocess.PIPE, text=True)
-    return probe.stderr and 'no namespaces here: ' + probe.stderr.strip().splitlines()[-1]
 
 
 def make_debian(suite, folder):

@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import time
 
-_DAEMONS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'scancel', 'squeue')
+from needed import Needed
+
+NEEDED = Needed(('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'scancel', 'squeue'),
+                'slurm-wlm, munge')
 # Requeued jobs start again when their credentials have expired (cred_expire).
 _CONFIGURATION = '''
 ClusterName=test
@@ -31,12 +34,6 @@ NodeName={nodes} CPUs=2 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=60
 '''
 SECONDS = 30  # until a daemon that does not come up counts as failed
-
-
-def missing():
-    """Why there cannot be a cluster here; '' if there can."""
-    absent = [name for name in _DAEMONS if not shutil.which(name)]
-    return absent and 'not installed: {} (Debian: slurm-wlm, munge)'.format(', '.join(absent))
 
 
 class Cluster:

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from scipy.special import expit, softmax
+from scipy.special import expit, log_softmax, softmax
 from tensorpack.tfutils.tower import TowerContext
 
 import layers
@@ -12,6 +12,7 @@ from attacks.pgd import NoOpAttacker, PGDAttacker
 from networks import make_network
 from smooth_activations import activate
 from training.step.accumulation import mean_over_parts
+from training.step.mixing import smoothed
 
 CLASSES = 10
 
@@ -224,10 +225,56 @@ def test_weight_decay_is_added_once_whatever_the_number_of_parts():
     assert got['cost'] == pytest.approx(got['xentropy-loss'] + decay, rel=1e-6)
 
 
+class Linear(WithoutBatchNorm):
+    def network(self, image):
+        return tf.matmul(tf.reshape(image, [-1, 192]), tf.get_variable('linear/W', [192, CLASSES]))
+
+
+class Watched(NoOpAttacker):
+    """Remembers what it was told."""
+
+    def attack(self, image, truth, get_logits, seeds=None, lengths=None):
+        self.truth = truth
+        return super().attack(image, truth, get_logits, seeds, lengths)
+
+
+@pytest.mark.parametrize('parts', [1, 2])
+def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distributions(sess, parts):
+    def mixed_with_the_reversed_batch(image, label, seeds):
+        mixed = 0.7 * tf.cast(image, tf.float32) + 0.3 * tf.cast(image[::-1], tf.float32)
+        truth = smoothed(label, CLASSES, 0.1)
+        return mixed, 0.7 * truth + 0.3 * truth[::-1]
+    model = Linear()
+    model.batch_stage, model.accumulate, model.weight_decay = mixed_with_the_reversed_batch, parts, 0.0
+    model.attacker = Watched()
+    with TowerContext('', is_training=True):
+        cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
+    weights, = tf.trainable_variables()
+    gradient, = tf.gradients(cost, [weights])
+    value = 0.1 * normal(192, CLASSES)
+    weights.load(value, sess)
+    mixed = 0.7 * IMAGES.astype(np.float64) + 0.3 * IMAGES[::-1]
+    truth = (0.7 * np.eye(CLASSES)[LABEL] + 0.3 * np.eye(CLASSES)[LABEL[::-1]]) * 0.9 + 0.1 / CLASSES
+    x = (mixed * 2 / 255 - 1).reshape(6, -1)
+    scores = x @ value
+    np.testing.assert_allclose(sess.run('xentropy-loss:0'), -(truth * log_softmax(scores, axis=1)).sum(1).mean(),
+                               rtol=1e-5)
+    np.testing.assert_allclose(sess.run(gradient), x.T @ (softmax(scores, axis=1) - truth) / 6, rtol=0, atol=1e-5)
+    assert model.attacker.truth.dtype == tf.float32 and model.attacker.truth.shape[1] == CLASSES
+    if parts == 1:
+        np.testing.assert_allclose(sess.run(model.attacker.truth), truth, rtol=1e-6)
+    wrong = np.mean(scores.argmax(1) != LABEL)  # 0.7 of each image is its own
+    assert sess.run('train-error-top1:0') == pytest.approx(wrong)
+
+
+def test_a_network_that_is_not_trained_sees_the_batch_as_it_is(sess):
+    model = Linear()
+    model.batch_stage = None
+    with TowerContext('', is_training=False):
+        assert model.build_graph(tf.constant(IMAGES), tf.constant(LABEL)) is None
+
+
 def test_parts_without_an_attack_or_batch_norm_are_numpys_softmax_regression(sess):
-    class Linear(WithoutBatchNorm):
-        def network(self, image):
-            return tf.matmul(tf.reshape(image, [-1, 192]), tf.get_variable('linear/W', [192, CLASSES]))
     model = Linear()
     model.accumulate, model.label_smoothing, model.weight_decay = 3, 0.1, 0.01
     with TowerContext('', is_training=True):

@@ -1,4 +1,4 @@
-"""data/augment.py, against tensorpack's augmentors and the recorded outputs of the released code."""
+"""data/augment.py and data/views.py, against tensorpack's augmentors and the recorded outputs of the released code."""
 import itertools
 import zlib
 
@@ -12,6 +12,7 @@ from data import augment as ours
 from data.policies import apply_policy
 from third_party.imagenet_utils import (
     AUGMENTATIONS,
+    View,
     augment,
     default_augmentation,
     make_policy,
@@ -61,7 +62,7 @@ def assert_as_recorded(image, record):
 @pytest.mark.parametrize('size', [224, 299, 380])
 @pytest.mark.parametrize('augmentation', ['imagenet', 'imagenet-light'])
 def test_validation_is_that_of_the_released_code(sample, load_json, size, augmentation):
-    assert_as_recorded(validation_transform(sample, size, augmentation),
+    assert_as_recorded(validation_transform(sample, View(size, augmentation)),
                        load_json('preprocessing.json')['resnet_val'][str(size)])
 
 
@@ -270,7 +271,7 @@ def test_efficientnet_s_augmentation_crops_flips_half_of_the_views_and_keeps_col
     image[:] = (10, 100, 200)
     image[:, :, 1] = np.arange(80)  # grows to the right
     rng = np.random.default_rng(0)
-    views = [augment(image, 24, 'efficientnet', rng) for _ in range(1000)]
+    views = [augment(image, View(24, 'efficientnet'), rng) for _ in range(1000)]
     assert all((view[..., 0] == 10).all() and (view[..., 2] == 200).all() for view in views)
     slopes = np.array([view[:, -1, 1].mean() - view[:, 0, 1].mean() for view in views])
     assert 430 < (slopes < 0).sum() < 570 and (slopes != 0).all()
@@ -279,13 +280,12 @@ def test_efficientnet_s_augmentation_crops_flips_half_of_the_views_and_keeps_col
 @pytest.mark.parametrize('augmentation', AUGMENTATIONS)
 @pytest.mark.parametrize('policy', [('autoaugment',), ('randaugment', 2, 9)])
 def test_a_policy_is_applied_to_the_finished_view(sample, augmentation, policy):
-    policy = make_policy(*policy)
     changed = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        view = augment(sample, 48, augmentation, rng)
-        expected = apply_policy(view, policy, rng)  # draws from where the view has stopped
-        result = augment(sample, 48, augmentation, np.random.default_rng(seed), policy)
+        view = augment(sample, View(48, augmentation), rng)
+        expected = apply_policy(view, make_policy(*policy), rng)  # draws from where the view has stopped
+        result = augment(sample, View(48, augmentation, *policy), np.random.default_rng(seed))
         assert result.shape == (48, 48, 3) and (result == expected).all()
         changed += (result != view).any()
     assert changed >= 6
@@ -319,8 +319,9 @@ def test_padded_crop_takes_all_81_places_of_the_zero_padded_image():
 
 def test_no_augmentation_leaves_an_image_of_the_right_size_alone(sample):
     image = sample[:32, :32]
-    for view in (augment(image, 32, 'none', np.random.default_rng(0)), validation_transform(image, 32, 'none'),
-                 validation_transform(image, 32, 'cifar')):
+    small, digits = View(32, 'cifar'), View(32, 'none')
+    for view in (augment(image, digits, np.random.default_rng(0)), validation_transform(image, digits),
+                 validation_transform(image, small)):
         assert (view == image).all()
 
 
@@ -328,20 +329,20 @@ def test_light_augmentation_keeps_colours():
     image = np.empty((50, 60, 3), np.uint8)
     image[:] = (10, 100, 200)
     rng = np.random.default_rng(0)
-    assert all((augment(image, 24, 'imagenet-light', rng) == (10, 100, 200)).all() for _ in range(20))
-    assert not all((augment(image, 24, 'imagenet', rng) == (10, 100, 200)).all() for _ in range(20))
+    assert all((augment(image, View(24, 'imagenet-light'), rng) == (10, 100, 200)).all() for _ in range(20))
+    assert not all((augment(image, View(24, 'imagenet'), rng) == (10, 100, 200)).all() for _ in range(20))
 
 
 @settings(deadline=None, max_examples=60)
 @given(height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 70),
-       augmentation=st.sampled_from(AUGMENTATIONS), seed=st.integers(0, 2 ** 32))
+       augmentation=st.sampled_from(list(AUGMENTATIONS)), seed=st.integers(0, 2 ** 32))
 def test_any_image_gives_a_view_of_the_asked_size_that_the_seed_decides(height, width, size, augmentation, seed):
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = image.copy()
-    one, same = (augment(image, size, augmentation, np.random.default_rng(seed)) for _ in range(2))
+    one, same = (augment(image, View(size, augmentation), np.random.default_rng(seed)) for _ in range(2))
     assert one.shape == (size, size, 3) and one.dtype == np.uint8
     if augmentation != 'efficientnet':  # whose view of evaluation is TensorFlow's
-        validation = validation_transform(image, size, augmentation)
+        validation = validation_transform(image, View(size, augmentation))
         assert validation.shape == (size, size, 3) and validation.dtype == np.uint8
     assert (one == same).all() and (image == before).all()
 
@@ -355,8 +356,8 @@ def test_default_augmentation_goes_by_data_and_size():
 
 def test_an_unknown_augmentation_is_refused(sample):
     with pytest.raises(ValueError, match="--augmentation 'cropp': choose from .*'imagenet-light'"):
-        augment(sample, 224, 'cropp', np.random.default_rng(0))
+        augment(sample, View(224, 'cropp'), np.random.default_rng(0))
     with pytest.raises(ValueError, match="--augmentation 'cropp'"):
-        validation_transform(sample, 224, 'cropp')
+        validation_transform(sample, View(224, 'cropp'))
     with pytest.raises(ValueError, match='--augmentation efficientnet is made by TensorFlow'):
-        validation_transform(sample, 224, 'efficientnet')
+        validation_transform(sample, View(224, 'efficientnet'))

@@ -35,9 +35,9 @@ def make_variables():
     tf.train.get_or_create_global_step()
 
 
-def start(trainer, decay):
+def start(trainer, decay, **options):
     """AverageWeights on the variables, all initialized."""
-    average = AverageWeights(decay)
+    average = AverageWeights(decay, **options)
     average.setup_graph(trainer)
     trainer.sess.run(tf.global_variables_initializer())
     return average
@@ -53,17 +53,17 @@ def set_value(sess, name, value):
 
 
 # With 0.5 the bound is reached in the seventh step, (1 + 8) / (10 + 8) = 0.5 being the eighth's.
-@pytest.mark.parametrize('decay', [0.9999, 0.5, 0.15])
-def test_averages_move_from_the_first_weights_towards_the_weights_of_each_step(trainer, decay):
+@pytest.mark.parametrize('decay, options', [(0.9999, {}), (0.5, {}), (0.15, {}), (0.8, {'ramp': False})])
+def test_averages_move_from_the_first_weights_towards_the_weights_of_each_step(trainer, decay, options):
     make_variables()
-    average = start(trainer, decay)
+    average = start(trainer, decay, **options)
     first = values(trainer.sess)
     want = {name: first[name].astype(np.float64) for name in ('W', 'bn/moving_mean')}
     for n in range(1, 13):
         for seed, name in enumerate(want):
             value = np.random.RandomState(100 * seed + n).standard_normal(want[name].shape)
             set_value(trainer.sess, name, value)
-            factor = min(decay, (1 + n) / (10 + n))
+            factor = min(decay, (1 + n) / (10 + n)) if options.get('ramp', True) else decay
             want[name] = factor * want[name] + (1 - factor) * value
         trainer.step(average)
         got = values(trainer.sess)

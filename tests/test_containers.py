@@ -182,7 +182,7 @@ def size_of(folder):
 @pytest.mark.containers
 @pytest.mark.parametrize('base', DEBIANS)
 def test_an_image_trains_and_judges_for_any_user_and_is_not_written_to(base, tmp_path):
-    problem = images.missing()
+    problem = images.NEEDED.missing()
     if problem:
         pytest.skip(problem)
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')

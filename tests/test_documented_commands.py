@@ -44,7 +44,7 @@ NOT_RUN = {
     r'(docker|podman|apptainer|srun) .*|mpirun .* apptainer exec .*|git clone .*|CONTAINER=.* sbatch .*':
         'needs a container engine or Slurm: test_containers.py trains and judges in the image, '
         'test_slurm_gpus.py::test_ranks_and_servers_run_the_programs_of_an_image',
-    r'pytest -m slow -s': 'would run these tests',
+    r'pytest -m slow -s|\S*python -m pytest .*': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
@@ -146,8 +146,9 @@ def test_the_commands_in_make_test_are_in_the_documents():
 
 def test_the_documents_are_all_looked_at():
     sources = {source for source, _ in RUNS}
-    assert {'README.md', 'docs/cluster.md', 'docs/performance.md', 'model_zoo.py', 'convert.py', 'inference-example.py',
-            'efficientnet/main.py', 'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
+    assert {'README.md', 'docs/cluster.md', 'docs/evaluation.md', 'docs/performance.md', 'docs/results.md',
+            'docs/training.md', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
+            'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
 
 
 def typed(flags):

@@ -11,12 +11,12 @@ import tensorflow.compat.v1 as tf
 from scipy.special import expit
 from tensorpack.tfutils.tower import TowerContext
 
-import nets
 from attacks.pgd import NoOpAttacker, PGDAttacker
 from attacks.threat import PIXEL
 from efficientnet import network
 from efficientnet.network import Style
 from efficientnet.scaling import SIZES, Block, plan, scaled_channels
+from layers.scaling import INPUT_SCALINGS, scale_input
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
 
@@ -332,7 +332,7 @@ def test_initial_values_are_those_of_the_release(sess):
 
 
 @pytest.mark.parametrize('data_format', LAYOUTS)
-@pytest.mark.parametrize('scaling', nets.INPUT_SCALINGS)
+@pytest.mark.parametrize('scaling', INPUT_SCALINGS)
 def test_the_network_takes_rgb_in_the_scaling_asked_for(sess, monkeypatch, few_blocks, data_format, scaling):
     monkeypatch.setattr(network, 'efficientnet', lambda image, *_: image)
     model = make_network(*few_blocks, *FLAGS[:-1], data_format, '--input-scaling', scaling)
@@ -348,6 +348,19 @@ def test_the_network_takes_rgb_in_the_scaling_asked_for(sess, monkeypatch, few_b
     else:  # the EN release's means and standard deviations of ImageNet
         want = (rgb - np.array([0.485, 0.456, 0.406]) * 255) / (np.array([0.229, 0.224, 0.225]) * 255)
     np.testing.assert_allclose(to_nhwc(sess.run(judged[0]), data_format), want, rtol=0, atol=2e-6)
+
+
+def test_an_attack_in_another_precision_has_images_scaled_in_float32(sess, few_blocks):
+    model = make_network(*few_blocks, *FLAGS, '--input-scaling', 'mean-std')
+    levels = IMAGES.astype(np.float32) * 2 / 255 - 1
+    with TowerContext('', is_training=False), model._as_seen_by_attacker(None, 'bfloat16'):
+        model.get_logits(tf.constant(levels))
+        half, whole = (scale_input(tf.constant(levels.astype(kind.as_numpy_dtype)), 'mean-std', model.style)
+                       for kind in (tf.bfloat16, tf.float32))
+    assert half.dtype == tf.bfloat16
+    half, whole = sess.run([tf.cast(half, tf.float32), whole])
+    # Rounded twice, in images of up to 1 and in values of up to 3.
+    np.testing.assert_allclose(half, whole, rtol=0, atol=2 ** -9 / 0.224 / 2 + 2 ** -7)
 
 
 @pytest.mark.parametrize('activation', ['silu', 'smoothrelu'])

@@ -255,9 +255,9 @@ def test_resume_if_any_is_of_training_and_is_not_resume(capsys, flags):
 
 @pytest.mark.parametrize('ranks, images, rounds', [(1, 37, 5), (2, 37, 3), (3, 37, 2), (5, 37, 1), (7, 37, 1)])
 def test_all_ranks_know_how_many_batches_the_busiest_has(ranks, images, rounds):
-    from third_party.imagenet_utils import ImageSet, ValidationBatches
+    from third_party.imagenet_utils import ImageSet, ValidationBatches, View
     dataset = ImageSet(['x'] * images, [0] * images, [], 'x')
-    batches = [ValidationBatches(dataset, 8, 8, 'none', rank, ranks) for rank in range(ranks)]
+    batches = [ValidationBatches(dataset, 8, View(8, 'none'), rank, ranks) for rank in range(ranks)]
     assert [b.rounds for b in batches] == [rounds] * ranks
     assert max(len(b) for b in batches) == rounds
 

@@ -4,11 +4,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-import nets
 from adv_model import PRECISIONS
 from attacks.attacker import Attacked
 from attacks.pgd import MomentumAttacker, PGDAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
+from machine import devices
 from networks import make_network
 
 SIDE, COUNT = 16, 6
@@ -189,6 +189,6 @@ def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tm
                                                                              precision):
     info = tmp_path / 'cpuinfo'
     info.write_text('processor\t: 0\n' + line)
-    monkeypatch.setattr(nets, 'CPU_INFO', str(info))
+    monkeypatch.setattr(devices, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert nets.fast_precision() == precision
+    assert devices.fast_precision() == precision

@@ -10,6 +10,7 @@ import tensorflow.compat.v1 as tf
 
 import adv_model
 import main
+import nets
 import smooth_activations
 from adv_model import PRECISIONS
 from analysis.noise import RandomNoise
@@ -20,17 +21,16 @@ from attacks.balls import BALLS, LinfBall
 from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from commands import training_data
-from commands.networks import make_model
 from commands.training_data import TrainingData
 from efficientnet.scaling import SIZES
 from gpu_graphs import Machine
 from gpu_kernels import fault, nodes_of
 from image_folders import make_noise_folder
 from native import smooth_ops
-from nets import ARCHITECTURES
 from ranks.launched import Ranks
 from settings import attacking, sections
 from settings.flags import typed
+from settings.resolve import resolve
 from training.inputs import ServedBatches, served_input
 
 pytestmark = [pytest.mark.gpu_graph, pytest.mark.skipif(
@@ -44,7 +44,7 @@ COMPUTED = [('--attack-precision', precision, *xla) for precision in PRECISIONS 
 
 def trainings():
     """Flags of training; each graph has the evaluation's clean and attacked passes too."""
-    for name in ARCHITECTURES:
+    for name in nets.ARCHITECTURES:
         yield from (('--arch', name, *computed) for computed in COMPUTED)
         yield '--arch', name, '--recompute'
     for precision in PRECISIONS:
@@ -69,7 +69,7 @@ def trainings():
 
 def evaluations():
     """Flags of --eval: each network of every depth and size once, each attack in every way."""
-    for name, architecture in ARCHITECTURES.items():
+    for name, architecture in nets.ARCHITECTURES.items():
         yield from (('--arch', name, '-d', str(depth)) for depth in architecture.depths)
     yield from (('--arch', 'EfficientNet', '--model-name', size) for size in SIZES)
     for attack, norm, target, early_stop, computed in itertools.product(
@@ -201,7 +201,7 @@ ANALYSES = Plan(epsilon=4, step_size=1, num_iter=10)
         ('noise', RandomNoise(10, 4)))])
 def test_a_gpu_has_a_kernel_for_each_op_of_the_analyses(machine, faults, attacker):
     args = main.parse_args(machine.flags('eval', *SMALL))
-    subject = Subject('network', make_model(args), 4, make_session=lambda: None)
+    subject = Subject('network', nets.build(resolve(args)), 4, make_session=lambda: None)
     subject._attack(attacker)
     assert not faults(machine.of(subject._graph))
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from data.images import Jpeg, Undecodable, decode_image, open_image
 from native import jpeg_part
-from third_party.imagenet_utils import augment
+from third_party.imagenet_utils import View, augment
 
 SAMPLINGS = {'4:2:0': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420, '4:2:2': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
              '4:4:0': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440, '4:4:4': cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -75,7 +75,7 @@ def test_a_view_of_a_jpeg_is_that_of_its_pixels(fixture_path):
         content = source.read()
     for augmentation in ('imagenet', 'imagenet-light', 'efficientnet', 'cifar', 'none'):
         for seed in range(10):
-            views = [augment(image, 96, augmentation, np.random.default_rng(seed))
+            views = [augment(image, View(96, augmentation), np.random.default_rng(seed))
                      for image in (open_image(content), decode_image(content))]
             assert (views[0] == views[1]).all()
 

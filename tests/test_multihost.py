@@ -39,7 +39,7 @@ def environment():
 @pytest.fixture
 def network(tmp_path):
     """Two machines and the login machine."""
-    problem = hosts.missing()
+    problem = hosts.NEEDED.missing()
     if problem:
         pytest.skip(problem)
     with hosts.Network(tmp_path, 2) as network:

@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import nets
+from machine.devices import resolve_data_format
 from networks import make_network
 from weights.identity import AVERAGE
 from weights.match import match_variables
@@ -135,4 +136,4 @@ def test_resnext_denoise_all_is_32x8d_by_default():
 @pytest.mark.parametrize('gpus, own', [([], 'NHWC'), (['a GPU'], 'NCHW')])
 def test_data_format_is_as_given_and_else_the_devices_own(monkeypatch, gpus, own):
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert [nets.resolve_data_format(given) for given in ('NHWC', 'NCHW', None)] == ['NHWC', 'NCHW', own]
+    assert [resolve_data_format(given) for given in ('NHWC', 'NCHW', None)] == ['NHWC', 'NCHW', own]

@@ -4,9 +4,9 @@ import json
 import pytest
 import tensorflow.compat.v1 as tf
 
-import nets
 from evaluation.passes import EvaluationTower
 from machine import gpus
+from ranks import precision as machines
 from small_runs import BATCH, LEAN, mpirun, read_json
 from training.callbacks import FeedTrainingStep
 from training.resume import decide_precision
@@ -14,13 +14,13 @@ from training.resume import decide_precision
 # argv: what each rank is fastest in; a file for what they agree on.
 RANK = '''
 import sys
-import nets
+from ranks import precision
 from third_party import utils
 ranks = utils.start_ranks()
 agreed = []
 for fastest in ('bfloat16', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float32'):
-    nets.fast_precision = lambda: fastest[ranks.rank]
-    agreed.append(nets.agreed_precision(ranks))
+    precision.fast_precision = lambda: fastest[ranks.rank]
+    agreed.append(precision.agreed_precision(ranks))
 open(sys.argv[1] + str(ranks.rank), 'w').write(' '.join(agreed))
 '''
 
@@ -35,7 +35,7 @@ def test_ranks_compute_in_bfloat16_only_if_it_is_the_fastest_for_all_of_them(tmp
 @pytest.fixture
 def fastest(monkeypatch):
     """function(precision): this machine's processor is fastest in it from now on."""
-    return lambda precision: monkeypatch.setattr(nets, 'fast_precision', lambda: precision)
+    return lambda precision: monkeypatch.setattr(machines, 'fast_precision', lambda: precision)
 
 
 def recorded(folder):

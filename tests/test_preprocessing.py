@@ -13,9 +13,11 @@ from PIL import Image
 
 from data.efficientnet_view import ReleasedValidationBatches, released_view
 from image_folders import numbered_set
+from settings.data import View
 from test_records import jpeg, record, write_shards
 from third_party.imagenet_utils import ImageSet, decode_image, open_dataset
 
+SEEN = View(32, 'efficientnet')
 KEYS_A = -0.75  # of TensorFlow 1's bicubic kernel (Keys 1981)
 
 
@@ -64,7 +66,8 @@ def encoded(image, suffix='.png'):
 
 def read(dataset, size=32, batch=4, ranks=1):
     """All batches of all ranks in the order of the list."""
-    shares = [ReleasedValidationBatches(dataset, batch, size, rank, ranks, threads=2) for rank in range(ranks)]
+    view = View(size, 'efficientnet')
+    shares = [ReleasedValidationBatches(dataset, batch, view, rank, ranks, threads=2) for rank in range(ranks)]
     batches = [list(share) for share in shares]
     assert list(map(len, batches)) == list(map(len, shares))
     return [found for found in itertools.chain.from_iterable(itertools.zip_longest(*batches)) if found is not None]
@@ -79,7 +82,7 @@ def test_chosen_images_come_in_their_order(tmp_path):
     dataset = numbered_set(tmp_path, 9)
     whole = by_index(read(dataset))
     chosen = [7, 2, 8, 0, 3]
-    batches = list(ReleasedValidationBatches(dataset, 2, 32, threads=2, indices=np.array(chosen)))
+    batches = list(ReleasedValidationBatches(dataset, 2, SEEN, threads=2, indices=np.array(chosen)))
     assert np.concatenate([index for _, _, index in batches]).tolist() == chosen + [-1]
     for number, (image, label) in by_index(batches).items():
         np.testing.assert_array_equal(image, whole[number][0])
@@ -167,7 +170,7 @@ def damaged(root):
 
 def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, caplog):
     dataset, good = damaged(tmp_path)
-    batches = ReleasedValidationBatches(dataset, 3, 32, threads=2)
+    batches = ReleasedValidationBatches(dataset, 3, SEEN, threads=2)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             found = list(batches)
@@ -187,7 +190,7 @@ def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, cap
 
 def test_a_set_without_a_readable_image_gives_empty_rows(tmp_path):
     dataset = folder_of(tmp_path, [b'', b'no image', jpeg(noise(9, 9))[:20]])
-    batches = ReleasedValidationBatches(dataset, 2, 32, threads=2)
+    batches = ReleasedValidationBatches(dataset, 2, SEEN, threads=2)
     assert [index.tolist() for _, _, index in batches] == [[-1, -1], [-1, -1]] and len(batches.unreadable) == 3
 
 
@@ -208,7 +211,7 @@ def test_bad_records_are_left_out_and_those_behind_them_keep_index_and_content(t
         f.seek(-20, os.SEEK_END)
         f.write(bytes([byte[0] ^ 1]))
     dataset = open_dataset(str(tmp_path), 'val', 1000)
-    batches = ReleasedValidationBatches(dataset, 4, 32, threads=2)
+    batches = ReleasedValidationBatches(dataset, 4, SEEN, threads=2)
     for _ in range(2):
         found = by_index(list(batches))
         assert {k: label for k, (_, label) in found.items()} == {0: 0, 2: 10, 5: 20, 8: 40}
@@ -245,7 +248,7 @@ def test_a_folder_and_shards_of_the_same_files_give_the_same_arrays(tmp_path):
 @pytest.mark.parametrize('threads', [1, 2, 5])
 def test_results_do_not_depend_on_the_threads(tmp_path, threads):
     dataset, good = damaged(tmp_path)
-    for one, other in zip(ReleasedValidationBatches(dataset, 4, 32, threads=threads), read(dataset)):
+    for one, other in zip(ReleasedValidationBatches(dataset, 4, SEEN, threads=threads), read(dataset)):
         assert all((a == b).all() for a, b in zip(one, other))
 
 
@@ -269,7 +272,7 @@ class SlowSet:
 def test_abandoned_batches_leave_nothing_running():
     def abandon():
         dataset = SlowSet()
-        batches = iter(ReleasedValidationBatches(dataset, 4, 32, threads=2))
+        batches = iter(ReleasedValidationBatches(dataset, 4, SEEN, threads=2))
         next(batches)
         batches.close()
         time.sleep(0.1)  # for what was under way
@@ -283,7 +286,7 @@ def test_abandoned_batches_leave_nothing_running():
 
 def test_few_images_are_prepared_ahead():
     dataset = SlowSet()
-    batches = iter(ReleasedValidationBatches(dataset, 4, 32, threads=2))
+    batches = iter(ReleasedValidationBatches(dataset, 4, SEEN, threads=2))
     next(batches)
     time.sleep(0.5)
     assert dataset.loaded <= 4 + 4 + 2 * 2 + 1
@@ -291,7 +294,7 @@ def test_few_images_are_prepared_ahead():
 
 
 def test_the_caller_s_graph_and_session_stay_as_they_are(graph, sess, tmp_path):
-    batches = iter(ReleasedValidationBatches(numbered_set(tmp_path, 3), 2, 32, threads=2))
+    batches = iter(ReleasedValidationBatches(numbered_set(tmp_path, 3), 2, SEEN, threads=2))
     next(batches)
     assert tf.get_default_graph() is graph and graph.get_operations() == []
     assert sess.run(tf.constant(3)) == 3
@@ -299,7 +302,7 @@ def test_the_caller_s_graph_and_session_stay_as_they_are(graph, sess, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ((0, 32), '--batch 0'), ((2, 0), '--input-size 0'), ((2, 32, 2, 2), 'rank 2 of 2')])
+    ((0, SEEN), '--batch 0'), ((2, View(0, 'efficientnet')), '--input-size 0'), ((2, SEEN, 2, 2), 'rank 2 of 2')])
 def test_arguments_out_of_range_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         ReleasedValidationBatches(numbered_set(tmp_path, 2), *arguments)

@@ -19,6 +19,7 @@ from third_party.imagenet_utils import (
     TrainingStream,
     Unreadable,
     ValidationBatches,
+    View,
     decode_image,
     new_job,
     open_dataset,
@@ -137,7 +138,7 @@ def load_all(dataset):
 
 
 def validation(dataset, rank=0, size=1, batch=3):
-    return list(ValidationBatches(dataset, batch, 16, 'imagenet', rank, size, threads=2))
+    return list(ValidationBatches(dataset, batch, View(16, 'imagenet'), rank, size, threads=2))
 
 
 def same(one, other):
@@ -224,7 +225,7 @@ def test_a_bad_record_is_left_out_with_its_reason(tmp_path, caplog, bad, reason)
     good = [record(picture(value), 10 * value + 1) for value in range(4)]
     write_shards(tmp_path, 'validation', [[good[0]], [good[1], bad(), good[2]], [good[3]]])
     dataset = open_dataset(str(tmp_path), 'val', 1000)
-    batches = ValidationBatches(dataset, 2, 8, 'none')
+    batches = ValidationBatches(dataset, 2, View(8, 'none'))
     for _ in range(2):
         found = [(int(k), int(one)) for _, label, index in batches for k, one in zip(index, label)]
         assert found == [(0, 0), (1, 10), (-1, 0), (3, 20), (4, 30), (-1, 0)]
@@ -262,7 +263,7 @@ def test_a_shard_that_changes_while_it_is_read_costs_its_records(tmp_path):
 
 def test_a_set_of_bad_records_ends_a_training_stream(tmp_path, caplog):
     write_shards(tmp_path, 'train', [[record(picture(1), 0), record(picture(1), 7)]])
-    stream = TrainingStream(open_dataset(str(tmp_path), 'train', 3), 4, 8, 'none', 0)
+    stream = TrainingStream(open_dataset(str(tmp_path), 'train', 3), 4, View(8, 'none'), 0)
     with pytest.raises(ValueError, match='none of the 2 images of .*; the first: train-00000-of-00001#0: label 0 is'):
         stream.batch(0)
     assert len(caplog.records) == 2
@@ -395,7 +396,7 @@ def test_training_from_the_shards_is_that_from_the_folder_in_another_order(folde
     order = [number_of[record] for record in load_all(from_shards)]
     assert sorted(order) == list(range(12)) and order != sorted(order)
     listed = from_folder._replace(files=[from_folder.files[k] for k in order], labels=from_folder.labels[order])
-    one, other = (TrainingStream(dataset, 5, 16, 'imagenet', 3) for dataset in (listed, from_shards))
+    one, other = (TrainingStream(dataset, 5, View(16, 'imagenet'), 3) for dataset in (listed, from_shards))
     assert same([one.batch(k) for k in range(6)], [other.batch(k) for k in (5, 4, 3, 2, 1, 0)][::-1])
     assert other.unreadable == {}
 
@@ -448,7 +449,7 @@ def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, caplog):
     shard = [record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]
     path, = write_shards(tmp_path, 'validation', [shard])
     dataset = open_dataset(str(tmp_path), 'val')
-    batches = ValidationBatches(dataset, 3, 16, 'none')
+    batches = ValidationBatches(dataset, 3, View(16, 'none'))
     assert [index.tolist() for _, _, index in batches] == [[0, -1, 2]]
     assert caplog.records[-1].getMessage() == '{}: the JPEG is truncated; it is left out'.format(dataset.files[1])
     assert dataset.shards == [path]
@@ -537,7 +538,7 @@ def test_the_data_server_serves_shards_and_tells_of_a_bad_record_once(folder, tm
                               stderr=subprocess.PIPE, text=True)
     try:
         assert '(10 images, 1000 classes), batch 4' in server.stdout.readline()
-        stream = TrainingStream(open_dataset(str(tmp_path), 'train'), 4, 16, 'cifar', 0)
+        stream = TrainingStream(open_dataset(str(tmp_path), 'train'), 4, View(16, 'cifar'), 0)
         with Lease(address, {}, new_job(), 20) as lease, zmq.Context() as context, \
                 lease.receiver(context, 1) as socket:
             for number in range(12):

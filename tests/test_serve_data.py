@@ -21,6 +21,7 @@ from third_party.imagenet_utils import (
     Job,
     Lease,
     TrainingStream,
+    View,
     describe_policy,
     info_address,
     make_policy,
@@ -155,7 +156,7 @@ def test_a_pass_is_served_once_over_two_clients(start, receive):
     # 1498 images make 107 batches of 14.
     start('--batch', '14', '--workers', '3', '--hwm', '1', '--seed', '5')
     dataset = open_dataset(None, 'train', 10)
-    stream = TrainingStream(dataset, 14, 32, 'none', 5)
+    stream = TrainingStream(dataset, 14, View(32, 'none'), 5)
     number_of = {stream.batch(number)[0].tobytes(): number for number in range(140)}
     received = {}
     for message in receive(120, receivers=2):
@@ -171,7 +172,7 @@ def test_a_pass_is_served_once_over_two_clients(start, receive):
 
 def test_batches_arrive_in_the_order_of_the_stream(start, receive):
     start('--batch', '7', '--workers', '4', '--augmentation', 'cifar')
-    stream = TrainingStream(open_dataset(None, 'train', 10), 7, 32, 'cifar', 0)
+    stream = TrainingStream(open_dataset(None, 'train', 10), 7, View(32, 'cifar'), 0)
     for number, message in enumerate(receive(60)):
         assert (decode(message)[0] == stream.batch(number)[0]).all()
 
@@ -183,15 +184,15 @@ def test_batches_arrive_in_the_order_of_the_stream(start, receive):
      ('randaugment', 3, 7))])
 def test_batches_are_augmented_by_the_policy(start, receive, address, augmentation, flags, policy):
     start('--batch', '5', '--workers', '2', '--augmentation', augmentation, *flags)
-    policy, dataset = make_policy(*policy), open_dataset(None, 'train', 10)
-    stream, plain = (TrainingStream(dataset, 5, 32, augmentation, 0, each) for each in (policy, None))
+    dataset = open_dataset(None, 'train', 10)
+    stream, plain = (TrainingStream(dataset, 5, View(32, augmentation, *each), 0) for each in (policy, ()))
     changed = 0
     for number, message in enumerate(receive(20)):
         image, label = decode(message)
         assert (image == stream.batch(number)[0]).all() and (label == stream.batch(number)[1]).all()
         changed += (image != plain.batch(number)[0]).any()
     assert changed >= 19
-    expected = dict(augmentation=augmentation, **describe_policy(policy))
+    expected = dict(augmentation=augmentation, **describe_policy(make_policy(*policy)))
     assert described(address, expected, Job('receivers', 'their key'))['batch'] == 5
 
 
@@ -241,7 +242,7 @@ def test_images_of_a_folder_are_served_with_their_labels(start, receive, tmp_pat
 def test_without_the_op_batches_are_the_same_messages(start, receive):
     start('--batch', '4', '--no-zmq-ops')
     image, label = decode(receive(1)[0])
-    stream = TrainingStream(open_dataset(None, 'train', 10), 4, 32, 'none', 0)
+    stream = TrainingStream(open_dataset(None, 'train', 10), 4, View(32, 'none'), 0)
     assert (image == stream.batch(0)[0]).all() and (label == stream.batch(0)[1]).all()
 
 
@@ -299,7 +300,7 @@ def test_only_who_has_claimed_the_server_gets_batches(start, receive, address):
         time.sleep(0.5)
         first = receive(3)
         assert not any(stranger.poll(0) for stranger in strangers)
-        stream = TrainingStream(open_dataset(None, 'train', 10), 4, 32, 'none', 0)
+        stream = TrainingStream(open_dataset(None, 'train', 10), 4, View(32, 'none'), 0)
         assert [decode(message)[1].tolist() for message in first] == [stream.batch(k)[1].tolist() for k in range(3)]
         assert not any(stranger.poll(200) for stranger in strangers)
         context.destroy(linger=0)
@@ -518,7 +519,7 @@ def test_memory_is_bounded_while_nobody_pulls_and_while_trainers_stand_still(sta
     messages += receive(96, receivers=2)
     # Those that have just left come back a moment later.
     assert memory_of_batches(server) <= (window + 2 * (3 + 1) + 10) * slot
-    stream = TrainingStream(open_dataset(None, 'train', 10), 64, 32, 'none', 0)
+    stream = TrainingStream(open_dataset(None, 'train', 10), 64, View(32, 'none'), 0)
     number_of = {stream.batch(number)[0].tobytes(): number for number in range(120)}
     assert len({number_of[decode(message)[0].tobytes()] for message in messages}) == len(messages)  # none written over
 

@@ -18,6 +18,7 @@ from commands.judge import _settings
 from data import handshake
 from data.folders import ImageSet
 from data.info_server import InfoServer
+from data.views import AUGMENTATIONS, Augmentation
 from files import typed
 from image_folders import make_folder
 from settings import attack, fields, flags, recipes, sections, serving
@@ -27,15 +28,14 @@ from settings.fields import OF_VIEW, Served, option
 from settings.modes import EVAL, EVERY, TRAINING, WITH_IMAGES
 from settings.network import Network
 from settings.resolve import resolve
-from small_runs import ROOT
+from small_runs import ROOT, read_json, start_training
 from tables import TABLES
 from test_main import refusal
-from third_party.imagenet_utils import Lease, describe_policy, new_job
+from third_party.imagenet_utils import Lease, new_job
 from training.resume import check_same_run
 from weights import card
 
 FLAGS = {option.dest: option for option in sections.options()}
-NO_POLICY = describe_policy(None)
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +182,20 @@ def test_a_recipe_may_set_it(erasing, serve_data, monkeypatch):
     assert serve_data.get_parser().parse_args([]).erasing == 0.0  # which knows of no recipe
 
 
+def test_it_is_with_the_images_of_a_run_in_training_and_in_evaluations(erasing, monkeypatch, tmp_path):
+    """From the command line to where an image becomes what a network is shown, and into the run's record."""
+    seen = {'trained': set(), 'evaluated': set()}
+    whole = AUGMENTATIONS['none']
+    monkeypatch.setitem(AUGMENTATIONS, 'watched', Augmentation(
+        lambda image, view, rng: seen['trained'].add(view.erasing) or whole.trained(image, view, rng),
+        lambda image, view: seen['evaluated'].add(view.erasing) or whole.evaluated(image, view)))
+    data = make_folder(tmp_path / 'images', ['{}/{}/{}.png'.format(split, name, number) for split in ('train', 'val')
+                                             for name in 'ab' for number in range(3)])
+    start_training(data, tmp_path / 'run', '--augmentation', 'watched', '--erasing', '0.25', '--epochs', '1')
+    assert seen == {'trained': {0.25}, 'evaluated': {0.25}}
+    assert read_json(tmp_path / 'run' / 'run.json')['erasing'] == 0.25
+
+
 def test_it_is_refused_where_it_means_nothing(erasing, capsys):
     assert '--erasing is for training and --eval and --eval-directory, not for --fake; leave it out' in refusal(
         capsys, main.parse_args, ['--fake', '--erasing', '0.1'])
@@ -210,7 +224,7 @@ def test_the_data_server_has_it_and_a_trainer_refuses_another_value(erasing, ser
     server = InfoServer(address, description)
 
     def expected(*argv):
-        return sources.expected_of_server(main.parse_args(['--serve-address', address, *argv]), NO_POLICY)
+        return sources.expected_of_server(main.parse_args(['--serve-address', address, *argv]))
     try:
         with Lease(address, expected('--data', data, '--erasing', '0.3'), new_job(), 10) as lease:
             taken = main.parse_args(['--serve-address', address])

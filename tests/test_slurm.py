@@ -57,7 +57,7 @@ class Job:
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory):
-    problem = hosts.missing() or slurm_cluster.missing()
+    problem = hosts.NEEDED.missing() or slurm_cluster.NEEDED.missing()
     if problem:
         pytest.skip(problem)
     folder = tmp_path_factory.mktemp('slurm')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from image_folders import numbered_set, value_of
-from third_party.imagenet_utils import FakeStream, TrainingStream, ValidationBatches, iterate
+from third_party.imagenet_utils import FakeStream, TrainingStream, ValidationBatches, View, iterate
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def damaged(tmp_path):
 
 
 def plain(dataset, batch, seed=0):
-    return TrainingStream(dataset, batch, 8, 'none', seed)
+    return TrainingStream(dataset, batch, View(8, 'none'), seed)
 
 
 def served(stream, numbers):
@@ -62,7 +62,7 @@ def test_every_image_has_its_own_label(dataset):
 def test_parts_are_disjoint_and_every_pass_holds_each_image_of_a_part_once(dataset, count):
     parts = []
     for index in range(count):
-        stream = TrainingStream(dataset, 1, 8, 'none', 0, shard=(index, count))
+        stream = TrainingStream(dataset, 1, View(8, 'none'), 0, shard=(index, count))
         size = len(range(index, 23, count))
         passes = [served(stream, range(begin, begin + size)).tolist() for begin in range(0, 3 * size, size)]
         assert all(sorted(each) == sorted(passes[0]) and len(set(each)) == size for each in passes)
@@ -72,7 +72,7 @@ def test_parts_are_disjoint_and_every_pass_holds_each_image_of_a_part_once(datas
 
 
 def test_machines_do_not_meet_neighbouring_images_in_the_same_order(dataset):
-    orders = [served(TrainingStream(dataset, 11, 8, 'none', 0, shard=(index, 2)), [0]) // 2 for index in (0, 1)]
+    orders = [served(TrainingStream(dataset, 11, View(8, 'none'), 0, shard=(index, 2)), [0]) // 2 for index in (0, 1)]
     assert (orders[0] != orders[1]).any()
 
 
@@ -94,7 +94,7 @@ def test_batches_with_an_image_that_ends_early_are_the_same_in_any_order(tmp_pat
         content = source.read()
     with open(dataset.files[1], 'wb') as target:
         target.write(content[:len(content) // 2])
-    one, other = (TrainingStream(dataset, 2, 32, 'imagenet', 0) for _ in range(2))
+    one, other = (TrainingStream(dataset, 2, View(32, 'imagenet'), 0) for _ in range(2))
     expected = [one.batch(number) for number in range(30)]
     for number in reversed(range(30)):
         assert all((a == b).all() for a, b in zip(other.batch(number), expected[number]))
@@ -106,7 +106,7 @@ def test_passes_and_seeds_have_different_orders(dataset):
 
 
 def test_a_batch_depends_on_seed_and_number_alone(dataset):
-    one, other = (TrainingStream(dataset, 4, 16, 'imagenet', 7) for _ in range(2))
+    one, other = (TrainingStream(dataset, 4, View(16, 'imagenet'), 7) for _ in range(2))
     expected = [one.batch(number) for number in range(20)]
     for number in reversed(range(20)):
         image, label = other.batch(number)
@@ -116,14 +116,14 @@ def test_a_batch_depends_on_seed_and_number_alone(dataset):
 def test_augmentation_differs_between_passes_and_seeds(tmp_path):
     dataset = numbered_set(tmp_path, 1)
     dataset.files[0] = os.path.join(os.path.dirname(__file__), 'fixtures', 'sample.jpg')
-    views = {TrainingStream(dataset, 1, 16, 'imagenet', seed).batch(number)[0].tobytes()
+    views = {TrainingStream(dataset, 1, View(16, 'imagenet'), seed).batch(number)[0].tobytes()
              for seed in (0, 1) for number in range(3)}
     assert len(views) == 6
 
 
 @pytest.mark.parametrize('start, stride, threads', [(0, 1, 1), (0, 1, 4), (9, 1, 3), (2, 3, 2)])
 def test_iterate_gives_the_batches_in_order_from_any_start(dataset, start, stride, threads):
-    stream = TrainingStream(dataset, 4, 8, 'cifar', 0)
+    stream = TrainingStream(dataset, 4, View(8, 'cifar'), 0)
     loop = iterate(stream, start, stride, threads)
     for number, (image, label) in zip(itertools.count(start, stride), itertools.islice(loop, 12)):
         expected = stream.batch(number)
@@ -163,7 +163,7 @@ def test_closing_ends_the_threads(dataset, batch_threads):
     assert batch_threads()
     loop.close()
     assert not batch_threads()
-    validation = iter(ValidationBatches(dataset, 4, 8, 'none', threads=2))
+    validation = iter(ValidationBatches(dataset, 4, View(8, 'none'), threads=2))
     next(validation)
     validation.close()
     assert not batch_threads()
@@ -209,7 +209,7 @@ def test_validation_shards_hold_every_image_once(dataset, count, batch, size):
     dataset = dataset._replace(files=dataset.files[:count], labels=dataset.labels[:count])
     seen = []
     for rank in range(size):
-        shard = ValidationBatches(dataset, batch, 8, 'none', rank, size, threads=2)
+        shard = ValidationBatches(dataset, batch, View(8, 'none'), rank, size, threads=2)
         batches = list(shard)
         assert len(batches) == len(shard)
         for image, label, index in batches:
@@ -224,7 +224,7 @@ def test_validation_shards_hold_every_image_once(dataset, count, batch, size):
 
 def test_validation_batches_are_the_same_for_any_number_of_ranks(dataset):
     def batches(size):
-        shards = [[index.tolist() for _, _, index in ValidationBatches(dataset, 4, 8, 'none', rank, size)]
+        shards = [[index.tolist() for _, _, index in ValidationBatches(dataset, 4, View(8, 'none'), rank, size)]
                   for rank in range(size)]
         return sorted(itertools.chain.from_iterable(shards))
     assert batches(1) == batches(2) == batches(3) and len(batches(1)) == 6
@@ -233,7 +233,7 @@ def test_validation_batches_are_the_same_for_any_number_of_ranks(dataset):
 @pytest.mark.parametrize('size', [1, 2])
 @pytest.mark.parametrize('chosen', [[17, 3, 3, 9, 0, 22, 5], [4], []])
 def test_validation_batches_of_chosen_images_hold_these_in_their_order(dataset, chosen, size):
-    shares = [ValidationBatches(dataset, 3, 8, 'none', rank, size, threads=2, indices=np.array(chosen, np.int64))
+    shares = [ValidationBatches(dataset, 3, View(8, 'none'), rank, size, threads=2, indices=np.array(chosen, np.int64))
               for rank in range(size)]
     assert {share.rounds for share in shares} == {-(-len(chosen) // 3 // size)} and shares[0].round_size == 3 * size
     batches = [batch for found in itertools.zip_longest(*shares) for batch in found if batch is not None]
@@ -245,7 +245,7 @@ def test_validation_batches_of_chosen_images_hold_these_in_their_order(dataset, 
 
 
 def test_validation_marks_unreadable_images_and_can_be_repeated(damaged, caplog):
-    validation = ValidationBatches(damaged, 8, 8, 'none', threads=2)
+    validation = ValidationBatches(damaged, 8, View(8, 'none'), threads=2)
     for _ in range(2):
         index = np.concatenate([index for _, _, index in validation])
         assert sorted(index[index >= 0]) == [k for k in range(20) if k not in (3, 4, 19)]
@@ -263,15 +263,16 @@ def test_fake_batches_are_constant_with_labels_in_range():
 
 
 @pytest.mark.parametrize('make, message', [
-    (lambda data: TrainingStream(data, 0, 8, 'none', 0), '--batch 0'),
-    (lambda data: TrainingStream(data, 1, 0, 'none', 0), '--input-size 0'),
-    (lambda data: TrainingStream(data, 1, 8, 'nothing', 0), "--augmentation 'nothing'"),
-    (lambda data: TrainingStream(data, 1, 8, 'none', -1), '--seed -1'),
-    (lambda data: TrainingStream(data, 1, 8, 'none', 0, shard=(2, 2)), '--shard 2/2: needs 0 <= I < N'),
-    (lambda data: TrainingStream(data, 1, 8, 'none', 0, shard=(0, 24)), 'no larger than the 23 images of numbered'),
+    (lambda data: TrainingStream(data, 0, View(8, 'none'), 0), '--batch 0'),
+    (lambda data: TrainingStream(data, 1, View(0, 'none'), 0), '--input-size 0'),
+    (lambda data: TrainingStream(data, 1, View(8, 'nothing'), 0), "--augmentation 'nothing'"),
+    (lambda data: TrainingStream(data, 1, View(8, 'none'), -1), '--seed -1'),
+    (lambda data: TrainingStream(data, 1, View(8, 'none'), 0, shard=(2, 2)), '--shard 2/2: needs 0 <= I < N'),
+    (lambda data: TrainingStream(data, 1, View(8, 'none'), 0, shard=(0, 24)),
+     'no larger than the 23 images of numbered'),
     (lambda data: FakeStream(1, 8, 0), '--num-classes 0'),
-    (lambda data: ValidationBatches(data, 0, 8, 'none'), '--batch 0'),
-    (lambda data: ValidationBatches(data, 1, 8, 'none', rank=2, size=2), 'rank 2 of 2'),
+    (lambda data: ValidationBatches(data, 0, View(8, 'none')), '--batch 0'),
+    (lambda data: ValidationBatches(data, 1, View(8, 'none'), rank=2, size=2), 'rank 2 of 2'),
     (lambda data: iterate(plain(data, 1), threads=0), 'threads 0'),
     (lambda data: iterate(plain(data, 1), stride=0), 'stride 0'),
 ])

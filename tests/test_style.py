@@ -1,4 +1,5 @@
 """What is asked of the code as text, and the names by which an environment knows its modules."""
+import ast
 import glob
 import os
 import subprocess
@@ -8,6 +9,7 @@ import pytest
 from setuptools.config.pyprojecttoml import load_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LONGEST_MODULE, LONGEST_FUNCTION = 300, 60  # lines
 
 
 def test_ruff_finds_nothing():
@@ -17,11 +19,28 @@ def test_ruff_finds_nothing():
     assert checked.returncode == 0, checked.stdout
 
 
-def test_no_module_edits_the_search_path():
-    for path in glob.glob(os.path.join(ROOT, '[!.]*', '**', '*.py'), recursive=True) + glob.glob(ROOT + '/*.py'):
-        if not path.startswith(os.path.join(ROOT, 'tests')):
+def modules():
+    """Path in the checkout and text of every module but the tests' and those of environments."""
+    for pattern in '*.py', '[!.]*/**/*.py':
+        for path in glob.glob(os.path.join(ROOT, pattern), recursive=True):
             with open(path) as f:
-                assert 'sys.path' not in f.read(), path
+                path = os.path.relpath(path, ROOT)
+                if not path.startswith('tests/') and not path.split('/')[0].endswith('-env'):
+                    yield path, f.read()
+
+
+def test_no_module_edits_the_search_path():
+    assert [path for path, text in modules() if 'sys.path' in text] == []
+
+
+def test_no_module_and_no_function_is_long():
+    long = []
+    for path, text in modules():
+        long += [path] * (text.count('\n') > LONGEST_MODULE)
+        long += ['{}:{}'.format(path, node.name) for node in ast.walk(ast.parse(text))
+                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+                 and node.end_lineno - node.lineno >= LONGEST_FUNCTION]
+    assert long == []
 
 
 def test_the_installation_knows_every_module_and_package():

@@ -1,4 +1,4 @@
-"""Truths are distributions over classes, of which a label is the simplest, and attackers take both."""
+"""What is true of an image, a distribution over classes or a label; what attackers make of it."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf

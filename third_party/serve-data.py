@@ -16,17 +16,17 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 try:
     from data import handshake
     from data.addresses import AddressInUse
-    from data.augment import AUGMENTATIONS, default_augmentation
     from data.folders import default_data, open_dataset
-    from data.policies import POLICIES, describe_policy, make_policy
+    from data.policies import POLICIES
     from data.processes import Stopped, stop_on_signals
     from data.server import MAX_WORKERS, serve
     from data.stream import FakeStream, TrainingStream, available_cores
     from data.synsets import synsets
     from data.throughput import Sink, measure
+    from data.views import AUGMENTATIONS, default_augmentation, settled
     from data.workers import WorkerDied, WorkerPool
     from ranks.command_line import OneLineParser
-    from settings import flags, serving
+    from settings import flags, sections, serving
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))
@@ -51,23 +51,22 @@ def make_stream(args):
     """
     if not (args.data or args.fake):
         args.data = default_data()
-    augmentation = args.augmentation or default_augmentation(args.data, args.input_size)
-    policy = make_policy(args.augment_name, args.randaug_num_layers, args.randaug_magnitude)
+    args.augmentation = args.augmentation or default_augmentation(args.data, args.input_size)
+    view = settled(sections.view_of(vars(args)))
     if args.fake:
         num_classes = args.num_classes or 1000
-        stream = FakeStream(args.batch, args.input_size, num_classes)
+        stream = FakeStream(args.batch, view.input_size, num_classes)
         classes, num_images, name = [], args.batch, handshake.FAKE
         if num_classes == 1000:
             classes = synsets()
     else:
         dataset = open_dataset(args.data, 'train', args.num_classes)
-        stream = TrainingStream(dataset, args.batch, args.input_size, augmentation, args.seed, policy,
-                                args.shard)
+        stream = TrainingStream(dataset, args.batch, view, args.seed, args.shard)
         classes, num_images, name = dataset.classes, len(dataset.files), dataset.name
+    told = {**vars(args), **vars(view)}
     return stream, {
-        **{field: getattr(args, field) for field in serving.described()}, **describe_policy(policy),
-        'augmentation': augmentation, 'dtype': 'uint8', 'channels': 'BGR', 'num_images': num_images,
-        'shard': args.shard, 'classes': classes, 'dataset': name}
+        **{field: told[field] for field in serving.described()}, 'dtype': 'uint8', 'channels': 'BGR',
+        'num_images': num_images, 'shard': args.shard, 'classes': classes, 'dataset': name}
 
 
 def benchmark(stream, args, workers):

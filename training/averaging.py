@@ -11,21 +11,21 @@ class AverageWeights(Callback):
     """After each step n, counted from 1, moves the average of every variable of the network towards the variable.
 
     The averages are the variables ``<name>/ExponentialMovingAverage`` of the released checkpoints, those of batch
-    norm's own averages included; the decay is min(``decay``, (1 + n) / (10 + n)), so that young averages are not held
-    back by the first weights.
+    norm's own averages included.
 
     Args:
-        decay (float): in (0, 1).
+        decay (float): in (0, 1). ramp (bool): take min(``decay``, (1 + n) / (10 + n)) (EN release), so that young
+            averages are not held back by the first weights.
     """
     _chief_only = False
 
-    def __init__(self, decay):
-        self.decay = decay
+    def __init__(self, decay, ramp=True):
+        self.decay, self.ramp = decay, ramp
 
     def _setup_graph(self):
         self._variables = network_variables(tf.global_variables())
         self._step = tf.placeholder(tf.int64, [], name='averaged_step')
-        average = tf.train.ExponentialMovingAverage(self.decay, num_updates=self._step)
+        average = tf.train.ExponentialMovingAverage(self.decay, num_updates=self._step if self.ramp else None)
         self._update = average.apply(self._variables)
         self._take = tf.group(*[v.assign(average.average(v)) for v in self._variables])
 

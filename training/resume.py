@@ -55,7 +55,7 @@ def decide_precision(typed, recorded, fast):
 
     Args:
         typed: of --attack-precision, or None. recorded (dict): flags of the run that goes on, or None.
-        fast (str): of ``nets.agreed_precision``.
+        fast (str): of ``ranks.precision.agreed_precision``.
     Returns:
         precision and why, in words.
     Raises:

@@ -29,6 +29,7 @@ from training.averaging import AverageWeights
 from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
 from training.directory import RUN_FILE
 from training.inputs import staged
+from training.optimizers import OPTIMIZERS
 from training.stopping import StopTogether
 from training.trainer import AgreedSessionInit, make_trainer
 from weights import card
@@ -65,9 +66,9 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         saver = _saver(settings, watching, classes, folder, statistics)
         monitors = [TFEventWriter(), statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
-    rated = flat(settings.update, schedule)
+    warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
-        step, schedule.steps_per_epoch, settings.data.batch * ranks.size, rated)), FeedTrainingStep()]
+        step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start)), FeedTrainingStep()]
     averages = AverageWeights(run.moving_average_decay) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
@@ -80,9 +81,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE),
-                               json.dumps(dict(flags, command=sys.argv, versions=library_versions(),
-                                               source=source_version()), indent=2) + '\n')
+        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(run.seed)
@@ -112,6 +112,7 @@ def _attackers_after(settings, make_attacker, epoch):
     last = settings.schedule.epochs
     if epoch % settings.evaluation.eval_every and epoch != last:
         return []
-    steps = recipes.evaluation_steps(settings.run.recipe, settings.evaluation_attack.num_iter, epoch, last)
+    also = recipes.RECIPES[settings.run.recipe].judged_also
+    steps = recipes.evaluation_steps(also, settings.evaluation_attack.num_iter, epoch, last)
     attackers = [make_attacker(k) for k in sorted({*steps, *settings.evaluation.more_steps})]
     return list({attacker.name: attacker for attacker in attackers}.values())  # one, if its steps are not to be chosen

@@ -13,6 +13,7 @@ from files.typed import Malformed, list_of, number, one_of, optional, parse, rec
 from machine.versions import source_version
 from settings import sections
 from settings.fields import WORD
+from settings.resolve import options_of_some
 from tables import TABLES
 from weights.stored import ENTRY
 
@@ -28,13 +29,8 @@ _RECIPE = 'recipe'
 
 def _names(arch, model_name):
     """Names of the flags that say what a network of this architecture is: those that all have, and those of some."""
-    lacking = _of_some().difference(nets.architecture_defaults(arch, model_name))
+    lacking = options_of_some(nets.ARCHITECTURES).difference(nets.architecture_defaults(arch, model_name))
     return [option.dest for option in sections.written() if option.dest not in lacking]
-
-
-def _of_some():
-    """Names of the flags that not all networks have."""
-    return {name for arch in nets.ARCHITECTURES for name in nets.architecture_defaults(arch)}
 
 
 def _check():
@@ -42,7 +38,7 @@ def _check():
     values = {option.dest: _word(option.flag.check) if option.written == WORD else option.written
               for option in sections.written()}
     return record({
-        'format': one_of(_FORMAT), 'flags': record(values, maybe=_of_some()),
+        'format': one_of(_FORMAT), 'flags': record(values, maybe=options_of_some(nets.ARCHITECTURES)),
         'moving_average_decay': number(0, 1 - 1e-9), 'channel_order': one_of('BGR', 'RGB'),
         'classes': optional(list_of(text(1000), _MOST)), 'commit': optional(text(100)), 'changed': optional(truth)})
 
@@ -61,11 +57,6 @@ def _word(table):
     return check
 
 
-def channel_order(arch):
-    """'BGR' or 'RGB': what networks of an architecture take."""
-    return getattr(nets, arch + 'Model').channels
-
-
 def make(args, classes):
     """The card of a network.
 
@@ -76,7 +67,7 @@ def make(args, classes):
         dict, JSON-ready.
     """
     return {'format': _FORMAT, 'flags': {name: getattr(args, name) for name in _names(args.arch, args.model_name)},
-            'moving_average_decay': args.moving_average_decay, 'channel_order': channel_order(args.arch),
+            'moving_average_decay': args.moving_average_decay, 'channel_order': nets.channel_order(args.arch),
             'classes': None if classes is None else list(classes), **source_version()}
 
 
@@ -114,13 +105,16 @@ def _parse(content, where):
     except Malformed as error:
         raise ValueError('{} is damaged or of another program ({})'.format(where, error)) from None
     flags = card['flags']
-    names = _names(flags['arch'], flags.get('model_name'))
+    try:
+        names = _names(flags['arch'], flags.get('model_name'))
+    except ValueError as error:
+        raise ValueError('{}: {}'.format(where, error)) from None
     wrong = sorted(set(names) ^ set(flags))
     if wrong:
         raise ValueError('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
-    if card['channel_order'] != channel_order(flags['arch']):
+    if card['channel_order'] != nets.channel_order(flags['arch']):
         raise ValueError('{}: channel order {}, and {} here takes {}'.format(
-            where, card['channel_order'], flags['arch'], channel_order(flags['arch'])))
+            where, card['channel_order'], flags['arch'], nets.channel_order(flags['arch'])))
     return card
 
 

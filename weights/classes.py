@@ -1,5 +1,6 @@
 """Names of the classes, in label order, beside a checkpoint or with it."""
 import os
+from typing import List, Optional, Sequence
 
 from files.atomic import write_text
 from files.checksums import with_checksum, without_checksum
@@ -13,24 +14,24 @@ _CLASS_NAMES = list_of(text(1000), 10 ** 6, 1)
 _CLASSES = record({'classes': _CLASS_NAMES})
 
 
-def write_classes(folder, classes):
+def write_classes(folder: str, classes: Sequence[str]) -> None:
     write_text(os.path.join(folder, CLASSES_FILE), with_checksum({'classes': list(classes)}))
 
 
-def read_classes(checkpoint):
+def read_classes(checkpoint: str) -> Optional[List[str]]:
     """Class names stored with a checkpoint (see ``find_checkpoint``) or beside it, in label order; None where there are
     none."""
     said = card.read(open_checkpoint(checkpoint))
     return said['classes'] if said and said['classes'] else classes_in(os.path.dirname(find_checkpoint(checkpoint)))
 
 
-def classes_in(folder):
+def classes_in(folder: str) -> Optional[List[str]]:
     """Class names, in label order, stored in ``folder``; None where there are none."""
     path = os.path.join(folder, CLASSES_FILE)
     return read_checked(path, _parse_classes) if os.path.isfile(path) else None
 
 
-def _parse_classes(content):
+def _parse_classes(content: bytes) -> List[str]:
     if content.startswith(b'['):  # a bare list: written by hand, or by runs before there was a checksum
         return parse(content, _CLASS_NAMES, 'in it')
     return parse(without_checksum(content.strip()), _CLASSES, 'in it')['classes']

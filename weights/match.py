@@ -1,5 +1,4 @@
 """A checkpoint's arrays beside a network's variables: refused where they do not fit, else loaded."""
-import re
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
@@ -7,7 +6,8 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
-from weights.identity import AVERAGE, SLOT, describe, is_of_training, network_part, refuse_another_network, some
+from training.optimizers import is_of_optimizer
+from weights.identity import AVERAGE, describe, is_of_training, network_part, refuse_another_network, some
 from weights.stored import Stored, fault_of
 
 
@@ -153,7 +153,7 @@ class LoadWeights(SessionInit):
                                  for v in averages)
         if self.global_step is not None:
             self.pairs += self._pair((v, v.op.name) for v in variables
-                                     if re.search(SLOT + '$', v.op.name) and v.op.name in self.values)
+                                     if is_of_optimizer(v.op.name) and v.op.name in self.values)
             self.pairs.append((tf.train.get_global_step(), self.global_step))
 
     def _pair(self, pairs):

@@ -1,5 +1,5 @@
 """What a figure says of the flags it was made with: mistakes that names and shapes of variables cannot tell."""
-from weights.card import channel_order
+from nets import channel_order
 
 LEAST_IMAGES = 200
 LEAST_RIGHT = 0.1  # of clean images; every published network of ImageNet's classes has more than half right
@@ -19,8 +19,10 @@ def doubts(judged, right, classes, imagenet, args):
     of_imagenet = args.num_classes in (len(imagenet), len(imagenet) + 1) and set(classes) <= {BACKGROUND, *imagenet}
     if not of_imagenet or judged < LEAST_IMAGES or right >= LEAST_RIGHT * judged:
         return []
-    causes = ['--activation-name {}'.format(args.activation_name), '--batch-norm-epsilon {:g}'.format(
-        args.batch_norm_epsilon), '--input-size {}'.format(args.input_size)]
+    causes = ['--activation-name {}'.format(args.activation_name)]
+    if args.batch_norm_epsilon is not None:
+        causes.append('--batch-norm-epsilon {:g}'.format(args.batch_norm_epsilon))
+    causes.append('--input-size {}'.format(args.input_size))
     if args.padding is not None:
         causes.append('--padding {} (or --recipe {})'.format(args.padding, args.recipe))
     if args.input_scaling is not None:

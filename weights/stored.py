@@ -109,7 +109,7 @@ class _Npz:
 
 class _Npy:
     def __init__(self, path):
-        # tensorpack's older dictionaries are pickled; such a file can run code, as the README warns.
+        # tensorpack's older dictionaries are pickled; such a file can run code, as docs/evaluation.md warns.
         self._values = np.load(path, allow_pickle=True, encoding='latin1').item()
 
     def headers(self):

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+from typing import Callable, Dict, Iterator, Optional, Tuple
 from urllib.parse import urlsplit
 
 import requests
@@ -22,17 +23,19 @@ _SECONDS = (10, 60)  # to connect, and between two pieces of an answer
 _READ = 1 << 20  # bytes of a file at a time
 _PIECE = 1 << 16  # bytes; so many at most are lost where a connection breaks
 
+Say = Optional[Callable[[str], None]]
 
-def bring(load, say):
+
+def bring(load: Optional[str], say: Say) -> None:
     """Download what ``--load zoo:NAME`` means; nothing for another checkpoint.
 
     Raises: see ``fetch``; ValueError: no such model.
     """
-    if published.is_named(load):
+    if load is not None and published.is_named(load):
         fetch(published.find(load), published.folder(), say)
 
 
-def fetch(model, folder, say):
+def fetch(model: published.Model, folder: str, say: Say) -> str:
     """Download the files of ``model`` that are not in ``folder`` yet.
 
     They come into a folder ``<name>.part`` and stay there until all are whole and can be read as a checkpoint; then it
@@ -64,7 +67,7 @@ def fetch(model, folder, say):
 
 
 @contextlib.contextmanager
-def _alone(lock):
+def _alone(lock: str) -> Iterator[None]:
     """Wait until no other process is in here with the same file ``lock``."""
     with open(lock, 'w') as f:
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -72,7 +75,7 @@ def _alone(lock):
         yield
 
 
-def _fetch_all(model, folder, say):
+def _fetch_all(model: published.Model, folder: str, say: Say) -> None:
     final = os.path.join(folder, model.name)
     unfinished = final + PART
     if os.path.lexists(final):
@@ -92,7 +95,7 @@ def _fetch_all(model, folder, say):
     os.rename(unfinished, final)
 
 
-def _digest(path):
+def _digest(path: str) -> str:
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
         for piece in iter(lambda: f.read(_READ), b''):  # hashlib.file_digest is not in Python before 3.11
@@ -100,7 +103,7 @@ def _digest(path):
     return digest.hexdigest()
 
 
-def _note_digests(model, unfinished):
+def _note_digests(model: published.Model, unfinished: str) -> None:
     """Write the files' SHA-256 beside them, to see later that they are still the same; published ones must agree."""
     digests = {file.name: _digest(os.path.join(unfinished, file.name)) for file in model.files}
     for file in model.files:
@@ -112,7 +115,7 @@ def _note_digests(model, unfinished):
         '{}  {}\n'.format(digest, name) for name, digest in digests.items()))
 
 
-def check_unchanged(model, folder):
+def check_unchanged(model: published.Model, folder: str) -> None:
     """Compare the files of a downloaded model with their SHA-256, as published or else as they came.
 
     Raises:
@@ -128,17 +131,18 @@ def check_unchanged(model, folder):
                           'download it again'.format(os.path.join(place, file.name), found, wanted, place))
 
 
-def _noted(path):
+def _noted(path: str) -> Dict[str, str]:
     if not os.path.isfile(path):  # of a folder that the user has made
         return {}
     with open(path) as f:
         lines = [re.fullmatch(r'([0-9a-f]{64})  (.+)\n', line) for line in f]
+    found = {line.group(2): line.group(1) for line in lines if line}
     if not all(lines):
         raise OSError("'{}' is damaged; remove it if you trust the files beside it".format(path))
-    return {line.group(2): line.group(1) for line in lines}
+    return found
 
 
-def _check_readable(model, unfinished):
+def _check_readable(model: published.Model, unfinished: str) -> None:
     """Every byte has a checksum in a checkpoint; Google Drive tells no sizes before."""
     try:
         read_checkpoint(os.path.join(unfinished, model.prefix))
@@ -148,7 +152,7 @@ def _check_readable(model, unfinished):
         raise OSError('what came is damaged, and was removed: {}'.format(error)) from error
 
 
-def _fetch_from_drive(address, target, show):
+def _fetch_from_drive(address: str, target: str, show: bool) -> None:
     import gdown  # makes a folder in the user's home
     from gdown.exceptions import FileURLRetrievalError
     try:
@@ -163,7 +167,7 @@ def _fetch_from_drive(address, target, show):
 
 
 @contextlib.contextmanager
-def _files_closed():
+def _files_closed() -> Iterator[None]:
     """gdown leaves its file open where it fails, with the last bytes still to be written."""
     try:
         yield
@@ -172,7 +176,7 @@ def _files_closed():
         raise
 
 
-def _fetch_from_web(address, target, show):
+def _fetch_from_web(address: str, target: str, show: bool) -> None:
     part = target + PART
     response, begin = _ask(address, os.path.getsize(part) if os.path.exists(part) else 0)
     with response:
@@ -197,7 +201,7 @@ def _fetch_from_web(address, target, show):
     os.replace(part, target)
 
 
-def _ask(address, have):
+def _ask(address: str, have: int) -> Tuple[requests.Response, int]:
     """(response, first byte of the file that it holds): from byte ``have`` on if the server can do that, else all."""
     for begin in (have, 0) if have else (0,):
         headers = {'Accept-Encoding': 'identity'}  # or the length would not be the file's
@@ -221,16 +225,16 @@ def _ask(address, have):
     raise OSError('{} answers with another part of {} than asked for'.format(_host(address), address))
 
 
-def _first_byte(response):
+def _first_byte(response: requests.Response) -> Optional[int]:
     found = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
     return int(found.group(1)) if found else None
 
 
-def _host(address):
+def _host(address: str) -> str:
     return urlsplit(address).netloc
 
 
-def _in_words(error):
+def _in_words(error: OSError) -> str:
     """One line, without the layers of libraries that requests names."""
     if isinstance(error, requests.RequestException):
         host = _host(error.request.url) if error.request is not None else 'the server'

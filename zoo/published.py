@@ -1,7 +1,7 @@
 """Every published checkpoint: files, what ``main.py`` needs to judge it, and the figures its authors give."""
 import difflib
 import os
-from typing import NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 PREFIX = 'zoo:'  # of a name that --load takes
 FOLDER_VARIABLE = 'SAT_ZOO'
@@ -52,15 +52,15 @@ class Model(NamedTuple):
     judged_flags: Tuple[str, ...] = ()
     page: str = ''
 
-    def path(self, folder):
+    def path(self, folder: str) -> str:
         """Where its checkpoint lies below ``folder``, as ``--load`` takes it."""
         return os.path.join(folder, self.name, self.prefix)
 
-    def is_in(self, folder):
+    def is_in(self, folder: str) -> bool:
         """bool: whether all its files are there; each has its name only when it is whole."""
         return bool(self.files) and all(os.path.isfile(os.path.join(folder, self.name, f.name)) for f in self.files)
 
-    def check_architecture(self):
+    def check_architecture(self) -> None:
         """Raises ValueError if this project has no network for it."""
         if self.flags is None:
             raise ValueError("'{}' is a PyTorch file of an architecture that is not in this project; its published "
@@ -85,28 +85,32 @@ _REVISITING = Release(
     'https://nc.mlcloud.uni-tuebingen.de/index.php/s/FiTToeo4RKY896P')
 
 
-def _denoising(name, tag, flags, clean_error, errors, success):
+def _denoising(name: str, tag: str, flags: str, clean_error: float, errors: Sequence[float],
+               success: Tuple[float, ...]) -> Model:
     address = '{}/releases/download/{}/{}.npz'.format(_FD.page, tag, name)
     figures = Figures(224, _from_error(clean_error), tuple(map(_from_error, errors)), success)
     return Model(name, _FD, (figures,), (File(name + '.npz', address),), name + '.npz', tuple(flags.split()))
 
 
-def _from_error(error):
+def _from_error(error: float) -> float:
     return round(100 - error, 1)
 
 
-def _drive_checkpoint(name, ids):
+def _drive_checkpoint(name: str, ids: str) -> Tuple[File, ...]:
     """The release's three files of a TensorFlow checkpoint; its index last, without which the rest is none."""
     endings = ('meta', 'data-00000-of-00001', 'index')
     return tuple(File('{}.{}'.format(name, ending), DRIVE + i) for ending, i in zip(endings, ids.split()))
 
 
-def _smooth(name, flags, ids, clean=None, attacked=(), size=224):
-    flags = ['--arch', 'ResNet'] + flags.split() + (['--input-size', str(size)] if size != 224 else [])
-    return Model(name, _SAT, (Figures(size, clean, attacked),), _drive_checkpoint(name, ids), name, tuple(flags))
+def _smooth(name: str, flags: str, ids: str, clean: Optional[float] = None, attacked: Tuple[float, ...] = (),
+            size: int = 224) -> Model:
+    size_flags = ('--input-size', str(size)) if size != 224 else ()
+    return Model(name, _SAT, (Figures(size, clean, attacked),), _drive_checkpoint(name, ids), name,
+                 ('--arch', 'ResNet', *flags.split(), *size_flags))
 
 
-def _efficientnet(size_name, pixels, clean, ids, averages=False, variant='', attacked=()):
+def _efficientnet(size_name: str, pixels: int, clean: float, ids: str, averages: bool = False, variant: str = '',
+                  attacked: Tuple[float, ...] = ()) -> Model:
     model_name = 'efficientnet-' + size_name
     name = model_name + variant
     return Model(name, _SAT_EFFICIENTNET, (Figures(pixels, clean, attacked),), _drive_checkpoint(name, ids), name,
@@ -114,7 +118,7 @@ def _efficientnet(size_name, pixels, clean, ids, averages=False, variant='', att
                  ('--moving-average-decay', '0.9999' if averages else '0'))
 
 
-def _revisiting(name, *figures, page='', drive=''):
+def _revisiting(name: str, *figures: Tuple[int, float, float], page: str = '', drive: str = '') -> Model:
     """A model of "Revisiting ..."; ``drive``: id of RobustBench's copy of its weights."""
     files = (File(name + '.pt', DRIVE + drive),) if drive else ()
     return Model(name, _REVISITING, tuple(Figures(size, clean, (attacked,)) for size, clean, attacked in figures),
@@ -211,7 +215,7 @@ MODELS = (
 _BY_NAME = {model.name.lower(): model for model in MODELS}
 
 
-def find(name):
+def find(name: str) -> Model:
     """The published model ``name``, in any case and with or without 'zoo:'.
 
     Raises:
@@ -225,17 +229,17 @@ def find(name):
         name, 'did you mean {}? '.format(' or '.join(near)) if near else ''))
 
 
-def of_file(name):
+def of_file(name: str) -> Optional[Model]:
     """The published model whose checkpoint's file or prefix is called ``name`` and whose architecture is here; None."""
     return next((model for model in _BY_NAME.values() if model.prefix == name and model.flags is not None), None)
 
 
-def is_named(load):
+def is_named(load: Optional[str]) -> bool:
     """bool: whether ``--load``'s value means a published model."""
     return load is not None and load.startswith(PREFIX)
 
 
-def flags_of(load, training=False):
+def flags_of(load: str, training: bool = False) -> List[str]:
     """Flags of main.py that a published model ``zoo:NAME`` brings; of the network alone for ``training``.
 
     Raises:
@@ -243,15 +247,15 @@ def flags_of(load, training=False):
     """
     model = find(load)
     model.check_architecture()
-    return list(model.flags + (() if training else model.judged_flags))
+    return [*(model.flags or ()), *(() if training else model.judged_flags)]
 
 
-def folder():
+def folder() -> str:
     """Where downloaded models are: $SAT_ZOO, else ~/.cache/sat-zoo."""
     return os.path.expanduser(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)
 
 
-def local_path(load):
+def local_path(load: str) -> str:
     """The downloaded checkpoint of ``zoo:NAME``.
 
     Raises:

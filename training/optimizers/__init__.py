@@ -1,0 +1,70 @@
+"""The optimizers that ``--optimizer`` names: each a function and its entry in ``OPTIMIZERS``."""
+from typing import Callable, Dict, NamedTuple, Tuple
+
+import tensorflow.compat.v1 as tf
+
+from training.optimizers.decay import COUPLED, DecoupledDecay, half_squares
+from training.optimizers.released import momentum, rmsprop
+
+INITIAL_LEARNING_RATE = 0.1  # SAT and FD releases
+
+
+class Optimizer(NamedTuple):
+    """All that is known of an optimizer.
+
+    make: (learning rate (tf.Variable), settings (settings.update.Update)) -> tf.train.Optimizer.
+    warmup_start (float): learning rate from which a warm-up begins, where the rate at its end is higher.
+    variables (tuple of str): names of those that it keeps, each behind the name of the weight that it belongs to, if
+        it belongs to one.
+    decoupled (bool): weight decay shrinks the weights themselves, see ``DecoupledDecay``, and is no part of the loss.
+    """
+    make: Callable
+    warmup_start: float
+    variables: Tuple[str, ...] = ()
+    decoupled: bool = False
+
+
+# 1H Sec 2.2: with momentum the warm-up starts from 0.1, where the rate is higher. EN release: from 0.
+OPTIMIZERS: Dict[str, Optimizer] = {
+    'momentum': Optimizer(momentum, 0.1, ('Momentum',)),
+    'rmsprop': Optimizer(rmsprop, 0.0, ('RMSProp', 'RMSProp_1')),
+}
+
+
+def make_optimizer(name, settings, weight_decay, decayed):
+    """The optimizer ``name``, one of ``OPTIMIZERS``, on the variable `learning_rate`, which the schedule sets.
+
+    Args:
+        settings (settings.update.Update): for options of its own, if it has any.
+        weight_decay (float), decayed (str): see ``coupled_decay``.
+    """
+    learning_rate = tf.get_variable('learning_rate', initializer=INITIAL_LEARNING_RATE, trainable=False)
+    tf.summary.scalar('learning_rate-summary', learning_rate)
+    entry = OPTIMIZERS[name]
+    optimizer = entry.make(learning_rate, settings)
+    return DecoupledDecay(optimizer, learning_rate * weight_decay, decayed) if entry.decoupled else optimizer
+
+
+def coupled_decay(name, weight_decay, decayed):
+    """The part of the loss that is weight decay, 0 with an optimizer that decays the weights apart from it.
+
+    Args:
+        name (str): of ``OPTIMIZERS``. weight_decay (float): factor of half the sum of the squared weights.
+        decayed (str): regular expression of the decayed variables' names.
+    """
+    if OPTIMIZERS[name].decoupled:
+        return tf.constant(0.0, name=COUPLED)
+    return half_squares(weight_decay, decayed)
+
+
+def is_of_optimizer(name):
+    """bool: whether the variable ``name`` is one that some optimizer keeps."""
+    own = {variable for entry in OPTIMIZERS.values() for variable in entry.variables}
+    return name.rpartition('/')[2] in own
+
+
+def warmup_starts():
+    """From where each optimizer's warm-up begins, in words."""
+    return ', '.join('with {} from {:g}{}'.format(
+        name, entry.warmup_start, ' to rates above it' if entry.warmup_start else '')
+        for name, entry in OPTIMIZERS.items())
