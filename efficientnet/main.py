@@ -20,10 +20,9 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 from commands.command_line import parse_args
-from data.efficientnet_view import AUGMENTATION
 from data.folders import default_data, open_dataset
 from efficientnet.scaling import SIZES
-from nets import architecture_defaults
+from nets import ARCHITECTURES, architecture_defaults
 from ranks.command_line import OneLineParser
 from ranks.start import start_ranks
 from settings import sections
@@ -190,7 +189,7 @@ def parse(argv=None):
 def _network_arguments(flags, names=EVALUATION):
     """The main program's flags that both modes share, for the release's ``names``."""
     # The main program crops small images in another way if it is not told.
-    words = ['--arch', ARCH, '--augmentation', AUGMENTATION]
+    words = ['--arch', ARCH, '--augmentation', ARCHITECTURES[ARCH].augmentation]
     if 'sat_preprocessing' in names:
         words += ['--input-scaling', 'sat' if flags.sat_preprocessing else 'mean-std']
     if flags.data_format:
