@@ -5,9 +5,15 @@ take the drawn values themselves. After each colour step the image is clipped to
 released code (FD: the augmentors of its ImageNet data path, "fb.resnet.torch" style).
 """
 import functools
+from typing import Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
+
+from data.images import Jpeg
+
+Image = Union[np.ndarray, Jpeg]
+Box = Tuple[int, int, int, int]  # top, left, height, width
 
 # FD, released code: random-area crop ("Going Deeper with Convolutions", Sec 6).
 CROP_AREA = (0.08, 1.0)  # fraction of the image's area
@@ -33,7 +39,7 @@ EN_CROP_COVERED = 0.1
 VALIDATION_MARGIN = 32
 
 
-def resize_plain(image, size, interpolation=cv2.INTER_CUBIC):
+def resize_plain(image: np.ndarray, size: int, interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
     """Resize to [size,size,3], ignoring the aspect ratio; an image of that size is returned as it is.
 
     Cubic in the released ``--eval-directory``, ``cv2.INTER_LINEAR`` in the released ``inference-example.py``.
@@ -43,7 +49,7 @@ def resize_plain(image, size, interpolation=cv2.INTER_CUBIC):
     return cv2.resize(image, (size, size), interpolation=interpolation)
 
 
-def resize_shortest_edge(image, size):
+def resize_shortest_edge(image: np.ndarray, size: int) -> np.ndarray:
     """Cubic resize that makes the shorter edge ``size`` pixels and keeps the aspect ratio."""
     height, width = image.shape[:2]
     scale = size / min(height, width)
@@ -54,14 +60,14 @@ def resize_shortest_edge(image, size):
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def center_crop(image, size):
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The middle [size,size,3]; an odd excess leaves the larger part below and to the right."""
     height, width = image.shape[:2]
     top, left = int(0.5 * (height - size)), int(0.5 * (width - size))
     return image[top:top + size, left:left + size]
 
 
-def area_crop_box(height, width, rng):
+def area_crop_box(height: int, width: int, rng: np.random.Generator) -> Optional[Box]:
     """Draw a random-area crop.
 
     Returns:
@@ -80,7 +86,7 @@ def area_crop_box(height, width, rng):
     return None
 
 
-def random_area_crop(image, size, rng):
+def random_area_crop(image: Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """Crop of random area, aspect ratio and place, resized (cubic) to [size,size,3]."""
     box = area_crop_box(image.shape[0], image.shape[1], rng)
     if box is None:
@@ -89,7 +95,7 @@ def random_area_crop(image, size, rng):
     return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def distorted_box(height, width, rng):
+def distorted_box(height: int, width: int, rng: np.random.Generator) -> Optional[Box]:
     """Draw a crop as TensorFlow's sample_distorted_bounding_box does for the whole image as its object (EN release).
 
     Returns:
@@ -109,7 +115,7 @@ def distorted_box(height, width, rng):
     return None
 
 
-def distorted_crop(image, size, rng):
+def distorted_crop(image: Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """The EN release's random crop, resized (cubic) to [size,size,3]; its central one where the whole image is
     drawn."""
     height, width = image.shape[:2]
@@ -121,7 +127,7 @@ def distorted_crop(image, size, rng):
     return cv2.resize(image[top:top + height, left:left + width], (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def padded_crop(image, rng):
+def padded_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Pad with zeros, then crop the old size at a random place."""
     height, width = image.shape[:2]
     pad = CIFAR_PADDING
@@ -130,12 +136,12 @@ def padded_crop(image, rng):
     return padded[top:top + height, left:left + width]
 
 
-def random_flip(image, rng):
+def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mirror left to right with probability 1/2."""
     return cv2.flip(image, 1) if rng.uniform() < 0.5 else image
 
 
-def random_color(image, rng):
+def random_color(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation and lighting, each with a random strength, in random order."""
     steps = [functools.partial(brightness, factor=rng.uniform(*BRIGHTNESS)),
              functools.partial(contrast, factor=rng.uniform(*CONTRAST)),
@@ -154,34 +160,34 @@ class Colors:
         image (np.ndarray): uint8 [H,W,3]. table (np.ndarray or None): uint8 [1,256,3], what becomes of its values.
     """
 
-    def __init__(self, image, table=None):
+    def __init__(self, image: np.ndarray, table: Optional[np.ndarray] = None) -> None:
         self._image, self._table = image, table
 
-    def image(self):
+    def image(self) -> np.ndarray:
         """uint8 [H,W,3]."""
         if self._table is not None:
             self._image, self._table = cv2.LUT(self._image, self._table), None
         return self._image
 
-    def mapped(self, values):
+    def mapped(self, values: np.ndarray) -> 'Colors':
         """Value v of channel c replaced by ``values[v,c]``, or ``values[v,0]``, clipped to 0-255 and truncated."""
         table = np.empty((1, 256, 3), np.uint8)
         np.copyto(table[0], np.clip(values, 0, 255), casting='unsafe')
         return Colors(self._image, table if self._table is None else cv2.LUT(self._table, table))
 
 
-def brightness(colors, factor):
+def brightness(colors: Colors, factor: float) -> Colors:
     """Multiply every value by ``factor``."""
     return colors.mapped(_VALUES * np.float32(factor))
 
 
-def contrast(colors, factor):
+def contrast(colors: Colors, factor: float) -> Colors:
     """Scale the distance of every value from its channel's mean by ``factor``."""
     mean = np.array(cv2.mean(colors.image())[:3])
     return colors.mapped(_VALUES.astype(np.float64) * factor + mean * (1 - factor))
 
 
-def saturation(colors, factor):
+def saturation(colors: Colors, factor: float) -> Colors:
     """Scale the distance of every pixel from its grey value by ``factor``."""
     image = colors.image()
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -189,7 +195,7 @@ def saturation(colors, factor):
     return Colors(cv2.addWeighted(image, factor, grey, 1 - factor, _TRUNCATE, dst=grey))
 
 
-def lighting(colors, noise):
+def lighting(colors: Colors, noise: Sequence[float]) -> Colors:
     """Add ``noise`` (3 numbers, one per principal component of ImageNet's colours) to all pixels alike."""
     return colors.mapped(_VALUES + LIGHTING_EIGENVECTORS @ (np.asarray(noise, np.float32) * LIGHTING_EIGENVALUES))
 

@@ -1,5 +1,5 @@
 """What the policies do to an image (uint8 [H,W,3]): the operations of TensorFlow's EfficientNet release."""
-from typing import Any, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 import cv2
 import numpy as np
@@ -117,10 +117,11 @@ def cutout(image: np.ndarray, pad_size: int, row: int, column: int) -> np.ndarra
     return result
 
 
-OPERATIONS = {'AutoContrast': auto_contrast, 'Equalize': equalize, 'Invert': invert, 'Rotate': rotate,
-              'Posterize': posterize, 'Solarize': solarize, 'Color': color, 'Contrast': contrast,
-              'Brightness': brightness, 'Sharpness': sharpness, 'ShearX': shear_x, 'ShearY': shear_y,
-              'TranslateX': translate_x, 'TranslateY': translate_y, 'Cutout': cutout, 'SolarizeAdd': solarize_add}
+OPERATIONS: Dict[str, Callable[..., np.ndarray]] = {
+    'AutoContrast': auto_contrast, 'Equalize': equalize, 'Invert': invert, 'Rotate': rotate,
+    'Posterize': posterize, 'Solarize': solarize, 'Color': color, 'Contrast': contrast,
+    'Brightness': brightness, 'Sharpness': sharpness, 'ShearX': shear_x, 'ShearY': shear_y,
+    'TranslateX': translate_x, 'TranslateY': translate_y, 'Cutout': cutout, 'SolarizeAdd': solarize_add}
 _VALUES = np.arange(256, dtype=np.float32)
 # EN release: PIL's smoothing kernel, divided by its sum.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)

@@ -7,9 +7,12 @@ whose uint8 arithmetic differs from that of the papers' PIL in places; the comme
 Every random choice is drawn from the ``np.random.Generator`` in the argument list. The operations take the drawn values
 themselves and leave the image they are given alone.
 """
-from typing import NamedTuple
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
 
 from data.operations import OPERATIONS
+from settings.data import View
 
 POLICIES = ('autoaugment', 'randaugment')
 # EN release: the level that the constants below belong to.
@@ -74,7 +77,8 @@ class Policy(NamedTuple):
     magnitude: int = 10
 
 
-def make_policy(name, num_layers=None, magnitude=None):
+def make_policy(name: Optional[str], num_layers: Optional[int] = None,
+                magnitude: Optional[int] = None) -> Optional[Policy]:
     """The policy that the flags ask for (see ``Policy``), None where ``name`` is; other flags are None for the default.
 
     Raises:
@@ -91,20 +95,20 @@ def make_policy(name, num_layers=None, magnitude=None):
     return policy
 
 
-def policy_of(view):
+def policy_of(view: View) -> Optional[Policy]:
     """``make_policy`` of a ``settings.data.View``."""
     return make_policy(view.augment_name, view.randaug_num_layers, view.randaug_magnitude)
 
 
-def describe_policy(policy):
+def describe_policy(policy: Optional[Policy]) -> Dict[str, Any]:
     """What trainers and data servers tell each other of a policy or None: values by flag, None where without
     meaning."""
     name = policy and policy.name
-    layers, magnitude = policy[1:] if name == 'randaugment' else (None, None)
+    layers, magnitude = policy[1:] if policy and name == 'randaugment' else (None, None)
     return {'augment_name': name, 'randaug_num_layers': layers, 'randaug_magnitude': magnitude}
 
 
-def check_policy(policy):
+def check_policy(policy: Policy) -> None:
     """Raises ValueError if a field of ``policy`` is out of range."""
     if policy.name not in POLICIES:
         raise ValueError("--augment-name {!r}: choose from {}".format(policy.name, list(POLICIES)))
@@ -114,7 +118,7 @@ def check_policy(policy):
         raise ValueError("--randaug-magnitude {}: must be 0 to {}".format(policy.magnitude, MAX_MAGNITUDE))
 
 
-def apply_policy(image, policy, rng):
+def apply_policy(image: np.ndarray, policy: Policy, rng: np.random.Generator) -> np.ndarray:
     """One random view, of the same size.
 
     Args:
@@ -140,12 +144,13 @@ def apply_policy(image, policy, rng):
     return image
 
 
-def operate(image, name, level, reach, rng):
+def operate(image: np.ndarray, name: str, level: float, reach: Reach, rng: np.random.Generator) -> np.ndarray:
     """Apply the operation ``name`` (a key of ``OPERATIONS``) at ``level``; signs and places are drawn."""
     return OPERATIONS[name](image, *operation_values(name, level, reach, image.shape, rng))
 
 
-def operation_values(name, level, reach, shape, rng):
+def operation_values(name: str, level: float, reach: Reach, shape: Sequence[int],
+                     rng: np.random.Generator) -> Tuple[Any, ...]:
     """The values an operation takes at a level (EN release).
 
     Args:

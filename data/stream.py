@@ -6,22 +6,26 @@ import itertools
 import logging
 import os
 import threading
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 import cv2
 import numpy as np
 
 from data.images import Undecodable, Unreadable, decode_image, open_image
+from data.protocols import DataSet, Stream
 from data.stopwatch import stopwatch
 from data.views import augment, check_view, validation_transform
 from native.jpeg_part import load_library
+from settings.data import View
 
 logger = logging.getLogger(__name__)
+Built = TypeVar('Built')
 
 # Second word of a random stream's seed: what the stream is for.
 _ORDER, _SAMPLE = 0, 1
 
 
-def available_cores():
+def available_cores() -> int:
     """Number of CPU cores this process may run on."""
     return len(os.sched_getaffinity(0))
 
@@ -48,7 +52,7 @@ class TrainingStream:
         ValueError: ``batch``, ``view``, ``seed`` or ``shard`` is out of range, or `make setup` has not been run.
     """
 
-    def __init__(self, dataset, batch, view, seed, shard=(0, 1)):
+    def __init__(self, dataset: DataSet, batch: int, view: View, seed: int, shard: Tuple[int, int] = (0, 1)) -> None:
         _check_positive('--batch', batch)
         check_view(view)
         if seed < 0:
@@ -66,10 +70,10 @@ class TrainingStream:
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     @property
-    def unreadable(self):
+    def unreadable(self) -> Dict[str, str]:
         return dict(self._reader.unreadable)
 
-    def batch(self, number):
+    def batch(self, number: int) -> Tuple[np.ndarray, ...]:
         """Batch ``number`` (from 0).
 
         Returns:
@@ -81,13 +85,13 @@ class TrainingStream:
         self.fill(number, *arrays)
         return arrays
 
-    def fill(self, number, image, label):
+    def fill(self, number: int, image: np.ndarray, label: np.ndarray) -> None:
         """Write batch ``number`` into arrays of the shapes and dtypes in ``specs``. Raises: see ``batch``."""
         with stopwatch.during('batch'):
             for row in range(self._batch):
                 image[row], label[row] = self._sample(number * self._batch + row)
 
-    def _sample(self, position):
+    def _sample(self, position: int) -> Tuple[np.ndarray, int]:
         passes, offset = divmod(position, len(self._indexes))
         order = self._order(passes)
         for index in itertools.chain(order[offset:], order[:offset]):
@@ -97,16 +101,16 @@ class TrainingStream:
         raise ValueError("none of the {} images of {} can be decoded; the first: {}".format(
             len(order), self._dataset.name, self._reader.unreadable[self._dataset.files[self._indexes[0]]]))
 
-    def _see(self, position, content):
+    def _see(self, position: int, content: bytes) -> np.ndarray:
         rng = self._random(_SAMPLE, position)
         image = open_image(content)
         with stopwatch.during('augment'):
             return augment(image, self._view, rng)
 
-    def _draw_order(self, passes):
+    def _draw_order(self, passes: int) -> np.ndarray:
         return self._random(_ORDER, passes).permutation(self._indexes)
 
-    def _random(self, purpose, number):
+    def _random(self, purpose: int, number: int) -> np.random.Generator:
         before, after = self._seed
         return np.random.default_rng(before + [purpose, number] + after)
 
@@ -114,9 +118,9 @@ class TrainingStream:
 class FakeStream:
     """The same batch for ever (``--fake``): pixel noise, labels 0, 1, 2, ... For speed tests and dry runs."""
 
-    unreadable = {}
+    unreadable: Dict[str, str] = {}
 
-    def __init__(self, batch, input_size, num_classes):
+    def __init__(self, batch: int, input_size: int, num_classes: int) -> None:
         _check_positive('--batch', batch)
         _check_positive('--input-size', input_size)
         _check_positive('--num-classes', num_classes)
@@ -124,11 +128,11 @@ class FakeStream:
         self._label = np.arange(batch, dtype=np.int32) % np.int32(num_classes)
         self.specs = _specs(batch, input_size)
 
-    def batch(self, number):
+    def batch(self, number: int) -> Tuple[np.ndarray, ...]:
         """Returns: image (uint8 [batch,S,S,3]), label (int32 [batch]), the same arrays for every ``number``."""
         return self._image, self._label
 
-    def fill(self, number, image, label):
+    def fill(self, number: int, image: np.ndarray, label: np.ndarray) -> None:
         """Write the batch into arrays of the shapes and dtypes in ``specs``."""
         with stopwatch.during('batch'):
             image[:], label[:] = self._image, self._label
@@ -157,7 +161,8 @@ class ValidationBatches:
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, dataset, batch, view, rank=0, size=1, threads=None, indices=None):
+    def __init__(self, dataset: DataSet, batch: int, view: View, rank: int = 0, size: int = 1,
+                 threads: Optional[int] = None, indices: Optional[Sequence[int]] = None) -> None:
         _check_positive('--batch', batch)
         check_view(view)
         if not 0 <= rank < size:
@@ -171,17 +176,17 @@ class ValidationBatches:
         self._reader = _Reader(dataset)
 
     @property
-    def unreadable(self):
+    def unreadable(self) -> List[str]:
         """Names (sorted list of str) of the images that could not be had so far."""
         return sorted(self._reader.unreadable)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._numbers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tuple[np.ndarray, ...]]:
         return in_order(self._build, self._numbers, self._threads)
 
-    def _build(self, number):
+    def _build(self, number: int) -> Tuple[np.ndarray, ...]:
         image, label, index = self._empty(np.uint8)
         for row, position in enumerate(self._positions(number)):
             found = self._reader.read(position)
@@ -190,18 +195,19 @@ class ValidationBatches:
                 image[row], index[row] = validation_transform(picture, self._view), position
         return image, label, index
 
-    def _positions(self, number):
+    def _positions(self, number: int) -> Sequence[int]:
         """Where in the set the images of a batch are."""
         return self._indices[number * self._batch:(number + 1) * self._batch]
 
-    def _empty(self, dtype):
+    def _empty(self, dtype: Any) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Arrays of a batch whose rows are all without an image."""
         size = self._view.input_size
         return (np.zeros((self._batch, size, size, 3), dtype), np.zeros(self._batch, np.int32),
                 np.full(self._batch, -1, np.int32))
 
 
-def iterate(stream, start=0, stride=1, threads=None):
+def iterate(stream: Stream, start: int = 0, stride: int = 1,
+            threads: Optional[int] = None) -> Iterator[Tuple[np.ndarray, ...]]:
     """Yield ``stream.batch(start)``, ``stream.batch(start + stride)``, ... in this order, for ever.
 
     At most ``threads + 1`` batches are prepared ahead, in threads that end when the generator is closed.
@@ -215,7 +221,7 @@ def iterate(stream, start=0, stride=1, threads=None):
     return in_order(stream.batch, itertools.count(start, stride), available_cores() if threads is None else threads)
 
 
-def in_order(build, numbers, threads):
+def in_order(build: Callable[[int], Built], numbers: Iterable[int], threads: int) -> Iterator[Built]:
     """Yield ``build(number)`` for each of ``numbers``, in this order; ``threads + 1`` at most are prepared ahead.
 
     Raises:
@@ -225,7 +231,7 @@ def in_order(build, numbers, threads):
     return _prefetch(build, iter(numbers), threads)
 
 
-def _prefetch(build, numbers, threads):
+def _prefetch(build: Callable[[int], Built], numbers: Iterator[int], threads: int) -> Iterator[Built]:
     cv2.setNumThreads(0)  # the pool's threads are the parallelism; OpenCV's own would only compete with them
     pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix='batch')
     waiting = collections.deque(pool.submit(build, number) for number in itertools.islice(numbers, threads + 1))
@@ -241,12 +247,12 @@ def _prefetch(build, numbers, threads):
 class _Reader:
     """Decodes images by index; remembers those that fail and warns of each once. Safe to share between threads."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: DataSet) -> None:
         self._dataset = dataset
         self._lock = threading.Lock()
-        self.unreadable = {}  # name to what is wrong
+        self.unreadable: Dict[str, str] = {}  # name to what is wrong
 
-    def read(self, index, decode=decode_image):
+    def read(self, index: int, decode: Callable[[bytes], Any] = decode_image) -> Optional[Tuple[Any, int]]:
         """``decode``'s result for the content, and the label (int), or None.
 
         Every image is tried each time: whether a part of a damaged one can be had depends on the part, and must not
@@ -262,7 +268,7 @@ class _Reader:
             self.leave_out(index, error)
         return None
 
-    def leave_out(self, index, error=None):
+    def leave_out(self, index: int, error: Optional[Exception] = None) -> None:
         """Remember that the image cannot be had; ``error``: why, Unreadable or Undecodable, if that is known."""
         name = self._dataset.files[index]
         with self._lock:
@@ -272,11 +278,11 @@ class _Reader:
                 logger.warning("%s; it is left out", self.unreadable[name])
 
 
-def _specs(batch, input_size):
+def _specs(batch: int, input_size: int) -> List[Tuple[Any, Tuple[int, ...]]]:
     """dtype and shape of a batch's images and of its labels."""
     return [(np.uint8, (batch, input_size, input_size, 3)), (np.int32, (batch,))]
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError("{} {}: must be at least 1".format(name, value))

@@ -2,8 +2,11 @@
 import dataclasses
 from typing import Callable, Dict, NamedTuple, Optional
 
+import numpy as np
+
 from data.augment import (
     VALIDATION_MARGIN,
+    Image,
     center_crop,
     distorted_crop,
     padded_crop,
@@ -14,34 +17,35 @@ from data.augment import (
     resize_shortest_edge,
 )
 from data.policies import apply_policy, describe_policy, policy_of
+from settings.data import View
 
 
-def _light(image, view, rng):
+def _light(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return random_flip(random_area_crop(image, view.input_size, rng), rng)
 
 
-def _full(image, view, rng):
+def _full(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return random_flip(random_color(random_area_crop(image, view.input_size, rng), rng), rng)
 
 
-def _released(image, view, rng):
+def _released(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return random_flip(distorted_crop(image, view.input_size, rng), rng)
 
 
-def _padded(image, view, rng):
+def _padded(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return random_flip(padded_crop(resize_plain(image[:, :], view.input_size), rng), rng)
 
 
-def _whole(image, view, rng):
+def _whole(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return resize_plain(image[:, :], view.input_size)
 
 
-def _centre(image, view):
+def _centre(image: np.ndarray, view: View) -> np.ndarray:
     """FD: shortest edge 256, centre 224; SAT: ``input_size + 32``, centre ``input_size``."""
     return center_crop(resize_shortest_edge(image, view.input_size + VALIDATION_MARGIN), view.input_size)
 
 
-def _resized(image, view):
+def _resized(image: np.ndarray, view: View) -> np.ndarray:
     return resize_plain(image, view.input_size)
 
 
@@ -51,8 +55,8 @@ class Augmentation(NamedTuple):
     trained: (image, view, rng) -> a random one, before the view's policy. evaluated: (image, view) -> that of
     evaluations; None where TensorFlow makes it, with its own resizing.
     """
-    trained: Callable
-    evaluated: Optional[Callable]
+    trained: Callable[[Image, View, np.random.Generator], np.ndarray]
+    evaluated: Optional[Callable[[np.ndarray, View], np.ndarray]]
 
 
 AUGMENTATIONS: Dict[str, Augmentation] = {
@@ -61,7 +65,7 @@ AUGMENTATIONS: Dict[str, Augmentation] = {
     'cifar': Augmentation(_padded, _resized), 'none': Augmentation(_whole, _resized)}
 
 
-def default_augmentation(data, input_size, photos='imagenet'):
+def default_augmentation(data: Optional[str], input_size: int, photos: str = 'imagenet') -> str:
     """Name of the augmentation used where none is asked for (our choice).
 
     Args:
@@ -73,7 +77,7 @@ def default_augmentation(data, input_size, photos='imagenet'):
     return 'cifar' if input_size < 64 else photos
 
 
-def settled(view):
+def settled(view: View) -> View:
     """``view`` with what its policy leaves open, and None for what means nothing there: as trainers and data servers
     tell each other.
 
@@ -84,7 +88,7 @@ def settled(view):
     return dataclasses.replace(view, **describe_policy(policy_of(view)))
 
 
-def check_view(view):
+def check_view(view: View) -> None:
     """Raises ValueError if there is no such ``view`` (settings.data.View)."""
     if view.input_size < 1:
         raise ValueError('--input-size {}: must be at least 1'.format(view.input_size))
@@ -93,7 +97,7 @@ def check_view(view):
     policy_of(view)
 
 
-def augment(image, view, rng):
+def augment(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     """One random training view.
 
     Args:
@@ -111,7 +115,7 @@ def augment(image, view, rng):
     return image if policy is None else apply_policy(image, policy, rng)
 
 
-def validation_transform(image, view):
+def validation_transform(image: np.ndarray, view: View) -> np.ndarray:
     """The deterministic view of evaluation.
 
     Returns:
@@ -120,11 +124,12 @@ def validation_transform(image, view):
         ValueError: there is no such view, or TensorFlow makes it (``efficientnet_view.py``).
     """
     check_view(view)
-    if made_by_tensorflow(view):
+    evaluated = AUGMENTATIONS[view.augmentation].evaluated
+    if evaluated is None:
         raise ValueError("the validation view of --augmentation {} is made by TensorFlow".format(view.augmentation))
-    return AUGMENTATIONS[view.augmentation].evaluated(image, view)
+    return evaluated(image, view)
 
 
-def made_by_tensorflow(view):
+def made_by_tensorflow(view: View) -> bool:
     """Whether the view of evaluation is not ``validation_transform``'s but that of ``efficientnet_view.py``."""
     return AUGMENTATIONS[view.augmentation].evaluated is None

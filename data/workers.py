@@ -15,13 +15,13 @@ import signal
 import socket
 import struct
 import time
-from typing import Any, Dict, List, Mapping, Protocol, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, Set
 
 import cv2
-import numpy as np
 import zmq
 
 from data.processes import ENDING, die_with, signals_blocked
+from data.protocols import Stream
 from data.slots import Slots
 from data.stopwatch import ACTIVITIES, stopwatch
 from zmq_ops import message_size, payload_views
@@ -37,19 +37,6 @@ _LONGEST_REPORT = 1 << 16  # bytes
 
 class WorkerDied(Exception):
     """A worker process ended; the message says why."""
-
-
-class Stream(Protocol):
-    """Batches as functions of their number alone, without an end. specs: dtype and shape of a batch's arrays.
-    unreadable: names of the images that could not be had so far, each with what is wrong."""
-    @property
-    def specs(self) -> Sequence[Tuple[Any, Tuple[int, ...]]]: ...
-
-    @property
-    def unreadable(self) -> Mapping[str, str]: ...
-
-    def fill(self, number: int, image: np.ndarray, label: np.ndarray) -> None:
-        """Write a batch into arrays of these specs. Raises ValueError: there is no image for it."""
 
 
 class WorkerPool:

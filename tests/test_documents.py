@@ -66,3 +66,8 @@ def test_every_document_is_reached_from_the_readme():
 def test_the_readme_stays_short():
     with open(os.path.join(ROOT, 'README.md')) as f:
         assert len(f.readlines()) <= 130
+
+
+def test_the_tests_that_show_how_to_add_something_are_there():
+    named = re.findall(r'`(tests/\w+\.py)`', read('CONTRIBUTING.md'))
+    assert len(named) >= 4 and all(os.path.exists(os.path.join(ROOT, path)) for path in named), named
