@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Smooth Adversarial Training: train, judge and apply the networks of ``nets``.
+"""Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.
 
 Modes: training (the default), ``--eval`` and ``--eval-directory``. ``get_parser`` and ``parse_args`` are what other
 programs use.

@@ -15,7 +15,7 @@ from weights.find import find_checkpoint
 from weights.flags import parse_with_checkpoint
 from zoo import published
 
-DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets``.'
+DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.'
 _ARCHITECTURE = 'architecture'  # a group of flags
 
 
