@@ -304,10 +304,10 @@ def test_a_server_that_was_started_again_is_claimed_again_if_it_serves_the_same(
     lease = Lease(address, {}, FIRST, 10, said.append)
     first.close()
     second = InfoServer(address, DESCRIPTION)
-    wait_for(lambda: second.claims.admits(FIRST.key.encode()))
+    wait_for(lambda: second.claims.admits(FIRST.key.encode()) and said)  # and the trainer has had the answer
     second.close()
     third = InfoServer(address, dict(DESCRIPTION, seed=1))
-    wait_for(lambda: lease.lost)
+    wait_for(lambda: lease.lost and len(said) == 2)
     assert not third.claims.admits(FIRST.key.encode())
     lease.close()
     third.close()
