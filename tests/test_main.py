@@ -534,7 +534,7 @@ def test_resume_without_an_earlier_run_is_refused(capsys, run, images):
     (['--arch', 'ResNeSt'], 'ResNeSt'),
     (['--eval', '--load', 'absent.npz'], 'absent.npz')])
 def test_a_mistake_ends_the_program_with_exit_code_2_and_one_line(tmp_path, argv, named):
-    ended = subprocess.run([sys.executable, os.path.join(ROOT, 'main.py')] + argv, cwd=tmp_path, timeout=120,
+    ended = subprocess.run([sys.executable, os.path.join(ROOT, 'main.py')] + argv, cwd=tmp_path, timeout=300,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 2 and ended.stdout == ''
     assert ended.stderr.count('\n') == 1 and 'Traceback' not in ended.stderr, ended.stderr

@@ -130,7 +130,7 @@ def change(path, place, flip=0, end=None):
 
 def run_python(*arguments):
     return subprocess.run([sys.executable] + list(arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, timeout=60)
+                          text=True, timeout=300)
 
 
 def load_all(dataset):
