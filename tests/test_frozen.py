@@ -127,8 +127,10 @@ def test_weights_are_folded_outside_of_the_loop_and_once(graph, flags):
     assert not [op for op in graph.get_operations() if op.type.startswith('FusedBatchNorm')]
 
 
-@pytest.mark.parametrize('precision, tolerance', [('bfloat16', 0.05), ('float16', 0.01)])
-def test_lower_precisions_give_about_the_same_logits_and_gradients(sess, flags, precision, tolerance):
+@pytest.mark.parametrize('precision, tolerance, denoising', [('bfloat16', 0.05, 0.15), ('float16', 0.01, 0.1)])
+def test_lower_precisions_give_about_the_same_logits_and_gradients(sess, flags, precision, tolerance, denoising):
+    """``denoising``: of gradients through a softmax of dot products, which enlarges what another precision changes: in
+    float16 to 0.022 to 0.078, depending on the images, with TensorFlow 2.15 and 2.21 alike."""
     if precision == 'float16' and ('--group' in flags or 'ResNeXtDenoiseAll' in flags):
         pytest.skip('TensorFlow has no gradient of float16 convolutions in groups on a CPU')
     model = make_network(*flags, '--data-format', 'NHWC')
@@ -137,10 +139,10 @@ def test_lower_precisions_give_about_the_same_logits_and_gradients(sess, flags, 
     set_variables(sess)
     (logits, gradient), (low_logits, low_gradient) = sess.run(graphs)
     assert low_logits.dtype == low_gradient.dtype == np.float32
-    for got, want in ((low_logits, logits), (low_gradient, gradient)):
+    for got, want, most in ((low_logits, logits, tolerance),
+                            (low_gradient, gradient, denoising if 'ResNetDenoise' in flags else tolerance)):
         error = np.abs(got - want).mean() / np.abs(want).mean()
-        # It is another precision; a softmax of dot products enlarges what that changes.
-        assert 1e-6 < error < tolerance * (3 if 'ResNetDenoise' in flags else 1), error
+        assert 1e-6 < error < most, error  # it is another precision
 
 
 def test_float16_keeps_gradients_that_are_small_in_it(sess):
