@@ -156,7 +156,8 @@ class WorkerPool:
             self.receive()
 
     def _order_one(self) -> None:
-        os.write(self._orders, _ORDER.pack(next(self._written), self.slots.take()))
+        with contextlib.suppress(BrokenPipeError):  # all workers have ended: ``receive`` says why
+            os.write(self._orders, _ORDER.pack(next(self._written), self.slots.take()))
 
 
 def _work(stream: Stream, slots: Slots, orders: int, orders_end: int, reports: socket.socket, parent: int,

@@ -450,6 +450,37 @@ def test_a_set_without_a_readable_image_ends_the_server(tmp_path):
     assert result.stderr.startswith('serve-data: none of the 1 images of')
 
 
+FAILS_AT_ONCE = '''
+import numpy as np
+
+from data.workers import WorkerDied, WorkerPool
+
+
+class Stream:
+    specs = (np.dtype(np.uint8), (4,)),
+    unreadable = {}
+
+    def fill(self, number, *arrays):
+        raise ValueError('none of them can be read')
+
+
+with WorkerPool(Stream(), 1) as pool:
+    pool._order_one()
+    pool._processes[0].join()
+    pool.start()
+    try:
+        pool.receive()
+    except WorkerDied as died:
+        print(died)
+'''
+
+
+def test_workers_that_have_ended_before_all_is_ordered_say_why():
+    ended = subprocess.run([sys.executable, '-c', FAILS_AT_ONCE], cwd=ROOT, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True, timeout=60)
+    assert ended.stdout == 'none of them can be read\n'
+
+
 def test_an_unreadable_image_is_warned_of_once_by_all_workers_and_counted(tmp_path, start, receive):
     data = make_folder(tmp_path, ['train/ant/1.png', 'train/bee/2.png'])
     (tmp_path / 'train' / 'bee' / '3.png').write_text('no image')
