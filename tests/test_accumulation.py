@@ -238,6 +238,17 @@ class Watched(NoOpAttacker):
         return super().attack(image, truth, get_logits, seeds, lengths)
 
 
+def gradient_of_the_cost(model, sess):
+    """The weights that a ``Linear`` has now, and the gradient tensor of its training cost by them."""
+    with TowerContext('', is_training=True):
+        cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
+    weights, = tf.trainable_variables()
+    gradient, = tf.gradients(cost, [weights])
+    value = 0.1 * normal(192, CLASSES)
+    weights.load(value, sess)
+    return value, gradient
+
+
 @pytest.mark.parametrize('parts', [1, 2])
 def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distributions(sess, parts):
     def mixed_with_the_reversed_batch(image, label, seeds):
@@ -247,12 +258,7 @@ def test_a_batch_stage_mixes_the_whole_batch_and_the_loss_is_of_its_distribution
     model = Linear()
     model.batch_stage, model.accumulate, model.weight_decay = mixed_with_the_reversed_batch, parts, 0.0
     model.attacker = Watched()
-    with TowerContext('', is_training=True):
-        cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
-    weights, = tf.trainable_variables()
-    gradient, = tf.gradients(cost, [weights])
-    value = 0.1 * normal(192, CLASSES)
-    weights.load(value, sess)
+    value, gradient = gradient_of_the_cost(model, sess)
     mixed = 0.7 * IMAGES.astype(np.float64) + 0.3 * IMAGES[::-1]
     truth = (0.7 * np.eye(CLASSES)[LABEL] + 0.3 * np.eye(CLASSES)[LABEL[::-1]]) * 0.9 + 0.1 / CLASSES
     x = (mixed * 2 / 255 - 1).reshape(6, -1)
@@ -277,12 +283,7 @@ def test_a_network_that_is_not_trained_sees_the_batch_as_it_is(sess):
 def test_parts_without_an_attack_or_batch_norm_are_numpys_softmax_regression(sess):
     model = Linear()
     model.accumulate, model.label_smoothing, model.weight_decay = 3, 0.1, 0.01
-    with TowerContext('', is_training=True):
-        cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
-    weights, = tf.trainable_variables()
-    gradient, = tf.gradients(cost, [weights])
-    value = 0.1 * normal(192, CLASSES)
-    weights.load(value, sess)
+    value, gradient = gradient_of_the_cost(model, sess)
     x = (IMAGES.astype(np.float64) * 2 / 255 - 1).reshape(6, -1)
     error = softmax(x @ value, axis=1) - (0.9 * np.eye(CLASSES)[LABEL] + 0.1 / CLASSES)
     np.testing.assert_allclose(sess.run(gradient), x.T @ error / 6 + 0.01 * value, rtol=0, atol=1e-5)

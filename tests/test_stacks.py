@@ -16,8 +16,7 @@ pytestmark = [pytest.mark.stacks, pytest.mark.skipif(len(STACKS) < 2, reason='ne
 
 NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'silu']  # and the digits, its data by default
 TRAINING = ['--batch', '32', '--attack-iter', '1', '--attack-epsilon', '32', '--attack-step-size', '16',
-            '--epochs', '3',
-            '--base-lr', '0.4', '--warmup-epochs', '0', '--eval-attack-iter', '1']
+            '--epochs', '3', '--base-lr', '0.4', '--warmup-epochs', '0', '--eval-attack-iter', '1']
 EVALUATION = ['--attack-iter', '10', '--attack-epsilon', '16', '--attack-step-size', '4', '--batch', '64']
 NUM_IMAGES = 299  # in the validation split of the digits
 

@@ -7,6 +7,7 @@ from tensorpack.tfutils.optimizer import ProxyOptimizer
 
 COUPLED = 'l2_regularize_loss'  # the part of the loss, in logs
 
+
 def half_squares(factor, decayed):
     """``factor`` times half the sum of the squares of the trainable variables whose names ``decayed`` (str), a regular
     expression, finds."""
