@@ -2,7 +2,7 @@
 import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
-from architectures.pytorch import PyTorchNames, Shapes
+from architectures.pytorch import PyTorch, Shapes
 
 # Options of networks with batch norm: part of their ``Architecture.options``; others have no such flags.
 BATCH_NORM = {'batch_norm_momentum': None, 'batch_norm_epsilon': None, 'sync_batch_norm': False}
@@ -47,7 +47,7 @@ class Architecture:
         augmentation (str): of training on images of ImageNet's kind; it also says how an evaluation crops.
         check: refuses (ValueError) resolved options that contradict each other.
         identity (Identity): None where variables are not looked at to tell it.
-        pytorch (PyTorchNames): what PyTorch calls its variables; None where it has no names for them.
+        pytorch (PyTorch): names and layouts there; None where they are not known.
     """
     model: Type[Any]
     recipe: str
@@ -57,7 +57,7 @@ class Architecture:
     augmentation: str = 'imagenet'
     check: Callable[[Any], None] = _no_more_checks
     identity: Optional[Identity] = None
-    pytorch: Optional[PyTorchNames] = None
+    pytorch: Optional[PyTorch] = None
 
     def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]:
         """The options of its own, and their values where not given.

@@ -1,42 +1,60 @@
-"""What PyTorch calls a network's variables, and how its arrays lie: data of an ``Architecture``, read by ``weights``.
-
-PyTorch has [out, in, k, k] for a convolution, [C, 1, k, k] for a depthwise one and [out, in] for a dense layer, where
-TensorFlow has [k, k, in, out], [k, k, C, 1] and [in, out]; all other arrays are the same.
-"""
+"""What a kind of network's variables are called in PyTorch, and how their arrays lie there."""
 import dataclasses
-from typing import Callable, Dict, Mapping, Tuple
+import re
+from typing import Any, Callable, Dict, Mapping, Tuple
+
+import numpy as np
 
 Shapes = Mapping[str, Tuple[int, ...]]
 
+# Axes of an array of PyTorch's in those of the variable: of a convolution [k,k,in,out] -> [out,in,k,k], of one of each
+# channel [k,k,C,1] -> [C,1,k,k], of a dense layer [in,out] -> [out,in].
+_CONVOLUTION, _DEPTHWISE, _DENSE = (3, 2, 0, 1), (2, 3, 0, 1), (1, 0)
+
+
+def _with_dots(name: str) -> str:
+    return name.replace('/', '.')
+
+
+def _with_slashes(name: str) -> str:
+    return name.replace('.', '/')
+
 
 @dataclasses.dataclass(frozen=True)
-class PyTorchNames:
-    """The names of one kind of network, in both directions. Names that are not of the kind are left out.
+class PyTorch:
+    """Names and layouts of a kind of network in PyTorch.
 
     Attributes:
-        of_variables: shapes of variables by name -> {variable's name: PyTorch's name}.
-        of_state: shapes of a PyTorch state by name -> {PyTorch's name: variable's name}.
-        is_depthwise: variable's name -> whether it is the kernel of a depthwise convolution.
+        depthwise (str): regular expression, found in the names of the variables that are depthwise convolutions.
+        name: of a variable -> PyTorch's. variable: the way back. Both '' for a name that is not of the kind.
+        takes_image (str): regular expression of the names of the variables whose input channels are those of images.
+        usual: values of options, by destination, of networks that come under these names from elsewhere, where nothing
+            says otherwise.
     """
-    of_variables: Callable[[Shapes], Dict[str, str]]
-    of_state: Callable[[Shapes], Dict[str, str]]
-    is_depthwise: Callable[[str], bool] = lambda name: False
+    depthwise: str = '$^'
+    name: Callable[[str], str] = _with_dots
+    variable: Callable[[str], str] = _with_slashes
+    takes_image: str = '$^'
+    usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def names(self, shapes: Shapes) -> Dict[str, str]:
+        """{variable: PyTorch's name} of those of a network's variables that have one."""
+        return {variable: self.name(variable) for variable in shapes if self.name(variable)}
+
+    def variables(self, shapes: Shapes) -> Dict[str, str]:
+        """{PyTorch's name: variable} of those names of a state that are of the kind; ``shapes``: PyTorch's."""
+        return {name: self.variable(name) for name in shapes if self.variable(name)}
 
     def axes(self, variable: str, rank: int) -> Tuple[int, ...]:
-        """The axes of PyTorch's array, in the variable's order: ``array.transpose(axes)`` is the variable's value, and
-        of a value ``value.transpose(argsort(axes))`` PyTorch's array."""
+        """The axes of the variable in the order in which PyTorch's array has them."""
         if rank == 4:
-            return (2, 3, 0, 1) if self.is_depthwise(variable) else (2, 3, 1, 0)
-        return (1, 0) if rank == 2 else tuple(range(rank))
+            return _DEPTHWISE if re.search(self.depthwise, variable) else _CONVOLUTION
+        return _DENSE if rank == 2 else tuple(range(rank))
 
+    def to_pytorch(self, variable: str, array: np.ndarray) -> np.ndarray:
+        """A variable's array as PyTorch has it."""
+        return np.transpose(array, self.axes(variable, np.ndim(array)))
 
-def by_rule(to_pytorch: Callable[[str], str], to_variable: Callable[[str], str],
-            is_depthwise: Callable[[str], bool] = lambda name: False) -> PyTorchNames:
-    """Names each of which says by itself what it is.
-
-    Args:
-        to_pytorch, to_variable: name -> the other's name; '' for a name that is not of the kind.
-    """
-    def translated(rule: Callable[[str], str]) -> Callable[[Shapes], Dict[str, str]]:
-        return lambda shapes: {name: other for name, other in ((name, rule(name)) for name in shapes) if other}
-    return PyTorchNames(translated(to_pytorch), translated(to_variable), is_depthwise)
+    def from_pytorch(self, variable: str, array: np.ndarray) -> np.ndarray:
+        """PyTorch's array as the variable's."""
+        return np.transpose(array, np.argsort(self.axes(variable, np.ndim(array))))
