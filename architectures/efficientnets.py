@@ -3,6 +3,7 @@ import dataclasses
 import math
 import re
 
+from architectures.efficientnet_names import pytorch_names
 from architectures.entry import BATCH_NORM, Architecture, Identity
 from architectures.model import ConfiguredModel
 from efficientnet import network, scaling
@@ -95,4 +96,5 @@ EFFICIENTNET = Architecture(
     sizes={name: {'input_size': size.resolution, 'width_coefficient': size.width, 'depth_coefficient': size.depth,
                   'dropout_rate': size.dropout_rate} for name, size in scaling.SIZES.items()},
     augmentation='efficientnet',
-    identity=Identity(('model_name', 'width_coefficient', 'depth_coefficient', 'num_classes'), _tell, _plan, _details))
+    identity=Identity(('model_name', 'width_coefficient', 'depth_coefficient', 'num_classes'), _tell, _plan, _details),
+    pytorch=pytorch_names(_tell))

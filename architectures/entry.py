@@ -4,12 +4,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
-from architectures.pytorch import PyTorch
+from architectures.pytorch import PyTorch, Shapes
 
 # Options of networks with batch norm: part of their ``Architecture.options``; others have no such flags.
 BATCH_NORM = {'batch_norm_momentum': None, 'batch_norm_epsilon': None, 'sync_batch_norm': False}
-
-Shapes = Mapping[str, Tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)

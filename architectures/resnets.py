@@ -5,6 +5,7 @@ import re
 import resnet_model
 from architectures.entry import BATCH_NORM, Architecture, Identity
 from architectures.model import ConfiguredModel
+from architectures.resnet_names import pytorch_names
 from resnet_model import CIFAR_BLOCKS, CIFAR_WIDE_DEPTH, IMAGENET_BLOCKS
 
 
@@ -109,7 +110,8 @@ def _imagenet(model, recipe, res2_bottleneck=64, group=1):
                         'group': group, **_STYLE},
         depths=tuple(IMAGENET_BLOCKS), check=_check_groups,
         identity=Identity(('depth', 'group', 'res2_bottleneck', 'num_classes'),
-                          functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups))
+                          functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups),
+        pytorch=pytorch_names(3))
 
 
 RESNET = _imagenet(ResNetModel, 'sat')
@@ -117,4 +119,5 @@ RESNET_DENOISE = _imagenet(ResNetDenoiseModel, 'feature-denoising')
 RESNEXT_DENOISE_ALL = _imagenet(ResNeXtDenoiseAllModel, 'feature-denoising', res2_bottleneck=8, group=32)
 CIFAR_RESNET = Architecture(
     CifarResNetModel, 'sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, **_STYLE},
-    depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar))
+    depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar),
+    pytorch=pytorch_names(2))
