@@ -8,8 +8,6 @@ import math
 import re
 from typing import Any, Callable
 
-import numpy as np
-
 from architectures.pytorch import PyTorch, Shapes
 from efficientnet import scaling
 
@@ -79,8 +77,7 @@ class _Names(PyTorch):
     def _size(self, shapes):
         """The size whose own factors variables without a scope have, in PyTorch's shapes; else the first."""
         for size, factors in scaling.SIZES.items():
-            variables = {'{}/{}'.format(size, name): tuple(shape[axis] for axis in np.argsort(self.axes(
-                name, len(shape)))) for name, shape in shapes.items()}
+            variables = {'{}/{}'.format(size, name): self.shape(name, shape) for name, shape in shapes.items()}
             try:
                 told = self.tell(variables)
             except (KeyError, ValueError):

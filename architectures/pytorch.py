@@ -51,6 +51,10 @@ class PyTorch:
             return _DEPTHWISE if re.search(self.depthwise, variable) else _CONVOLUTION
         return _DENSE if rank == 2 else tuple(range(rank))
 
+    def shape(self, variable: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
+        """The variable's shape, of PyTorch's array's."""
+        return tuple(shape[axis] for axis in np.argsort(self.axes(variable, len(shape))))
+
     def to_pytorch(self, variable: str, array: np.ndarray) -> np.ndarray:
         """A variable's array as PyTorch has it."""
         return np.transpose(array, self.axes(variable, np.ndim(array)))
