@@ -11,7 +11,7 @@ from efficientnet import network, scaling
 
 class EfficientNetModel(ConfiguredModel):
     """EfficientNet of any size; ``options`` also has ``model_name``, ``width_coefficient``, ``depth_coefficient``,
-    ``dropout_rate``, ``survival_prob`` and ``input_scaling``."""
+    ``dropout_rate`` and ``survival_prob``."""
     Style = network.Style
     channels = 'RGB'
     # EN release: all but batch norm, biases included. A learnt shape of an activation is no weight either.
@@ -21,7 +21,6 @@ class EfficientNetModel(ConfiguredModel):
         super().__init__(options, **given)
         self.model_name = options.model_name
         self.width, self.depth = options.width_coefficient, options.depth_coefficient
-        self.input_scaling = options.input_scaling
         self._style.update(dropout_rate=options.dropout_rate, survival_prob=options.survival_prob)
 
     @property

@@ -2,6 +2,8 @@
 import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
+import numpy as np
+
 from architectures.pytorch import PyTorch, Shapes
 
 # Options of networks with batch norm: part of their ``Architecture.options``; others have no such flags.
@@ -26,6 +28,11 @@ class Identity:
     details: Callable[[Mapping[str, Any]], List[str]] = lambda options: []
 
 
+def _as_it_is(name: str, value: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
+    """A stored array fits as it is or not at all."""
+    return None
+
+
 def _no_more_checks(options: Any) -> None:
     """All that there are to choose from are there."""
 
@@ -47,6 +54,9 @@ class Architecture:
         augmentation (str): of training on images of ImageNet's kind; it also says how an evaluation crops.
         check: refuses (ValueError) resolved options that contradict each other.
         identity (Identity): None where variables are not looked at to tell it.
+        activation (str): of ``smooth_activations``, where none is given; None for the recipe's.
+        adapt: (variable's name, stored array of another shape, shape) -> an array of that shape with which a network
+            for images of another size goes on; or None where it does not fit.
         pytorch (PyTorch): names and layouts there; None where they are not known.
     """
     model: Type[Any]
@@ -57,6 +67,8 @@ class Architecture:
     augmentation: str = 'imagenet'
     check: Callable[[Any], None] = _no_more_checks
     identity: Optional[Identity] = None
+    activation: Optional[str] = None
+    adapt: Callable[[str, np.ndarray, Tuple[int, ...]], Optional[np.ndarray]] = _as_it_is
     pytorch: Optional[PyTorch] = None
 
     def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]:
