@@ -13,6 +13,7 @@ from efficientnet import scaling
 
 # As timm's are, which were trained without an attack (EN release).
 _USUAL = {'activation_name': 'silu', 'batch_norm_epsilon': 1e-3, 'input_scaling': 'imagenet'}
+_PADDING = "convolutions pad as TensorFlow's SAME, as of timm's networks those do that have tf_ in their names"
 _BATCH_NORM = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
 _DEPTHWISE = 'depthwise_conv2d/depthwise_kernel'
 
@@ -89,4 +90,5 @@ class _Names(PyTorch):
 
 def pytorch_names(tell):
     """The names of EfficientNets; ``tell``: as of ``Identity``."""
-    return _Names(depthwise=_DEPTHWISE + '$', usual=_USUAL, tell=tell)
+    return _Names(depthwise=_DEPTHWISE + '$', usual=_USUAL, tell=tell, modules="timm's tf_efficientnet",
+                  paddings={None: _PADDING})

@@ -1,7 +1,7 @@
 """What a kind of network's variables are called in PyTorch, and how their arrays lie there."""
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -30,12 +30,17 @@ class PyTorch:
         takes_image (str): regular expression of the names of the variables whose input channels are those of images.
         usual: values of options, by destination, of networks that come under these names from elsewhere, where nothing
             says otherwise.
+        modules (str): which networks of PyTorch's libraries have these names.
+        paddings: what is to be said to their users of where these networks pad otherwise, by the value of the option
+            ``padding``, None for networks without it; nothing for a value at which they pad as theirs.
     """
     depthwise: str = '$^'
     name: Callable[[str], str] = _with_dots
     variable: Callable[[str], str] = _with_slashes
     takes_image: str = '$^'
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    modules: str = "timm's"
+    paddings: Mapping[Optional[str], str] = dataclasses.field(default_factory=dict)
 
     def names(self, shapes: Shapes) -> Dict[str, str]:
         """{variable: PyTorch's name} of those of a network's variables that have one."""

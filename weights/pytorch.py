@@ -30,8 +30,8 @@ _VARIABLES = record({'arch': one_of(*ARCHITECTURES), 'channel_order': one_of('BG
 
 # Entries of a file that may be a network's state, the first that is there; and of its averages.
 _STATES, _AVERAGES = ('model_state_dict', 'state_dict', 'model'), ('state_dict_ema', 'model_ema')
-# Parts of names, in the order in which they are taken away: of PyTorch's distributed wrapper, of its compiler, and of the
-# wrapper in which "Revisiting Adversarial Training" attacks.
+# Parts of names, in the order in which they are taken away: of PyTorch's distributed wrapper, of its compiler, and of a
+# wrapper of "Revisiting Adversarial Training" for attacks.
 _WRAPPERS = ('module', '_orig_mod', 'base_model')
 # Around a network that normalises its images: `model.`, of which the library `robustness` has a copy in `attacker.`.
 _INNER, _COPY = 'model.', 'attacker.'
