@@ -7,6 +7,7 @@ from attacks.balls import BALLS
 from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from data.policies import POLICIES
+from data.subsets import SUBSETS
 from data.views import AUGMENTATIONS
 from layers.scaling import INPUT_SCALINGS
 from nets import ARCHITECTURES, SIZE_NAMES, usual
@@ -38,6 +39,7 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'attacks': Named(KINDS, explain=lambda word: KINDS[word].help),
           'targets': Named(TARGETS), 'norms': Named(BALLS),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
+          'subsets': Named(SUBSETS, explain=lambda word: SUBSETS[word].help),
           'recipes': Named(RECIPES)}
 
 
