@@ -7,6 +7,7 @@ from attacks.balls import BALLS
 from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from data.policies import POLICIES
+from data.subsets import SUBSETS
 from data.views import AUGMENTATIONS
 from layers.scaling import INPUT_SCALINGS
 from nets import ARCHITECTURES, SIZE_NAMES, usual
@@ -40,6 +41,7 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'targets': Named(TARGETS), 'norms': Named(BALLS),
           'threat models': Named(BALLS, lambda text: threat_models(text, BALLS)),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
+          'subsets': Named(SUBSETS, explain=lambda word: SUBSETS[word].help),
           'recipes': Named(RECIPES)}
 
 

@@ -1,6 +1,5 @@
 """``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from commands.saying import print_recipe, say_idle_gpus
 from data import efficientnet_view
 from data.folders import ImageSet, list_images
 from data.synsets import synsets
-from data.views import made_by_tensorflow
+from data.views import of_a_folder
 from evaluation import journal, judging, threat_models
 from evaluation.passes import ROW, EvaluationTower, row_ranges
 from evaluation.results import (
@@ -47,11 +46,11 @@ from weights.plausible import doubts, not_finite
 
 def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained so; ``plain``: whole
-    images, but for EfficientNet's way, which crops."""
+    images where the view does not say otherwise."""
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
-    if plain and not made_by_tensorflow(view):
-        view = dataclasses.replace(view, augmentation='none')
+    if plain:
+        view = of_a_folder(view)
     return efficientnet_view.validation_batches(
         dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
 
@@ -61,7 +60,8 @@ def _settings(args, dataset, values, attackers):
 
     ``values`` (dict): the weights that are judged, name to array.
     """
-    settings = {'checkpoint content': journal.digest_of_checkpoint(values),
+    # The subset goes before the data, whose digest is another one then and says less.
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'subset': args.subset,
                 journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
                 'columns': ROW}
     for number, attacker in enumerate(attackers, 1):
@@ -81,7 +81,8 @@ def _results_folder(args, attackers):
         make_results_folder(args.results_dir)
         return args.results_dir
     base = os.path.join('results', results_name(
-        nets.network_name(args), find_checkpoint(args.load), attackers[0], args.data or 'digits', *attackers[1:]))
+        nets.network_name(args), find_checkpoint(args.load), attackers[0], args.data or 'digits', args.subset,
+        attackers[1:]))
     unfinished = [folder for folder in output_folders.numbered(base)[0]
                   if args.resume_eval and os.path.exists(os.path.join(folder, journal.FILE))]
     return unfinished[-1] if unfinished else output_folders.make_new(base)
@@ -95,13 +96,14 @@ def evaluate(args, ranks, signals, held):
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
-    dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
+    dataset = together(ranks, lambda: sources.open_judged_images(args, classes))
     settings = resolve(args)
     attackers = together(ranks, lambda: make_evaluation_attackers(settings))
     parts = [part for attacker in attackers for part in attacker.parts]
     print_recipe(args)
     say_idle_gpus(ranks)
-    logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
+    logger.info('{} images in {}{}'.format(len(dataset.files), dataset.name,
+                                           ', of --subset {}'.format(args.subset) if args.subset else ''))
     for attacker in attackers if parts else ():
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
                     'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))

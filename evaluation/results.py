@@ -17,19 +17,19 @@ from machine.versions import source_version
 _MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
 
 
-def results_name(network, checkpoint, attacker, data, *more):
-    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, and data set.
+def results_name(network, checkpoint, attacker, data, subset=None, more=()):
+    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, data set, subset.
 
     Args:
-        network, checkpoint, data (str): names, or a path of the latter two. attacker (Attacker), more (Attacker): of
-            one kind, under one threat model each.
+        network, checkpoint, data (str): names, or a path of the latter two. attacker (Attacker). subset (str or None).
+        more (list of Attacker): likewise, under other threat models.
     """
     parts = [network, os.path.basename(checkpoint), attacker.name if attacker.parts else 'clean']
     if attacker.parts:
         parts += [attacker.norm] if not attacker.name.endswith(attacker.norm) else []
         parts += ['eps{:g}'.format(attacker.epsilon)]
     parts += ['{}-eps{:g}'.format(other.norm, other.epsilon) for other in more]
-    return '-'.join(parts + [os.path.basename(os.path.normpath(data))])
+    return '-'.join(parts + [os.path.basename(os.path.normpath(data))] + [subset] * bool(subset))
 
 
 def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):

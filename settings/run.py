@@ -67,6 +67,9 @@ class Evaluation:
                         check=SWITCH)
     eval_directory: Optional[str] = option('--eval-directory', EVERY, 'classify every image file of a folder',
                                            default=None, unit='DIR')
+    subset: Optional[str] = option(
+        '--subset', EVALUATED, 'judge only these images of the validation set, in the order of their list: {explained} '
+        '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True)
     prediction_file: str = option('--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)',
                                   default='predictions.txt', unit='FILE')
     results_dir: Optional[str] = option(
