@@ -1,5 +1,6 @@
 """``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from commands.saying import print_recipe, say_idle_gpus
 from data import efficientnet_view
 from data.folders import ImageSet, list_images
 from data.synsets import synsets
-from data.views import of_a_folder
+from data.views import shown_whole
 from evaluation import journal, judging, threat_models
 from evaluation.passes import ROW, EvaluationTower, row_ranges
 from evaluation.results import (
@@ -49,8 +50,8 @@ def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     images where the view does not say otherwise."""
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
-    if plain:
-        view = of_a_folder(view)
+    if plain and shown_whole(view):
+        view = dataclasses.replace(view, augmentation='none')
     return efficientnet_view.validation_batches(
         dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
 
