@@ -136,6 +136,15 @@ def _check_own(card, stored):
             stored.path, found, said))
 
 
+def published_model(load):
+    """The published model that ``load`` means, by its name, or that a file is (``published_as``); else None.
+
+    Raises:
+        ValueError: no such model or checkpoint, or it cannot be read.
+    """
+    return published.find(load) if published.is_named(load) else published_as(Stored(find_checkpoint(load)))
+
+
 def published_as(stored):
     """The published model that a checkpoint is by its file's name, if its variables fit; else None.
 
