@@ -9,7 +9,7 @@ from attacks.registry import KINDS
 from data.policies import POLICIES
 from data.views import AUGMENTATIONS
 from layers.scaling import INPUT_SCALINGS
-from nets import ARCHITECTURES, SIZE_NAMES
+from nets import ARCHITECTURES, SIZE_NAMES, usual
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
@@ -43,4 +43,4 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
 
 def told():
     """What else the help of options says of the things: by destination, for ``{told}``."""
-    return {'warmup_epochs': warmup_starts()}
+    return {'warmup_epochs': warmup_starts(), **{name: usual(name) for name in ('depth', 'model_name', 'input_size')}}

@@ -22,7 +22,7 @@ _ARCHITECTURE = 'architecture'  # a group of flags
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
     """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
     flags.add(parser, [option for option in sections.options() if option.flag.group == _ARCHITECTURE], TABLES,
-              {'arch': arch}, {'depth': depth} if depth else {})
+              {'arch': arch}, {**told(), **({'depth': depth} if depth else {})})
 
 
 def add_averages_flag(parser, default=None):

@@ -52,9 +52,8 @@ class View:
     GROUP: ClassVar[str] = 'data'
 
     input_size: int = option(
-        '--input-size', EVERY, "side of the square input (default: 224; CifarResNet 32; EfficientNet the size's)",
-        check=checks.at_least(8), unit='PIXELS', group='architecture', fixes_run=True, decides_verdict=True,
-        written=typed.whole(8, 1 << 20),
+        '--input-size', EVERY, 'side of the square input (default: {told})', check=checks.at_least(8), unit='PIXELS',
+        group='architecture', fixes_run=True, decides_verdict=True, written=typed.whole(8, 1 << 20),
         served=Served('side of the square images (default: %(default)s)', check=checks.positive, unit='PIXELS',
                       default=224, wire=typed.whole(1, 10 ** 5), compared=ALWAYS))
     augmentation: str = option(

@@ -22,7 +22,7 @@ FLOORS = (
     ('nets.py',),
     ('architectures',),
     ('adv_model.py',),
-    ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet'),
+    ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet', 'convnext', 'vit'),
     ('attacks', 'layers'),
     ('seeds.py', 'smooth_activations.py'),
     ('data',),
@@ -32,7 +32,7 @@ FLOORS = (
 )
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 
-GRAPHS = ('layers', 'resnet_model.py', 'efficientnet')
+GRAPHS = ('layers', 'resnet_model.py', 'efficientnet', 'convnext', 'vit')
 # What a room must not know although it stands below.
 UNKNOWN = {
     'attacks': ('third_party', 'data', 'ranks', 'native', 'native/smooth_ops', 'files', 'settings'),
