@@ -58,11 +58,13 @@ class View:
                       default=224, wire=typed.whole(1, 10 ** 5), compared=ALWAYS))
     augmentation: str = option(
         '--augmentation', WITH_IMAGES,
-        'training augmentation, which also says how images are cropped for evaluation (default: imagenet, EfficientNet '
-        "efficientnet; cifar for inputs below 64 pixels; none for the digits; the data server's where the data set is)",
+        "training augmentation, which also says how images are cropped for evaluation (default: the network's, which "
+        'is imagenet, efficientnet or revisiting-at; cifar for inputs below 64 pixels; none for the digits; the data '
+        "server's where the data set is)",
         check='augmentations', fixes_run=True, decides_verdict=True,
         served=Served('(default: none for the digits, cifar for inputs below 64 pixels, else imagenet; that of '
-                      'EfficientNet is efficientnet)', check='augmentations', wire=_NAME, compared=OF_VIEW))
+                      'EfficientNet is efficientnet, that of ConvNeXt and ViT revisiting-at)', check='augmentations',
+                      wire=_NAME, compared=OF_VIEW))
     augment_name: Optional[str] = option(
         '--augment-name', TRAINED_ON_IMAGES, '{either} after the augmentation (default: none)', default=None,
         check='policies', unit='POLICY', fixes_run=True,

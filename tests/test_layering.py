@@ -26,7 +26,7 @@ FLOORS = (
     ('attacks', 'layers'),
     ('seeds.py', 'smooth_activations.py'),
     ('data',),
-    ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part'),
+    ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part', 'native/resampling'),
     ('native', 'settings'),
     ('files', 'machine'),
 )
