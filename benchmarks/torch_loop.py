@@ -5,9 +5,9 @@
     echo | python benchmarks/torch_loop.py --network convnext_tiny --conv-stem --batch 8 --attack-iter 4 --threads 2
 
 Needs PyTorch, timm for its networks, and nothing of this project but measure.py. The network is He et al.'s (2015)
-ResNet-50 with SiLU or one of timm's ConvNeXts and vision transformers, channels last, in inference mode, and no gradient
-of a weight is computed. With --train-steps it is a step of training instead: APGD of 2 steps on soft labels, then the
-gradients of the weights and AdamW (Singh et al. 2023).
+ResNet-50 with SiLU or one of timm's ConvNeXts and vision transformers, channels last, in inference mode, and no
+gradient of a weight is computed. With --train-steps it is a step of training instead: APGD of 2 steps on soft labels,
+then the gradients of the weights and AdamW (Singh et al. 2023).
 """
 import argparse
 import sys
@@ -56,7 +56,7 @@ class ResNet50(nn.Module):
 
 
 class ConvStem(nn.Sequential):
-    """The convolutional stem of Singh et al. (2023); ``pointwise``: channels of a 1x1 convolution behind it, or None."""
+    """The stem of Singh et al. (2023); ``pointwise``: channels of a 1x1 convolution behind it, or None."""
 
     def __init__(self, widths, pointwise=None):
         from timm.layers import LayerNorm2d

@@ -16,8 +16,8 @@ def numbers(seed, *shape):
 
 
 def run(sess, dtype, op, *arrays, **arguments):
-    """The results of an op on arrays, cast to ``dtype``, as float64."""
-    cast = [[tf.cast(a, dtype) for a in array] if isinstance(array, list) else tf.cast(array, dtype) for array in arrays]
+    """The results of an op on arrays, or lists of them, cast to ``dtype``, as float64."""
+    cast = tf.nest.map_structure(lambda array: tf.cast(array, dtype), list(arrays))
     found = op(*cast, **arguments)
     return sess.run([tf.cast(v, tf.float64) for v in (found if isinstance(found, tuple) else (found,))])
 
