@@ -14,6 +14,7 @@ from nets import ARCHITECTURES, SIZE_NAMES, usual
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
+from settings.threat_models import parse as threat_models
 from training.optimizers import OPTIMIZERS, warmup_starts
 
 
@@ -38,6 +39,7 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'optimizers': Named(OPTIMIZERS), 'precisions': Named(PRECISIONS),
           'attacks': Named(KINDS, explain=lambda word: KINDS[word].help),
           'targets': Named(TARGETS), 'norms': Named(BALLS),
+          'threat models': Named(BALLS, lambda text: threat_models(text, BALLS)),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
           'subsets': Named(SUBSETS, explain=lambda word: SUBSETS[word].help),
           'recipes': Named(RECIPES)}

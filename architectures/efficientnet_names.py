@@ -8,13 +8,12 @@ import math
 import re
 from typing import Any, Callable
 
-import numpy as np
-
 from architectures.pytorch import PyTorch, Shapes
 from efficientnet import scaling
 
 # As timm's are, which were trained without an attack (EN release).
 _USUAL = {'activation_name': 'silu', 'batch_norm_epsilon': 1e-3, 'input_scaling': 'imagenet'}
+_PADDING = "convolutions pad as TensorFlow's SAME, as of timm's networks those do that have tf_ in their names"
 _BATCH_NORM = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
 _DEPTHWISE = 'depthwise_conv2d/depthwise_kernel'
 
@@ -79,8 +78,7 @@ class _Names(PyTorch):
     def _size(self, shapes):
         """The size whose own factors variables without a scope have, in PyTorch's shapes; else the first."""
         for size, factors in scaling.SIZES.items():
-            variables = {'{}/{}'.format(size, name): tuple(shape[axis] for axis in np.argsort(self.axes(
-                name, len(shape)))) for name, shape in shapes.items()}
+            variables = {'{}/{}'.format(size, name): self.shape(name, shape) for name, shape in shapes.items()}
             try:
                 told = self.tell(variables)
             except (KeyError, ValueError):
@@ -92,4 +90,5 @@ class _Names(PyTorch):
 
 def pytorch_names(tell):
     """The names of EfficientNets; ``tell``: as of ``Identity``."""
-    return _Names(depthwise=_DEPTHWISE + '$', usual=_USUAL, tell=tell)
+    return _Names(depthwise=_DEPTHWISE + '$', usual=_USUAL, tell=tell, modules="timm's tf_efficientnet",
+                  paddings={None: _PADDING})

@@ -1,7 +1,7 @@
 """What a kind of network's variables are called in PyTorch, and how their arrays lie there."""
 import dataclasses
 import re
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -30,12 +30,17 @@ class PyTorch:
         takes_image (str): regular expression of the names of the variables whose input channels are those of images.
         usual: values of options, by destination, of networks that come under these names from elsewhere, where nothing
             says otherwise.
+        modules (str): which networks of PyTorch's libraries have these names.
+        paddings: what is to be said to their users of where these networks pad otherwise, by the value of the option
+            ``padding``, None for networks without it; nothing for a value at which they pad as theirs.
     """
     depthwise: str = '$^'
     name: Callable[[str], str] = _with_dots
     variable: Callable[[str], str] = _with_slashes
     takes_image: str = '$^'
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    modules: str = "timm's"
+    paddings: Mapping[Optional[str], str] = dataclasses.field(default_factory=dict)
 
     def names(self, shapes: Shapes) -> Dict[str, str]:
         """{variable: PyTorch's name} of those of a network's variables that have one."""
@@ -50,6 +55,10 @@ class PyTorch:
         if rank == 4:
             return _DEPTHWISE if re.search(self.depthwise, variable) else _CONVOLUTION
         return _DENSE if rank == 2 else tuple(range(rank))
+
+    def shape(self, variable: str, shape: Tuple[int, ...]) -> Tuple[int, ...]:
+        """The variable's shape, of PyTorch's array's."""
+        return tuple(shape[axis] for axis in np.argsort(self.axes(variable, len(shape))))
 
     def to_pytorch(self, variable: str, array: np.ndarray) -> np.ndarray:
         """A variable's array as PyTorch has it."""

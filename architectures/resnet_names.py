@@ -7,8 +7,14 @@ import re
 
 from architectures.pytorch import PyTorch
 
-# As torchvision's and RobustBench's are: He et al.'s activation, means and deviations of ImageNet, k//2 on all sides.
+# As torchvision's and RobustBench's are: He et al.'s activation, k // 2 on all sides, the images normalised.
 _USUAL = {'activation_name': 'relu', 'padding': 'symmetric', 'batch_norm_epsilon': 1e-5, 'input_scaling': 'imagenet'}
+_SAME = "as TensorFlow's SAME, at even sizes less before than behind, where torchvision pads k // 2 on all sides"
+# Without and with the max-pooling of networks for ImageNet.
+_PADDINGS = ({'same': 'convolutions with a stride pad ' + _SAME},
+             {'same': 'convolutions with a stride and max-pooling pad ' + _SAME,
+              'explicit': "max-pooling pads as TensorFlow's SAME, at even sizes 0 before and 1 behind, where "
+                          "torchvision's pads 1 on all sides"})
 _BATCH_NORM = {'gamma': 'weight', 'beta': 'bias', 'mean/EMA': 'running_mean', 'variance/EMA': 'running_var'}
 
 
@@ -55,12 +61,13 @@ def _back(names):
     return {theirs: ours for ours, theirs in names.items()}
 
 
-def pytorch_names(convolutions):
-    """The names of networks whose blocks have so many convolutions."""
+def pytorch_names(convolutions, pooled):
+    """The names of networks whose blocks have so many convolutions; ``pooled``: with a max-pooling before them."""
     in_block = _in_block(convolutions)
     numbered = ((r'group(\d+)/block(\d+)/', 'layer{}.{}.', 1, in_block),
                 (r'group(\d+)_denoise/', 'layer{}.denoise.', 1, _IN_DENOISING))
     back = ((r'layer([1-9]\d*)\.(\d+)\.', 'group{}/block{}/', -1, _back(in_block)),
             (r'layer([1-9]\d*)\.denoise\.', 'group{}_denoise/', -1, _back(_IN_DENOISING)))
     return PyTorch(name=lambda name: _renamed(name, numbered, _OUTER),
-                   variable=lambda name: _renamed(name, back, _back(_OUTER)), takes_image='^conv0/W$', usual=_USUAL)
+                   variable=lambda name: _renamed(name, back, _back(_OUTER)), takes_image='^conv0/W$', usual=_USUAL,
+                   modules="torchvision's and timm's resnet", paddings=_PADDINGS[pooled])

@@ -111,7 +111,7 @@ def _imagenet(model, recipe, res2_bottleneck=64, group=1):
         depths=tuple(IMAGENET_BLOCKS), check=_check_groups,
         identity=Identity(('depth', 'group', 'res2_bottleneck', 'num_classes'),
                           functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups),
-        pytorch=pytorch_names(3))
+        pytorch=pytorch_names(3, pooled=True))
 
 
 RESNET = _imagenet(ResNetModel, 'sat')
@@ -120,4 +120,4 @@ RESNEXT_DENOISE_ALL = _imagenet(ResNeXtDenoiseAllModel, 'feature-denoising', res
 CIFAR_RESNET = Architecture(
     CifarResNetModel, 'sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, **_STYLE},
     depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar),
-    pytorch=pytorch_names(2))
+    pytorch=pytorch_names(2, pooled=False))

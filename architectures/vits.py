@@ -85,5 +85,5 @@ VIT = Architecture(
     sizes={name: {'blocks': str(plan.blocks), 'widths': str(plan.width), 'heads': plan.heads,
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),
-    activation='gelu_erf', adapt=_adapt,
-    pytorch=PyTorch(takes_image=r'^patch_embed/proj(/stem/0)?/weight$'))
+    augmentation='revisiting-at', activation='gelu_erf', adapt=_adapt,
+    pytorch=PyTorch(modules="timm's vision_transformer", takes_image=r'^patch_embed/proj(/stem/0)?/weight$'))

@@ -102,6 +102,7 @@ def _resolve(args, mode):
     attacking.check_lengths(args)
     if KINDS[args.attack].step_size is None:  # it has steps of its own
         args.attack_iter = args.attack_step_size = None
+    attacking.take_threat_models(args, recipe, KINDS[args.attack])
     return args
 
 

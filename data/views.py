@@ -69,8 +69,8 @@ class Augmentation(NamedTuple):
 
     trained: (image, view, rng) -> a random one, before the view's policy. evaluated: (image, view) -> that of
     evaluations; None where TensorFlow makes it, with its own resizing. turned: images are turned as their EXIF data
-    tell, as by OpenCV and unlike by the programs that read them with Pillow or TensorFlow. whole: a folder of images is
-    classified as whole images, not as ``evaluated`` crops them.
+    tell, as by OpenCV and unlike by the programs that read them with Pillow or TensorFlow. whole: a folder's images and
+    a single one are classified whole, not as ``evaluated`` crops them.
     """
     trained: Callable[[Image, View, np.random.Generator], np.ndarray]
     evaluated: Optional[Callable[[np.ndarray, View], np.ndarray]]
@@ -161,9 +161,9 @@ def decoded(content: bytes, view: View) -> np.ndarray:
     return decode_image(content, AUGMENTATIONS[view.augmentation].turned)
 
 
-def of_a_folder(view: View) -> View:
-    """How images of a folder without classes are seen by a network that otherwise has ``view``."""
-    return dataclasses.replace(view, augmentation='none') if AUGMENTATIONS[view.augmentation].whole else view
+def shown_whole(view: View) -> bool:
+    """Whether the images of a folder, or a single one, are classified whole and not as an evaluation crops them."""
+    return AUGMENTATIONS[view.augmentation].whole
 
 
 def made_by_tensorflow(view: View) -> bool:

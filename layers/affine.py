@@ -100,5 +100,4 @@ def depthwise_conv2d(x, name, kernel, style):
     with tf.variable_scope(name):
         weights = tf.get_variable('weight', [kernel, kernel, depth, 1], initializer=of_weights)
         bias = tf.get_variable('bias', [depth], initializer=of_bias)
-    y = convolve_each(x, style.value(weights), 1, style)
-    return tf.nn.bias_add(y, style.value(bias), data_format=style.data_format)
+    return convolve_each(x, style.value(weights), 1, style, style.value(bias))

@@ -62,6 +62,11 @@ def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
     """
     default(args, 'attack', KIND)
     kind = kinds[args.attack]
+    if args.threat_models:
+        for name in ('norm', 'attack_epsilon', 'attack_step_size'):
+            if getattr(args, name) is not None:
+                raise ValueError('{} and --threat-models: choose one; each threat model has a norm, a radius and steps '
+                                 'of its own'.format(flags.spelling(name, getattr(args, name))))
     for name in _destinations(kind.without):
         if getattr(args, name) is not None:
             raise ValueError('--attack {} has no {}'.format(args.attack, flags.spelling(name, getattr(args, name))))
@@ -87,7 +92,7 @@ def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
 def _check_steps(args: Any, kind: Kind) -> None:
     steps = args.attack_iter if args.eval_attack_iter is None else args.eval_attack_iter
     for flag, typed in (('--attack {}'.format(args.attack), args.attack != KIND),
-                        ('--norm {}'.format(args.norm), args.norm)):
+                        ('--norm {}'.format(args.norm), args.norm), ('--threat-models', args.threat_models)):
         if typed and steps == 0:
             raise ValueError('{} without steps: give --attack-iter of 1 or more'.format(flag))
     if not args.early_stop:
@@ -121,6 +126,15 @@ def settle(args: Any, recipe: Recipe, epsilon: Optional[float], kind: Kind) -> N
     if args.eval or args.attack_iter not in (None, recipe.attack_iter):
         # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
         default(args, 'attack_step_size', recipe.eval_attack_step_size)
+
+
+def take_threat_models(args: Any, recipe: Recipe, kind: Kind) -> None:
+    """Give each threat model its steps; the namespace then has no other norm and lengths. Last of all."""
+    if args.threat_models:
+        steps = kind.step_size
+        args.threat_models = tuple(each._replace(step_size=steps and steps(
+            each.norm, args.attack_iter, each.epsilon, recipe.eval_attack_step_size)) for each in args.threat_models)
+        args.norm = args.attack_epsilon = args.attack_step_size = None
 
 
 def note_unused(args: Any, epsilon: Optional[float], step_size: Optional[float]) -> None:

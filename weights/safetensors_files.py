@@ -1,10 +1,11 @@
-"""Files of the format safetensors, of whichever type of numbers, read through its package's check of the whole header.
+"""Files of the format safetensors: written by its package, and read through its check of the whole header.
 
 The package's NumPy part has no bfloat16, so the numbers themselves are read here, at the offsets of the header.
 """
 import json
+import os
 import struct
-from typing import Dict, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
@@ -14,6 +15,26 @@ _TYPES = {'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat1
           'I16': 'int16', 'I8': 'int8', 'U64': 'uint64', 'U32': 'uint32', 'U16': 'uint16', 'U8': 'uint8',
           'BOOL': 'bool'}
 _METADATA = '__metadata__'
+
+
+def _package() -> Any:
+    """The package: in an environment from before it was asked for, all but these files can be read.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ValueError('the package safetensors is not installed: run `make setup`') from None
+    return safetensors
+
+
+def write_file(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays, in C order, and texts, each by its name; on the disk when it returns."""
+    _package().numpy.save_file(dict(arrays), path, dict(metadata))
+    with open(path, 'rb') as f:
+        os.fsync(f.fileno())
 
 
 class SafetensorsFile:
@@ -27,12 +48,7 @@ class SafetensorsFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        # In an environment from before this package was asked for, all but these files can be read.
-        try:
-            from safetensors import safe_open
-        except ImportError:
-            raise ValueError('the package safetensors is not installed: run `make setup`') from None
-        with safe_open(path, 'numpy') as f:  # checks names, shapes, offsets and the file's length
+        with _package().safe_open(path, 'numpy') as f:  # checks names, shapes, offsets and the file's length
             self.metadata: Dict[str, str] = f.metadata() or {}
         with open(path, 'rb') as file:
             length, = struct.unpack('<Q', file.read(8))

@@ -184,8 +184,9 @@ void resampling_warp(const uint8_t *image, int height, int width, const double *
       for (int k = first; k <= last; ++k) {
         const uint8_t *from = image + Min(Max(row - 1 + k, 0), height - 1) * row_bytes;
         for (int c = 0; c < CHANNELS; ++c)
-          value[k][c] = Interpolate(from[columns[0] + c], from[columns[1] + c], from[columns[2] + c],
-                                    from[columns[3] + c], across);
+          value[k][c] = across == 0 ? from[columns[1] + c]
+                                    : Interpolate(from[columns[0] + c], from[columns[1] + c], from[columns[2] + c],
+                                                  from[columns[3] + c], across);
       }
       for (int c = 0; c < CHANNELS; ++c) {
         const double found = down == 0 ? value[1][c]
