@@ -39,7 +39,7 @@ def grey(image: np.ndarray) -> np.ndarray:
     """Grey values of BGR pixels, as Pillow's mode L has them: uint8 [H,W]."""
     total = np.full(image.shape[:2], 1 << (GREY_BITS - 1), np.uint32)
     for channel, weight in enumerate(GREY_WEIGHTS):
-        total += image[..., channel] * np.uint32(weight)
+        total += image[..., channel].astype(np.uint32) * np.uint32(weight)
     return (total >> GREY_BITS).astype(np.uint8)
 
 

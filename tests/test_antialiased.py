@@ -1,6 +1,7 @@
 """data/antialiased.py and the augmentations made of it, against the recorded results of Pillow and the rules of
 torchvision."""
 import hashlib
+import io
 import itertools
 import math
 
@@ -127,13 +128,20 @@ def test_exif_data_do_not_turn_an_image(tmp_path):
     assert (images[row] == augment(stored, View(32, BASIC), np.random.default_rng([0, 1, row]))).all()
 
 
-def test_jpegs_are_decoded_as_by_pillow(tmp_path):
-    for sampling in ('4:2:0', '4:2:2', '4:4:4'):
-        (tmp_path / 'x.jpg').write_bytes(encode(picture(75, 93), sampling))
-        with Image.open(tmp_path / 'x.jpg') as file:
-            theirs = np.asarray(file.convert('RGB'))[..., ::-1].astype(int)
-        difference = np.abs(decode_image((tmp_path / 'x.jpg').read_bytes()) - theirs)
-        assert difference.max() <= 1 and difference.mean() < 0.01
+def as_jpeg(mode):
+    content = io.BytesIO()
+    Image.fromarray(picture(75, 93)).convert(mode).save(content, 'JPEG')
+    return content.getvalue()
+
+
+@pytest.mark.parametrize('content, share', [
+    *[(encode(picture(75, 93), sampling), 0.01) for sampling in ('4:2:0', '4:2:2', '4:4:4')],
+    (as_jpeg('L'), 0.01), (as_jpeg('CMYK'), 1)], ids=['4:2:0', '4:2:2', '4:4:4', 'grey', 'CMYK'])
+def test_jpegs_are_decoded_as_by_pillow(content, share):
+    """Versions of libjpeg differ by a level here and there; of CMYK each library makes colours by a rule of its own."""
+    theirs = np.asarray(Image.open(io.BytesIO(content)).convert('RGB'))[..., ::-1].astype(int)
+    difference = np.abs(decode_image(content) - theirs)
+    assert difference.max() <= 1 and (difference > 0).mean() <= share
 
 
 def test_order_and_views_differ_from_epoch_to_epoch_and_come_again_after_a_restart(tmp_path):
