@@ -27,7 +27,8 @@ with gzip.open(os.path.join(HERE, 'fixtures', 'variables.json.gz'), 'rt') as f:
 # The same of "Revisiting Adversarial Training for ImageNet", of PyTorch's names and shapes.
 with gzip.open(os.path.join(HERE, 'fixtures', 'rat', 'variables.json.gz'), 'rt') as f:
     SINGH_SHAPES = {row: {name.replace('.', '/'): ARCHITECTURES['ConvNeXt' if 'conv' in row else 'ViT'].pytorch.shape(
-        name.replace('.', '/'), tuple(shape)) for name, shape in found['entries']} for row, found in json.load(f).items()}
+                              name.replace('.', '/'), tuple(shape)) for name, shape in found['entries']}
+                    for row, found in json.load(f).items()}
 # Of rows with the same list, which differ in activation or padding alone, one.
 ROWS = list({json.dumps(sorted(shapes.items())): row for row, shapes in SHAPES.items()}.values())
 TINY = ('--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--activation-name', 'silu')
