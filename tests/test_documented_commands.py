@@ -50,7 +50,8 @@ NOT_RUN = {
     r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
-    r'echo \| python benchmarks/torch_loop.py .*': 'needs PyTorch, which is not installed here',
+    r'echo \| python benchmarks/torch_loop.py .*|\S*python benchmarks/train_speed.py .* --torch-python .*':
+        'needs PyTorch, which is not installed here',
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}
 # ------------------------------------
 
