@@ -23,8 +23,8 @@ from weights.pytorch import _recognised
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Of the miniature ConvNeXt in the files of the fixtures, as PyTorch computed them.
-MINI_LOGITS = [[1.1676830, -1.3984143, 1.3193325, 2.0517648, -0.6393457],
-               [1.1710025, -0.8287281, 1.2696437, 1.7121136, -1.1511533]]
+MINI_LOGITS = [[1.1676830053, -1.3984143734, 1.3193325996, 2.0517227650, -0.6393457055],
+               [1.1710025072, -0.8287281394, 1.2698436975, 1.7121136189, -1.1511533260]]
 MINI_FLAGS = ['--arch', 'ConvNeXt', '--model-name', 'convnext-t-cvst', '--blocks', '1,1,2,1', '--widths', '8,8,12,16',
               '--num-classes', '5']
 
