@@ -31,7 +31,7 @@ def _folded(weights, bias, dtype, style, before=None, after=None):
         after: factor [out] of the result.
     """
     def fold():
-        w, b = weights, bias
+        w, b = tf.convert_to_tensor(weights), tf.convert_to_tensor(bias)
         if before is not None:
             factor, offset = before
             b = b + tf.reduce_sum(offset[:, None] * w, list(range(len(w.shape) - 1)))
