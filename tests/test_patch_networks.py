@@ -105,39 +105,32 @@ def test_recomputed_blocks_give_the_same_gradients(sess, kind):
 
 # Initial values and decay
 
-def of_kind(name, shape):
-    """What Singh et al.'s code does with a parameter of that name at the beginning."""
-    if 'stem.' in name and len(shape) == 4 or name == 'patch_embed.proj.weight':
-        return 'uniform'
-    if re.search(r'(norm\d?|stem\.1|downsample\.0)\.(weight|bias)$', name) or len(shape) == 1 and 'stem.' in name:
-        return 'norm'
-    return 'normal'
-
-
 @pytest.mark.parametrize('kind', SMALL)
 def test_initial_values_are_the_originals(sess, kind):
     logits_of(make(kind), IMAGES)
     sess.run(tf.global_variables_initializer())
-    plain = 'cvst' not in ' '.join(SMALL[kind])
-    for v in tf.global_variables():
-        name, value = v.op.name, v.eval(sess)
-        stem = re.fullmatch(r'(patch_embed/proj|stem)(/stem)?(/\d+)?/(weight|bias)', name)
-        if name.endswith('gamma'):
-            assert (value == np.float32(1e-6)).all()
-        elif name in ('cls_token', 'pos_embed'):
-            std = {'cls_token': 1e-6, 'pos_embed': 0.02}[name]
+    values = {v.op.name: v.eval(sess) for v in tf.global_variables()}
+    for name, value in values.items():
+        layer, _, part = name.rpartition('/')
+        weights = values.get(layer + '/weight')
+        if part in ('cls_token', 'pos_embed'):
+            std = {'cls_token': 1e-6, 'pos_embed': 0.02}[part]
             assert 0.5 * std < value.std() < 1.5 * std
-        elif value.ndim > 1 and stem and not (plain and 'convnext' in kind):
-            bound = np.prod(value.shape[:-1]) ** -0.5
-            assert 0.8 * bound < np.abs(value).max() <= bound and abs(value.mean()) < 0.2 * bound
-        elif value.ndim > 1:
-            assert 0.7 * 0.02 < value.std() < 1.3 * 0.02 and np.abs(value).max() > 0.03
-        elif stem and 'bias' in name and not plain and value.any():
-            # PyTorch's rule for the biases of convolutions too.
-            weight, = (w for w in tf.global_variables() if w.op.name == name.replace('bias', 'weight'))
-            assert np.abs(value).max() <= np.prod(weight.shape.as_list()[:-1]) ** -0.5 and value.std() > 0
-        elif not (kind == 'vit plain' and stem or kind == 'vit m' and stem):
-            assert (value == (1 if name.endswith('weight') else 0)).all(), name
+        elif part == 'gamma':
+            assert (value == np.float32(1e-6)).all()
+        elif weights.ndim == 1:
+            assert (value == {'weight': 1, 'bias': 0}[part]).all()
+        elif weights.ndim == 4 and layer.startswith(('patch_embed/proj', 'stem/stem')):
+            # PyTorch's own, for convolutional stems and a transformer's patches: biases too.
+            bound = np.prod(weights.shape[:-1]) ** -0.5
+            assert np.abs(value).max() <= bound and np.unique(value).size == value.size
+            assert value.size < 200 or 0.4 * bound < value.std() < 0.8 * bound < np.abs(value).max()
+        elif part == 'bias':
+            assert (value == 0).all()
+        else:
+            # Few numbers say little.
+            near = 0.2 if value.size >= 200 else 0.6
+            assert abs(value.std() / 0.02 - 1) < near and np.abs(value).max() < 6 * 0.02, name
 
 
 @pytest.mark.parametrize('network', VARIABLES)
@@ -235,7 +228,6 @@ def test_a_position_embedding_is_resized_when_it_is_loaded_for_another_size(grap
     first = int(kind == 'vit')
     assert found.shape == (1, 36 + first, 16) and found.dtype == np.float32
     np.testing.assert_array_equal(found[0, :first], np.float32(stored[0, :first]))
-    # The first row of the grid of 4, from its left edge in steps of 4 / 6.1, if all rows are alike.
     assert compare_variables(tf.global_variables(), values).different == []
     assert compare_variables(tf.global_variables(), dict(values, cls_token=np.zeros([1, 1, 8]))).different
 
@@ -248,7 +240,7 @@ def test_a_resized_embedding_keeps_constants_and_follows_a_slope():
     found = resized(rows, 256)[0, :, 0].reshape(16, 16)
     inside = slice(2, 14)  # where no edge is repeated
     np.testing.assert_allclose(found[inside], np.tile(((np.arange(16) + 0.5) * 14 / 16.1 - 0.5)[inside, None], [1, 16]),
-                               rtol=0, atol=0.04)  # a = -0.75 is not exact on slopes, as -0.5 is
+                               rtol=0, atol=0.06)  # a = -0.75 is not exact on slopes, as -0.5 is
     assert resized(rows, 257) is None and resized(rows, 250) is None
 
 
