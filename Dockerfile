@@ -18,6 +18,7 @@ RUN containers/install.sh environment
 COPY third_party/zmq_ops/*.cc third_party/zmq_ops/*.h third_party/zmq_ops/Makefile third_party/zmq_ops/
 COPY native/smooth_ops/*.cc native/smooth_ops/*.h native/smooth_ops/Makefile native/smooth_ops/
 COPY native/jpeg_part/*.c native/jpeg_part/Makefile native/jpeg_part/
+COPY native/resampling/*.c native/resampling/Makefile native/resampling/
 RUN containers/install.sh compile
 
 FROM ${BASE}

@@ -1,9 +1,11 @@
 #!/usr/bin/env python
-"""Weights in another form: TensorFlow checkpoint to .npz and back, or a network as a SavedModel that serves.
+"""Weights in another form: TensorFlow checkpoint, .npz, PyTorch; or a network as a SavedModel that serves.
 
     python convert.py weights --load Res50-silu/Res50-silu silu.npz      # names stay as they are
     python convert.py weights --load R152-Denoise.npz denoise/model      # a TensorFlow checkpoint
     python convert.py weights --load model-1000 b0.npz --keep averages   # moving averages, under the weights' names
+    python convert.py weights --load weights_300.pt convnext.npz         # a file of PyTorch's, without PyTorch
+    python convert.py weights --load zoo:Res50-silu silu.safetensors     # for PyTorch, under its names
     python convert.py saved-model --load zoo:Res50-silu served/1         # flags of the network as for main.py --eval
 """
 import contextlib
@@ -33,11 +35,15 @@ try:
     from smooth_activations import tensorflow_ops_only
     from weights import card
     from weights.classes import read_classes
+    from weights.export import for_pytorch, padding
     from weights.find import PARTS, open_checkpoint
-    from weights.flags import parse_with_checkpoint, published_as
-    from weights.identity import AVERAGE, is_of_training
+    from weights.flags import USUAL_DECAY, parse_with_checkpoint, published_as
+    from weights.identity import AVERAGE, is_of_training, some
     from weights.match import load_into, match_variables
+    from weights.pytorch import SAFETENSORS
+    from weights.safetensors_files import write_file
     from weights.save import put_in_place
+    from weights.selection import select
     from zoo import published
     from zoo.fetch import bring
 except ModuleNotFoundError as missing:
@@ -50,23 +56,31 @@ NOTES = 'assets.extra/network.json'  # a place in a SavedModel for what TensorFl
 
 
 def convert_weights(argv):
-    """Write a checkpoint's weights, under their names, in the form that OUTPUT's ending asks for."""
+    """Write a checkpoint's weights, in the form that OUTPUT's ending asks for: under their names, or for PyTorch."""
     parser = mode_parser('convert.py weights', convert_weights)
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP.split(', and')[0])
-    parser.add_argument('output', metavar='OUTPUT', help='FILE.npz, or the name of a TensorFlow checkpoint')
+    parser.add_argument('output', metavar='OUTPUT', help="FILE.npz; FILE.safetensors, in PyTorch's names and layouts; "
+                                                         'or the name of a TensorFlow checkpoint')
     parser.add_argument('--keep', choices=('both', 'weights', 'averages'), default='both',
                         help="of weights and their moving averages: both; the weights; or the averages, which take the "
                              'names of the weights (default: %(default)s)')
     parser.add_argument('--optimizer', action='store_true',
                         help='also keep what only training needs: momentum, learning rate, global step')
-    args = parser.parse_args(argv)
+    add_architecture_flags(parser)
+    # As for training: --keep chooses the averages.
+    args = parse_with_checkpoint(parser, argv, parser.parse_args(argv).load, training=True)
     with _mistakes_in_one_line(parser):
         bring(args.load, print)
         stored = open_checkpoint(args.load)
         values = select(stored, args.keep, args.optimizer, args.load)
-        network = _card(stored, any(name.endswith(AVERAGE) for name in values))
-        (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values, network)
-    print('{} variables are in {}'.format(len(values), args.output))
+        to_torch = args.output.endswith(SAFETENSORS)
+        network = _card(stored, any(name.endswith(AVERAGE) for name in values), args, parser, to_torch)
+        if to_torch:
+            write_safetensors(args.output, values, network, args.load)
+        else:
+            (write_npz if args.output.endswith('.npz') else write_checkpoint)(args.output, values, network)
+    print('{} variables are in {}{}'.format(len(values), args.output, to_torch and padding(network) and
+                                            '; in PyTorch too {}'.format(padding(network)) or ''))
 
 
 def export(argv):
@@ -86,23 +100,38 @@ def export(argv):
     print('{} is in {}'.format(nets.network_name(args), args.output))
 
 
-def _card(stored, averages):
+def _card(stored, averages, args, parser, wanted):
     """What is written with weights that come from a checkpoint: see ``weights.card``.
 
     Args:
-        stored (Stored). averages (bool): whether there are moving averages beside the weights still.
+        stored (Stored). averages (bool): whether there are moving averages beside the weights still. args: parsed, not
+            resolved. parser: of them. wanted (bool): take the flags where nothing else says what network it is.
     Returns:
         dict, or None where the checkpoint is not known.
+    Raises:
+        ValueError: of PyTorch's names, and no network of this project.
     """
     network, model = card.read(stored), published_as(stored)
-    if network is None and model:
-        parser = OneLineParser(allow_abbrev=False)
-        add_averages_flag(parser)
-        add_architecture_flags(parser)
-        args = parser.parse_args(published.flags_of(model.name))
+    if stored.told and not stored.told.network:
+        raise ValueError("'{}' is of no network of this project: its names are {}".format(
+            stored.path, some(sorted(stored.shapes))))
+    if args.ignore_checkpoint_flags or network is None and (wanted or stored.told):
+        args.moving_average_decay = USUAL_DECAY
         resolve_architecture(args, parser)
-        network = card.make(args, None)
+        network = card.make(args, network and network['classes'])
+    elif network is None and model:
+        network = card.make(_resolved(published.flags_of(model.name)), None)
     return network and dict(network, moving_average_decay=network['moving_average_decay'] * averages)
+
+
+def _resolved(words):
+    """Resolved flags of a network, from words of a command line that are right."""
+    parser = OneLineParser(allow_abbrev=False)
+    add_averages_flag(parser)
+    add_architecture_flags(parser)
+    args = parser.parse_args(words)
+    resolve_architecture(args, parser)
+    return args
 
 
 @contextlib.contextmanager
@@ -113,38 +142,6 @@ def _mistakes_in_one_line(parser):
         parser.error(error)
     except (OSError, tf.errors.OpError) as error:
         parser.error(reason(error))
-
-
-def select(values, keep='both', optimizer=False, path=''):
-    """Choose among a checkpoint's variables.
-
-    Batch norm's vectors, which the SAT release's EfficientNets may hold as [1, 1, 1, 1, C], become [C].
-
-    Args:
-        values (dict): from ``read_checkpoint``. keep (str): 'both', 'weights' or 'averages'. optimizer (bool): keep
-            what only training needs. path (str): for messages.
-    Returns:
-        dict: name to array.
-    Raises:
-        ValueError: no averages in it, or no weights.
-    """
-    averages = {name: value for name, value in values.items() if name.endswith(AVERAGE)}
-    training = {name: value for name, value in values.items()
-                if is_of_training(name) and name not in averages}
-    weights = {name: value for name, value in values.items() if name not in averages and name not in training}
-    kept = {'weights': weights, 'both': dict(weights, **averages),
-            'averages': {name[:-len(AVERAGE)]: value for name, value in averages.items()}}[keep]
-    if not kept:
-        raise ValueError("'{}' holds no {}".format(path, 'weights' if keep == 'both' else keep))
-    if optimizer:
-        kept.update(training)
-    return {name: _vector(value) for name, value in kept.items()}
-
-
-def _vector(value):
-    """The value, or the vector that the release's evaluation graphs keep as [1, 1, 1, 1, C]."""
-    shape = np.shape(value)
-    return np.reshape(value, shape[4:]) if len(shape) == 5 and shape[:4] == (1, 1, 1, 1) else value
 
 
 @contextlib.contextmanager
@@ -195,6 +192,28 @@ def write_checkpoint(prefix, values, network=None):
         save = tf.raw_ops.SaveV2(prefix=temporary, tensor_names=names, shape_and_slices=[''] * len(names), tensors=fed)
         session.run(save, dict(zip(fed, (values[name] for name in names))))
         put_in_place(temporary, prefix, network)
+
+
+def write_safetensors(path, values, network, load):
+    """Write a network's variables as .safetensors for PyTorch, whole or not at all; see ``weights.export``.
+
+    Args:
+        values (dict): all of its variables, and no others. network (dict): its card. load (str): for messages.
+    Raises:
+        ValueError: there is one; the values are not those of the network. OSError: it cannot be written.
+    """
+    others = sorted(filter(is_of_training, values))
+    if others:
+        raise ValueError("'{}' has also {}: for PyTorch give --keep weights or --keep averages, and no "
+                         '--optimizer'.format(load, some(others)))
+    args = _resolved(card.words(network, training=False))
+    with tf.Graph().as_default():
+        nets.ARCHITECTURES[args.arch].model(args).classify(tf.zeros([1, args.input_size, args.input_size, 3]))
+        pairs = match_variables(tf.global_variables(), values, load)
+    with _unfinished(path) as folder:
+        temporary = os.path.join(folder, 'X' + SAFETENSORS)
+        write_file(temporary, *for_pytorch({v.op.name: value for v, value in pairs}, network))
+        os.rename(temporary, path)
 
 
 def write_saved_model(output, args):

@@ -21,7 +21,7 @@ from data.augment import resize_plain
 from data.efficientnet_view import for_tensorflow, released_view
 from data.images import Undecodable, Unreadable, decode_image, read_content
 from data.synsets import synset_words
-from data.views import made_by_tensorflow
+from data.views import decoded, made_by_tensorflow, shown_whole, validation_transform
 from ranks.command_line import OneLineParser
 from settings.run import LOAD_HELP
 from weights.classes import read_classes
@@ -52,8 +52,11 @@ def main():
             args.input, ', ' + str(error) if isinstance(error, Undecodable) and str(error) else ''))
     kind = nets.ARCHITECTURES[args.arch]
     model = kind.model(args)
-    if made_by_tensorflow(usual_view(args)):
+    view = usual_view(args)
+    if made_by_tensorflow(view):
         pixels = tf.reverse(released_view(tf.constant(for_tensorflow(content)), args.input_size), [2])
+    elif not shown_whole(view):
+        pixels = tf.constant(validation_transform(decoded(content, view), view))
     else:
         # The FD release's example resizes bilinearly, ignoring the aspect ratio.
         pixels = tf.constant(resize_plain(picture, args.input_size, cv2.INTER_LINEAR))

@@ -101,10 +101,10 @@ def _find(names, parser):
 def table():
     """All models, a table for each release; lines of text."""
     for release in dict.fromkeys(model.release for model in published.MODELS):
-        rows = [('name', 'pixels', 'clean', *release.attacks, 'flags of main.py')]
+        rows = [('name', 'pixels', 'clean', *(under.title for under in release.attacks), 'flags of main.py')]
         for model in published.MODELS:
             if model.release == release:
-                rows += [_row(model, figures) for figures in model.figures]
+                rows += [_row(model, figures) for figures in model.figures or [None]]
         widths = [max(map(len, column)) for column in zip(*rows)]
         yield release.title
         for name, *numbers, flags in rows:
@@ -115,6 +115,8 @@ def table():
 
 
 def _row(model, figures):
+    if figures is None:
+        return model.name, *['-'] * (2 + len(model.release.attacks)), _flags(model)
     attacked = [_percent(figure) for figure in figures.attacked] or ['-'] * len(model.release.attacks)
     if figures.success:
         attacked = ['{} / {}'.format(a, _percent(s)) for a, s in zip(attacked, figures.success)]
@@ -126,7 +128,7 @@ def _percent(figure):
 
 
 def _flags(model):
-    return 'none: its architecture is not here' if model.flags is None else shlex.join(model.flags + model.judged_flags)
+    return 'none: a folder of models' if model.flags is None else shlex.join(model.flags + model.judged_flags)
 
 
 def describe(model, folder):
@@ -136,15 +138,20 @@ def describe(model, folder):
     for figures in model.figures:
         _, size, clean, *attacked, _ = _row(model, figures)
         yield '  figures     {} pixels: clean {}, {}'.format(
-            size, clean, ', '.join(map(' '.join, zip(model.release.attacks, attacked))))
+            size, clean, ', '.join('{} {}'.format(under.title, figure) for under, figure in zip(
+                model.release.attacks, attacked)))
+    if model.epochs:
+        yield '  trained     {} epochs'.format(model.epochs)
+    if model.robustbench:
+        yield '  RobustBench ' + model.robustbench
     yield '  flags       ' + _flags(model)
     if model.flags is not None:
         yield '  judge it    python main.py --eval --load {}{} --data DIR'.format(published.PREFIX, model.name)
     for file in model.files:
         yield '  file        {}  {}'.format(file.name, file.address)
-    if model.page:
-        yield '  page        ' + model.page
-    if model.files:
+    for page in model.pages:
+        yield '  page        ' + page
+    if model.flags is not None:
         yield '  downloaded  ' + (model.path(folder) if model.is_in(folder) else 'no')
 
 

@@ -3,12 +3,15 @@
 A new network is an entry: see ``architecture``. ``NAMEModel(args)`` of each, for the resolved flags ``args``, is what
 the released programs have.
 """
+import layers.scaling
+from architectures.convnexts import CONVNEXT
 from architectures.efficientnets import EFFICIENTNET
 from architectures.resnets import CIFAR_RESNET, RESNET, RESNET_DENOISE, RESNEXT_DENOISE_ALL
+from architectures.vits import VIT
 from settings.resolve import flat
 
 ARCHITECTURES = {'ResNet': RESNET, 'ResNetDenoise': RESNET_DENOISE, 'ResNeXtDenoiseAll': RESNEXT_DENOISE_ALL,
-                 'CifarResNet': CIFAR_RESNET, 'EfficientNet': EFFICIENTNET}
+                 'CifarResNet': CIFAR_RESNET, 'EfficientNet': EFFICIENTNET, 'ConvNeXt': CONVNEXT, 'ViT': VIT}
 
 
 def __getattr__(name):
@@ -43,9 +46,22 @@ def architecture_defaults(arch, model_name=None):
     return ARCHITECTURES[arch].defaults(model_name)
 
 
-def channel_order(arch):
-    """'BGR' or 'RGB': what networks of an architecture take."""
-    return ARCHITECTURES[arch].model.channels
+def usual(name):
+    """What an option is where it is not given, in words: of the first kind of network that has it, and of those that
+    have another value."""
+    values = {}
+    for arch, entry in ARCHITECTURES.items():
+        if name in entry.defaults():
+            of_sizes = {entry.defaults(size)[name] for size in entry.sizes}
+            values[arch] = "the size's" if len(of_sizes) > 1 and name != 'model_name' else entry.defaults()[name]
+    first = next(iter(values.values()))
+    return '; '.join([str(first), *('{} {}'.format(*each) for each in values.items() if each[1] != first)])
+
+
+def channel_order(arch, input_scaling=None):
+    """'BGR' or 'RGB': what networks of an architecture take in an input scaling; None: in that of networks without a
+    choice."""
+    return layers.scaling.channel_order(ARCHITECTURES[arch].model.channels, input_scaling)
 
 
 def network_name(args):

@@ -20,7 +20,7 @@ CIFAR_BLOCKS = {8: 1, 20: 3, 32: 5, 56: 9}
 # The ResNet-18 for 32x32 images of the robustness papers: two basic blocks in each of four groups of 64 to 512.
 CIFAR_WIDE_DEPTH = 18
 
-PADDINGS = ('explicit', 'same')
+PADDINGS = ('explicit', 'same', 'symmetric')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Style(layers.Style):
     """What all layers of one residual network have in common.
 
     padding of strided convolutions: 'explicit' pads k//2 on all sides (SAT release), 'same' is TensorFlow's, which pads
-    more at the bottom and right (FD release).
+    more at the bottom and right (FD release); 'symmetric' is 'explicit' of the max-pooling too (torchvision).
     """
     padding: str = 'explicit'
 
@@ -43,7 +43,7 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
     with tf.variable_scope(name):
         weights = tf.get_variable('W', [kernel, kernel, channels_of(x, style) // group, channels],
                                   initializer=initializer)
-        around = kernel // 2 if stride > 1 and kernel > 1 and style.padding == 'explicit' else None
+        around = kernel // 2 if stride > 1 and kernel > 1 and style.padding != 'same' else None
         return layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style, around), weights, style,
                                   norm)
 
@@ -148,7 +148,7 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
         tf.Tensor: logits [N, num_classes].
     """
     x = conv_bn(image, 'conv0', 64, 7, style, stride=2, act=True)
-    x = max_pool(x, 3, 2, style)
+    x = max_pool(x, 3, 2, style, around=1 if style.padding == 'symmetric' else None)
     x = x, x
     for g, (blocks, width) in enumerate(zip(IMAGENET_BLOCKS[depth], (64, 128, 256, 512))):
         inner_width = width * (res2_bottleneck * group // 64)

@@ -7,12 +7,14 @@ from attacks.balls import BALLS
 from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from data.policies import POLICIES
+from data.subsets import SUBSETS
 from data.views import AUGMENTATIONS
 from layers.scaling import INPUT_SCALINGS
-from nets import ARCHITECTURES, SIZE_NAMES
+from nets import ARCHITECTURES, SIZE_NAMES, usual
 from resnet_model import PADDINGS
 from settings.flags import Named
 from settings.recipes import RECIPES
+from settings.threat_models import parse as threat_models
 from training.optimizers import OPTIMIZERS, warmup_starts
 
 
@@ -37,10 +39,12 @@ TABLES = {'networks': Named(ARCHITECTURES), 'sizes': Named(SIZE_NAMES),
           'optimizers': Named(OPTIMIZERS), 'precisions': Named(PRECISIONS),
           'attacks': Named(KINDS, explain=lambda word: KINDS[word].help),
           'targets': Named(TARGETS), 'norms': Named(BALLS),
+          'threat models': Named(BALLS, lambda text: threat_models(text, BALLS)),
           'augmentations': Named(AUGMENTATIONS), 'policies': Named(POLICIES),
+          'subsets': Named(SUBSETS, explain=lambda word: SUBSETS[word].help),
           'recipes': Named(RECIPES)}
 
 
 def told():
     """What else the help of options says of the things: by destination, for ``{told}``."""
-    return {'warmup_epochs': warmup_starts()}
+    return {'warmup_epochs': warmup_starts(), **{name: usual(name) for name in ('depth', 'model_name', 'input_size')}}

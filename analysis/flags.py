@@ -179,7 +179,7 @@ def _network(parser, name, flags):
     if args.targeted or args.attack_target != 'none':
         parser.error('--targeted, --attack-target: the checks here are of untargeted attacks')
     if args.attack != attack.KIND or args.norm != attack.LINF:
-        parser.error('--attack, --norm: the checks here are of PGD in Linf')
+        parser.error('--attack, --norm, --threat-models: the checks here are of PGD in Linf')
     if args.attack_iter == 0:
         parser.error('--attack-iter 0: there is nothing to look at without an attack')
     return Network(name or '{} {}'.format(network_name(args), args.activation_name), flags, args)

@@ -10,20 +10,14 @@ import numpy as np
 
 from analysis import figures, masking, transfer
 from analysis.flags import Network
+from analysis.judged import share
 from analysis.landscape import Landscape
 from analysis.page import Code, Figure, Section, Table, Text, Verdict
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
 from data.synsets import synset_words, synsets
-from evaluation.verdicts import wilson
-from files.json_files import read_json
-from files.typed import anything, number, record, text, whole
 from nets import network_name
 from weights.find import find_checkpoint
 
-# What is taken from the results of an evaluation.
-_RESULTS = record({'attack': anything, 'adversarial': anything, 'num_images': whole(1, 2 ** 31),
-                   'args': record({'load': text(10 ** 4)}, others=anything)}, others=anything)
-_ATTACK = record({'name': text(200), 'norm': text(20), 'epsilon': number(0)}, others=anything)
 PASS, FLAG = 'Pass', 'Flag'
 SHOWN_CHARACTERS = 20  # of a name above a small picture
 
@@ -82,60 +76,11 @@ def _shortened(text):
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS - 1] + '…'
 
 
-def read_results(paths, networks):
-    """Results of evaluations, by the network they are of.
-
-    Args:
-        paths: results.json files of ``main.py --eval``. networks (list of Network).
-    Returns:
-        dict: row of the table to {name of a network: cell}.
-    Raises:
-        ValueError: a file is not readable, holds no attack, or is of none of the networks.
-    """
-    rows = {}
-    for path in paths:
-        try:
-            results = read_json(path, _RESULTS)
-            attack, attacked = results['attack'], results['adversarial']
-            load, total = results['args']['load'], results['num_images']
-            if attacked:
-                attack = _ATTACK(attack, 'attack')
-                attacked = _attacked(total)(attacked, 'adversarial')
-        except (OSError, ValueError) as error:
-            raise ValueError("--results '{}': no results of main.py --eval ({})".format(path, error)) from error
-        if not attacked:
-            raise ValueError("--results '{}': of clean images alone; an attack is wanted".format(path))
-        owners = [n.name for n in networks if _same_checkpoint(n.args.load, load)]
-        if not owners:
-            raise ValueError("--results '{}': of checkpoint '{}', which is none of {}".format(
-                path, load, ', '.join("'{}'".format(n.args.load) for n in networks)))
-        name = '{}, {} epsilon {:g}, {} images'.format(attack['name'], attack['norm'], attack['epsilon'], total)
-        for owner in owners:
-            rows.setdefault(name, {})[owner] = _share(attacked['top1_correct'], total)
-    return rows
-
-
-def _attacked(total):
-    return record({'top1_correct': whole(0, total)}, others=anything)
-
-
-def _same_checkpoint(first, second):
-    try:
-        return os.path.realpath(find_checkpoint(first)) == os.path.realpath(find_checkpoint(second))
-    except ValueError:  # what was judged then is no longer there
-        return False
-
-
-def _share(right, total):
-    low, high = wilson(right, total)
-    return '{:.1f}% ({:.1f}–{:.1f})'.format(100 * right / total, 100 * low, 100 * high)
-
-
 def compose(found, crossed, extra, command, versions):
     """The page.
 
     Args:
-        found (list of Findings). crossed (Transfer or None). extra (dict): from ``read_results``.
+        found (list of Findings). crossed (Transfer or None). extra (dict): from ``judged.read_results``.
         command (list of str): how this program was started. versions (dict): of libraries.
     Returns:
         title, lead (str), blocks (list): see ``page.as_html``.
@@ -179,7 +124,7 @@ def _accuracies(found, extra):
     rows['black box, {} queries'.format(found[0].sweep.plan.queries)] = lambda s: s.black_box
     cells = [[name] + [_cell(pick(f.sweep)) for f in found] for name, pick in rows.items()]
     cells.append(['all of these together'] + [
-        _share(int(_withstood(f.sweep).sum()), len(f.sweep.images)) for f in found])
+        share(int(_withstood(f.sweep).sum()), len(f.sweep.images)) for f in found])
     cells += [[name] + [row.get(f.network.name, 'not run') for f in found] for name, row in extra.items()]
     plan = found[0].sweep.plan
     return Table(['attack'] + [f.network.name for f in found], cells,
@@ -190,7 +135,7 @@ def _accuracies(found, extra):
 
 def _cell(outcome):
     figures_of = accuracy(outcome)
-    return _share(figures_of['correct'], len(outcome.standing))
+    return share(figures_of['correct'], len(outcome.standing))
 
 
 def _withstood(sweep):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from analysis import activations, figures, flags, landscape, masking, page, report, sweep, transfer
+from analysis import activations, figures, flags, judged, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from commands import sources
 from commands.run import bring_weights
@@ -192,7 +192,7 @@ def run_transfer(own, networks):
 
 def run_report(own, networks):
     """Everything, for one network or several side by side, on one page."""
-    extra = _asked(lambda: report.read_results(own.results, networks))
+    extra = _asked(lambda: judged.read_results(own.results, networks))
     with _opened(own, networks) as (images, subjects):
         for subject in subjects:
             _asked(lambda: sweep.check_recognised(subject, images))

@@ -3,6 +3,7 @@ import dataclasses
 import math
 import re
 
+from architectures.efficientnet_names import pytorch_names
 from architectures.entry import BATCH_NORM, Architecture, Identity
 from architectures.model import ConfiguredModel
 from efficientnet import network, scaling
@@ -10,7 +11,7 @@ from efficientnet import network, scaling
 
 class EfficientNetModel(ConfiguredModel):
     """EfficientNet of any size; ``options`` also has ``model_name``, ``width_coefficient``, ``depth_coefficient``,
-    ``dropout_rate``, ``survival_prob`` and ``input_scaling``."""
+    ``dropout_rate`` and ``survival_prob``."""
     Style = network.Style
     channels = 'RGB'
     # EN release: all but batch norm, biases included. A learnt shape of an activation is no weight either.
@@ -20,7 +21,6 @@ class EfficientNetModel(ConfiguredModel):
         super().__init__(options, **given)
         self.model_name = options.model_name
         self.width, self.depth = options.width_coefficient, options.depth_coefficient
-        self.input_scaling = options.input_scaling
         self._style.update(dropout_rate=options.dropout_rate, survival_prob=options.survival_prob)
 
     @property
@@ -96,4 +96,5 @@ EFFICIENTNET = Architecture(
     sizes={name: {'input_size': size.resolution, 'width_coefficient': size.width, 'depth_coefficient': size.depth,
                   'dropout_rate': size.dropout_rate} for name, size in scaling.SIZES.items()},
     augmentation='efficientnet',
-    identity=Identity(('model_name', 'width_coefficient', 'depth_coefficient', 'num_classes'), _tell, _plan, _details))
+    identity=Identity(('model_name', 'width_coefficient', 'depth_coefficient', 'num_classes'), _tell, _plan, _details),
+    pytorch=pytorch_names(_tell))

@@ -2,10 +2,12 @@
 import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type
 
+import numpy as np
+
+from architectures.pytorch import PyTorch, Shapes
+
 # Options of networks with batch norm: part of their ``Architecture.options``; others have no such flags.
 BATCH_NORM = {'batch_norm_momentum': None, 'batch_norm_epsilon': None, 'sync_batch_norm': False}
-
-Shapes = Mapping[str, Tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Identity:
     tell: Callable[[Shapes], Optional[Dict[str, Any]]]
     same: Callable[[Mapping[str, Any]], Any] = lambda options: options
     details: Callable[[Mapping[str, Any]], List[str]] = lambda options: []
+
+
+def _as_it_is(name: str, value: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
+    """A stored array fits as it is or not at all."""
+    return None
 
 
 def _no_more_checks(options: Any) -> None:
@@ -47,6 +54,10 @@ class Architecture:
         augmentation (str): of training on images of ImageNet's kind; it also says how an evaluation crops.
         check: refuses (ValueError) resolved options that contradict each other.
         identity (Identity): None where variables are not looked at to tell it.
+        activation (str): of ``smooth_activations``, where none is given; None for the recipe's.
+        adapt: (variable's name, stored array of another shape, shape) -> an array of that shape with which a network
+            for images of another size goes on; or None where it does not fit.
+        pytorch (PyTorch): names and layouts there; None where they are not known.
     """
     model: Type[Any]
     recipe: str
@@ -56,6 +67,9 @@ class Architecture:
     augmentation: str = 'imagenet'
     check: Callable[[Any], None] = _no_more_checks
     identity: Optional[Identity] = None
+    activation: Optional[str] = None
+    adapt: Callable[[str, np.ndarray, Tuple[int, ...]], Optional[np.ndarray]] = _as_it_is
+    pytorch: Optional[PyTorch] = None
 
     def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]:
         """The options of its own, and their values where not given.

@@ -1,6 +1,7 @@
 """Networks made from the options of a command."""
 import layers
 from adv_model import AdvImageNetModel
+from layers.scaling import channel_order
 from machine.devices import resolve_data_format
 from ranks.gather import sum_over_ranks
 
@@ -9,9 +10,9 @@ class ConfiguredModel(AdvImageNetModel):
     """What all networks take from the options; subclasses give ``graph``.
 
     Args:
-        options: attributes ``num_classes``, ``input_size``, ``activation_name``, ``recompute``, ``data_format``,
-            ``batch_norm_momentum``, ``batch_norm_epsilon`` and ``sync_batch_norm``, the last three None without batch
-            norm; and those that the subclass reads.
+        options: attributes ``num_classes``, ``input_size``, ``input_scaling``, ``activation_name``, ``recompute``,
+            ``data_format``, ``batch_norm_momentum``, ``batch_norm_epsilon`` and ``sync_batch_norm``, the last three
+            None without batch norm; and those that the subclass reads. An ``input_scaling`` of None is the class's.
         given: attributes of ``AdvImageNetModel``.
     """
     Style = layers.Style
@@ -20,6 +21,8 @@ class ConfiguredModel(AdvImageNetModel):
     def __init__(self, options, **given):
         super().__init__(num_classes=options.num_classes, image_shape=options.input_size,
                          data_format=resolve_data_format(options.data_format), **given)
+        self.input_scaling = options.input_scaling or self.input_scaling
+        self.channels = channel_order(self.channels, self.input_scaling)  # other scalings than 'sat' are of RGB
         self._style = dict(activation=options.activation_name, recompute=options.recompute)
         if options.batch_norm_epsilon is not None:
             self._style.update(bn_momentum=options.batch_norm_momentum, bn_epsilon=options.batch_norm_epsilon,

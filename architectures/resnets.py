@@ -5,6 +5,7 @@ import re
 import resnet_model
 from architectures.entry import BATCH_NORM, Architecture, Identity
 from architectures.model import ConfiguredModel
+from architectures.resnet_names import pytorch_names
 from resnet_model import CIFAR_BLOCKS, CIFAR_WIDE_DEPTH, IMAGENET_BLOCKS
 
 
@@ -93,6 +94,10 @@ def _groups(options):
 
 # The table's entries
 
+# A scaling of None is 'sat', as that of all networks was that have been saved without a word of it.
+_STYLE = {'padding': None, 'input_scaling': None, **BATCH_NORM}
+
+
 def _check_groups(options):
     if options.res2_bottleneck * options.group % 64:
         raise ValueError('--res2-bottleneck {} --group {}: their product must be a multiple of 64'.format(
@@ -102,15 +107,17 @@ def _check_groups(options):
 def _imagenet(model, recipe, res2_bottleneck=64, group=1):
     return Architecture(
         model, recipe, {'depth': 50, 'input_size': 224, 'num_classes': 1000, 'res2_bottleneck': res2_bottleneck,
-                        'group': group, 'padding': None, **BATCH_NORM},
+                        'group': group, **_STYLE},
         depths=tuple(IMAGENET_BLOCKS), check=_check_groups,
         identity=Identity(('depth', 'group', 'res2_bottleneck', 'num_classes'),
-                          functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups))
+                          functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups),
+        pytorch=pytorch_names(3, pooled=True))
 
 
 RESNET = _imagenet(ResNetModel, 'sat')
 RESNET_DENOISE = _imagenet(ResNetDenoiseModel, 'feature-denoising')
 RESNEXT_DENOISE_ALL = _imagenet(ResNeXtDenoiseAllModel, 'feature-denoising', res2_bottleneck=8, group=32)
 CIFAR_RESNET = Architecture(
-    CifarResNetModel, 'sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, 'padding': None, **BATCH_NORM},
-    depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar))
+    CifarResNetModel, 'sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, **_STYLE},
+    depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar),
+    pytorch=pytorch_names(2, pooled=False))

@@ -22,7 +22,7 @@ _ARCHITECTURE = 'architecture'  # a group of flags
 def add_architecture_flags(parser, depth=None, arch='ResNet'):
     """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
     flags.add(parser, [option for option in sections.options() if option.flag.group == _ARCHITECTURE], TABLES,
-              {'arch': arch}, {'depth': depth} if depth else {})
+              {'arch': arch}, {**told(), **({'depth': depth} if depth else {})})
 
 
 def add_averages_flag(parser, default=None):
@@ -102,6 +102,7 @@ def _resolve(args, mode):
     attacking.check_lengths(args)
     if KINDS[args.attack].step_size is None:  # it has steps of its own
         args.attack_iter = args.attack_step_size = None
+    attacking.take_threat_models(args, recipe, KINDS[args.attack])
     return args
 
 

@@ -11,15 +11,16 @@ from tensorpack.utils import logger
 
 import nets
 from commands import sources
-from commands.networks import make_evaluation_attacker, matched, open_session
+from commands.networks import make_evaluation_attackers, matched, open_session
 from commands.saying import print_recipe, say_idle_gpus
 from data import efficientnet_view
 from data.folders import ImageSet, list_images
 from data.synsets import synsets
-from data.views import made_by_tensorflow
-from evaluation import journal, judging
+from data.views import shown_whole
+from evaluation import journal, judging, threat_models
 from evaluation.passes import ROW, EvaluationTower, row_ranges
 from evaluation.results import (
+    columns,
     make_results,
     make_results_folder,
     print_results,
@@ -40,15 +41,16 @@ from settings.resolve import resolve
 from training.stopping import exit_code
 from weights.classes import read_classes
 from weights.find import find_checkpoint, open_checkpoint
+from weights.flags import published_model
 from weights.plausible import doubts, not_finite
 
 
 def validation_batches(settings, dataset, ranks, indices=None, plain=False):
     """This rank's images, of all or of ``indices``, seen as a network wants them that was trained so; ``plain``: whole
-    images, but for EfficientNet's way, which crops."""
+    images where the view does not say otherwise."""
     # Another size than that of training's batches, see ``tensor_float_32``.
     batch, view = settings.data.batch + settings.update.tf32, settings.view
-    if plain and not made_by_tensorflow(view):
+    if plain and shown_whole(view):
         view = dataclasses.replace(view, augmentation='none')
     return efficientnet_view.validation_batches(
         dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
@@ -59,7 +61,8 @@ def _settings(args, dataset, values, attackers):
 
     ``values`` (dict): the weights that are judged, name to array.
     """
-    settings = {'checkpoint content': journal.digest_of_checkpoint(values),
+    # The subset goes before the data, whose digest is another one then and says less.
+    settings = {'checkpoint content': journal.digest_of_checkpoint(values), 'subset': args.subset,
                 journal.DATA: journal.digest_of_data(dataset), journal.IMAGE_FILES: journal.digest_of_files(dataset),
                 'columns': ROW}
     for number, attacker in enumerate(attackers, 1):
@@ -68,7 +71,7 @@ def _settings(args, dataset, values, attackers):
     return dict(settings, **{name: getattr(args, name) for name in sections.deciding_verdicts()})
 
 
-def _results_folder(args, attacker):
+def _results_folder(args, attackers):
     """The folder of an evaluation's results: ``--results-dir``, or one of its own; with ``--resume-eval`` the last of
     these that holds an unfinished evaluation.
 
@@ -79,7 +82,8 @@ def _results_folder(args, attacker):
         make_results_folder(args.results_dir)
         return args.results_dir
     base = os.path.join('results', results_name(
-        nets.network_name(args), find_checkpoint(args.load), attacker, args.data or 'digits'))
+        nets.network_name(args), find_checkpoint(args.load), attackers[0], args.data or 'digits', args.subset,
+        attackers[1:]))
     unfinished = [folder for folder in output_folders.numbered(base)[0]
                   if args.resume_eval and os.path.exists(os.path.join(folder, journal.FILE))]
     return unfinished[-1] if unfinished else output_folders.make_new(base)
@@ -93,37 +97,39 @@ def evaluate(args, ranks, signals, held):
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
     classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
-    dataset = together(ranks, lambda: sources.open_images(args, 'val', classes))
+    dataset = together(ranks, lambda: sources.open_judged_images(args, classes))
     settings = resolve(args)
-    attacker = together(ranks, lambda: make_evaluation_attacker(settings))
+    attackers = together(ranks, lambda: make_evaluation_attackers(settings))
+    parts = [part for attacker in attackers for part in attacker.parts]
     print_recipe(args)
     say_idle_gpus(ranks)
-    logger.info('{} images in {}'.format(len(dataset.files), dataset.name))
-    if attacker.parts:
+    logger.info('{} images in {}{}'.format(len(dataset.files), dataset.name,
+                                           ', of --subset {}'.format(args.subset) if args.subset else ''))
+    for attacker in attackers if parts else ():
         logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
                     'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
 
     model = nets.build(settings)
-    judge = judging.Judging(model, attacker.parts, ranks, attacker.one_after_another,
+    judge = judging.Judging(model, attackers, ranks, [each.title for each in args.threat_models],
                             settings.evaluation_attack.gradient, settings.evaluation_attack.precision)
 
     def open_journal():
-        folder = _results_folder(args, attacker)
+        folder = _results_folder(args, attackers)
         held.enter_context(output_folders.locked(folder, 'give another --results-dir'))
         return held.enter_context(contextlib.closing(journal.Journal(
-            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, attacker.parts),
-            row_ranges(1 + len(attacker.parts), len(dataset.files), args.num_classes), args.resume_eval)))
+            folder, _settings(args, dataset, {v.op.name: value for v, value in pairs}, parts),
+            row_ranges(1 + len(parts), len(dataset.files), args.num_classes), args.resume_eval)))
     pairs = together(ranks, lambda: matched(args, values))
     kept = together(ranks, lambda: open_journal() if ranks.is_chief else None)
     with together(ranks, lambda: open_session(ranks, pairs)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(settings, dataset, ranks, indices),
                             args.seed, kept, signals)
-    read = len(outcome.verdicts[CLEAN].index)
+    read = len(outcome.clean.index)
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
     if ranks.is_chief:
-        _report(args, ranks, attacker, dataset, kept, outcome, kept.seconds + time.time() - begin)
+        _report(args, ranks, attackers, dataset, kept, outcome, kept.seconds + time.time() - begin)
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
@@ -139,36 +145,51 @@ def _refuse_unreadable(args, ranks, read, total, what):
             total - read, total, 100 * MAX_UNREADABLE, what), ranks.rank, UNREADABLE_EXIT_CODE)
 
 
-def _report(args, ranks, attacker, dataset, kept, outcome, seconds):
+def _report(args, ranks, attackers, dataset, kept, outcome, seconds):
     """Write and print what an evaluation has found, all of it or up to a signal."""
     folder = os.path.dirname(kept.path)
-    clean = outcome.verdicts[CLEAN]
+    clean = outcome.clean
     stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
         signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
     if not len(clean.index):
         logger.warning(stopped.format(''))
         return
-    results = make_results(outcome.verdicts, attacker, outcome.tried, dict(vars(args), ranks=ranks.size),
-                                      library_versions(), seconds, not stopped)
+    results, cells = _results(args, attackers, outcome, dict(vars(args), ranks=ranks.size), library_versions(), seconds,
+                              not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
                                  args)
-    results['warnings'] += not_finite([verdicts.prediction for verdicts in outcome.verdicts.values()])
-    write_results(folder, results, clean, outcome.latest, dataset.files, outcome.broken_by, kept.resumed)
+    results['warnings'] += not_finite([clean.prediction] + [
+        verdicts.prediction for found in outcome.found for name, verdicts in found.verdicts.items() if name != CLEAN])
+    write_results(folder, results, clean, cells, dataset.files, kept.resumed)
     if results['num_unreadable']:
         logger.warning('{} of {} images could not be read and are left out'.format(
             results['num_unreadable'], outcome.tried))
     for warning in results['warnings']:
         logger.warning(warning)
-    if attacker.one_after_another:
-        for attack in results['attacks']:
-            logger.info('After {name}: robust {robust_correct} of {num_images}'.format(**attack))
+    for attacker, found in zip(attackers, results.get('threat_models', [results])):
+        for attack in found['attacks'] if attacker.one_after_another else ():
+            logger.info('After {name}{}: robust {robust_correct} of {num_images}'.format(
+                ' ({norm} {epsilon:g})'.format(**found['threat_model']) if args.threat_models else '', **attack))
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
         return
     if args.allow_unreadable or not results['too_many_unreadable']:
         kept.remove()
-    print_results(results)
+    if args.threat_models:
+        print('\n'.join(threat_models.table(results)), flush=True)
+    else:
+        print_results(results)
     logger.info('Results are in {}'.format(folder))
+
+
+def _results(args, attackers, outcome, *about):
+    """The content of results.json, and the cells of per_example.csv."""
+    if args.threat_models:
+        titles = [model.title for model in args.threat_models]
+        return (threat_models.make_results(outcome, attackers, published_model(args.load), *about),
+                threat_models.cells(outcome, titles))
+    (attacker,), (found,) = attackers, outcome.found
+    return (make_results(found.verdicts, attacker, outcome.tried, *about), columns(found.latest, found.broken_by))
 
 
 def classify_directory(args, ranks):

@@ -1,4 +1,6 @@
 """The networks and attackers that settings ask for, and sessions with weights in them."""
+import dataclasses
+
 import tensorflow.compat.v1 as tf
 
 import nets
@@ -18,13 +20,27 @@ def make_attacker(attack, num_classes, seed):
     return NoOpAttacker() if attack.num_iter == 0 else KINDS[attack.kind].make(attack, num_classes, seed)
 
 
-def make_evaluation_attacker(settings):
-    """What ``--eval`` attacks with; see ``make_attacker``.
+def make_evaluation_attackers(settings):
+    """What ``--eval`` attacks with, one attacker for each threat model; see ``make_attacker``.
 
     Args:
         settings (Settings).
     """
-    return make_attacker(settings.evaluation_attack, settings.network.num_classes, settings.run.seed)
+    attack = settings.evaluation_attack
+    attacks = [dataclasses.replace(attack, **model._asdict()) for model in settings.evaluation.threat_models]
+    return [make_attacker(each, settings.network.num_classes, settings.run.seed) for each in attacks or [attack]]
+
+
+def make_evaluation_attacker(settings):
+    """That of a program that judges under one threat model.
+
+    Raises:
+        ValueError: as ``make_attacker``; several are asked for.
+    """
+    if settings.evaluation.threat_models:
+        raise ValueError('--threat-models: there is one threat model here; type --norm and --attack-epsilon')
+    attacker, = make_evaluation_attackers(settings)
+    return attacker
 
 
 def make_training_model(settings, rank):

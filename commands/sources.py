@@ -5,6 +5,7 @@ from data.digits import NAME as DIGITS
 from data.folders import count_classes, open_dataset
 from data.handshake import FAKE
 from data.policies import describe_policy
+from data.subsets import part_of
 from data.views import default_augmentation, settled
 from nets import ARCHITECTURES, architecture_defaults, network_name
 from settings import serving
@@ -76,6 +77,16 @@ def open_images(args, split, classes=None):
     """
     check(args)
     return open_dataset(args.data, split, args.num_classes, classes)
+
+
+def open_judged_images(args, classes=None):
+    """The images of an evaluation: of the validation set all, or those of ``--subset``.
+
+    Raises:
+        ValueError: as ``open_images`` and ``part_of``.
+    """
+    dataset = open_images(args, 'val', classes)
+    return part_of(dataset, args.subset) if args.subset else dataset
 
 
 def expected_of_server(args):

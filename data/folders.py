@@ -3,12 +3,13 @@ import collections
 import itertools
 import logging
 import os
-from typing import Counter, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Counter, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from data.digits import NAME as DIGITS, digits_folder
-from data.images import IMAGE_SUFFIXES, read_content
+from data.image_set import ImageSet
+from data.images import IMAGE_SUFFIXES
 from data.records import RecordSet, list_shards, open_records, with_background
 from data.synsets import synsets
 
@@ -18,24 +19,6 @@ DATA_VARIABLE = 'SAT_DATA'  # of the environment: the root of the data set where
 SPLIT_FOLDERS = {'train': ('train',), 'val': ('val', 'validation', 'test')}  # the first that exists is used
 _LEVELS_BELOW = 3  # as ILSVRC/Data/CLS-LOC/train is below ILSVRC
 Listed = Tuple[List[str], List[int], Counter[str]]  # files, their labels, and how many others there are of each kind
-
-
-class ImageSet(NamedTuple):
-    """A data set split. The order is that of the sorted class folders and file names, the same on every machine."""
-    files: List[str]  # N paths
-    labels: np.ndarray  # int32 [N]
-    classes: List[str]  # class names; the index is the label
-    name: str  # identity of the data: real path of its root, or 'digits'
-
-    def load(self, index: int) -> Tuple[bytes, int]:
-        """One image as it is stored, and its label.
-
-        Returns:
-            content (bytes), label (int).
-        Raises:
-            Unreadable: the file is missing or cannot be read.
-        """
-        return read_content(self.files[index]), int(self.labels[index])
 
 
 def open_dataset(data: Optional[str], split: str, num_classes: Optional[int] = None,

@@ -45,11 +45,11 @@ class Jpeg:
         return image
 
 
-def open_image(content: bytes) -> Union[Jpeg, np.ndarray]:
+def open_image(content: bytes, turned: bool = True) -> Union[Jpeg, np.ndarray]:
     """An image of which parts will be wanted, by slices of rows and columns.
 
     Args:
-        content (bytes): see ``decode_image``.
+        content, turned: see ``decode_image``.
     Returns:
         Jpeg, or uint8 [H,W,3] in BGR where the format has to be decoded as a whole.
     Raises:
@@ -58,7 +58,7 @@ def open_image(content: bytes) -> Union[Jpeg, np.ndarray]:
     with stopwatch.during('decode'):
         check_whole(content)
         size = jpeg_part.size(content) if content.startswith(JPEG_START) else None
-        return Jpeg(content, *size) if size else _decode(content)
+        return Jpeg(content, *size) if size else _decode(content, turned)
 
 
 def check_whole(content: bytes) -> None:
@@ -84,23 +84,25 @@ def read_content(path: str) -> bytes:
         raise Unreadable(path) from None
 
 
-def decode_image(content: bytes) -> np.ndarray:
+def decode_image(content: bytes, turned: bool = True) -> np.ndarray:
     """Decode an image; what is transparent is laid on white.
 
     Args:
         content (bytes): an encoded image of any format that OpenCV knows.
+        turned (bool): as its EXIF data tell; else as it is stored.
     Returns:
         uint8 [H,W,3] in BGR.
     Raises:
         Undecodable: OpenCV cannot decode it, or it is a truncated JPEG.
     """
     check_whole(content)
-    return _decode(content)
+    return _decode(content, turned)
 
 
-def _decode(content: bytes) -> np.ndarray:
+def _decode(content: bytes, turned: bool) -> np.ndarray:
+    how = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), how) if content else None
     except cv2.error:
         image = None
     if image is None:

@@ -1,4 +1,7 @@
-"""What the policies do to an image (uint8 [H,W,3]): the operations of TensorFlow's EfficientNet release."""
+"""What the policies do to an image (uint8 [H,W,3]): the operations of TensorFlow's EfficientNet release.
+
+Where they differ from Pillow's, an argument has the difference; ``increasing.py`` gives it Pillow's value.
+"""
 from typing import Any, Callable, Dict, Sequence
 
 import cv2
@@ -8,17 +11,30 @@ import numpy as np
 FILL = 128
 # EN release: SolarizeAdd changes values below this one.
 SOLARIZE_ADD_THRESHOLD = 128
+Matrix = Sequence[Sequence[float]]
+Warp = Callable[[np.ndarray, Matrix], np.ndarray]
 
 
-def auto_contrast(image: np.ndarray) -> np.ndarray:
-    """Stretch each channel's values to 0-255; a channel of one value stays as it is."""
+def opencv_grey(image: np.ndarray) -> np.ndarray:
+    """OpenCV's grey values: uint8 [H,W]."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def warp_nearest(image: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """The nearest pixel at ``matrix @ (x, y, 1)`` for each place (x, y) of the result; grey outside the image."""
+    return cv2.warpAffine(image, np.array(matrix, np.float64), image.shape[1::-1], borderValue=(FILL,) * 3,
+                          flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
+
+
+def auto_contrast(image: np.ndarray, number: Any = np.float32) -> np.ndarray:
+    """Stretch each channel's values to 0-255; a channel of one value stays as it is. ``number``: type that computes."""
     tables = np.empty((1, 256, 3), np.uint8)
     for channel in range(3):
         present = _counts(image, channel).nonzero()[0]
-        low, high = np.float32(present[0]), np.float32(present[-1])
-        scale = 255 / (high - low) if high > low else np.float32(1)
-        offset = -low * scale if high > low else np.float32(0)
-        tables[0, :, channel] = np.clip(_VALUES * scale + offset, 0, 255)
+        low, high = number(present[0]), number(present[-1])
+        scale = 255 / (high - low) if high > low else number(1)
+        offset = -low * scale if high > low else number(0)
+        tables[0, :, channel] = np.clip(_VALUES.astype(number) * scale + offset, 0, 255)
     return cv2.LUT(image, tables)
 
 
@@ -54,28 +70,34 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     return cv2.LUT(image, np.where(_VALUES < SOLARIZE_ADD_THRESHOLD, added, _VALUES).astype(np.uint8))
 
 
-def color(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scale the distance of every pixel from its grey value by ``factor``."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return _blend(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), image, factor)
+def color(image: np.ndarray, factor: float, grey: Callable[[np.ndarray], np.ndarray] = opencv_grey) -> np.ndarray:
+    """Scale the distance of every pixel from its ``grey`` value by ``factor``."""
+    return _blend(cv2.cvtColor(grey(image), cv2.COLOR_GRAY2BGR), image, factor)
+
+
+def away_from(constant: int, image: np.ndarray, factor: float) -> np.ndarray:
+    """Scale the distance of every value from ``constant`` by ``factor``."""
+    return cv2.LUT(image, _blend(constant, _VALUES, factor))
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Scale the distance of every value from a constant by ``factor``."""
     # EN release: meant to be the mean grey value, but it sums the histogram's counts without their values, and divides
     # by 256: the number of pixels over 256, whatever is in the image.
-    constant = min(image.shape[0] * image.shape[1] // 256, 255)
-    return cv2.LUT(image, _blend(constant, _VALUES, factor))
+    return away_from(min(image.shape[0] * image.shape[1] // 256, 255), image, factor)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply every value by ``factor``."""
-    return cv2.LUT(image, _blend(0, _VALUES, factor))
+    return away_from(0, image, factor)
 
 
-def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-    """Scale the distance of every pixel from the smoothed image by ``factor``; the outermost pixels stay."""
-    smooth = cv2.filter2D(image, cv2.CV_16S, _SMOOTH) // _SMOOTH_SUM
+def sharpness(image: np.ndarray, factor: float, rounding: int = 0) -> np.ndarray:
+    """Scale the distance of every pixel from the smoothed image by ``factor``; the outermost pixels stay.
+
+    ``rounding``: what is added to the sums of ``SMOOTH_SUM`` values before they are divided and truncated.
+    """
+    smooth = (cv2.filter2D(image, cv2.CV_16S, _SMOOTH) + rounding) // SMOOTH_SUM
     inside = slice(1, -1), slice(1, -1)
     sharpened = image.copy()
     sharpened[inside] = _blend(smooth[inside], image[inside], factor)
@@ -87,27 +109,28 @@ def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
     height, width = image.shape[:2]
     x, y = (width - 1) / 2, (height - 1) / 2
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    return _warp(image, [[cosine, -sine, x - cosine * x + sine * y], [sine, cosine, y - sine * x - cosine * y]])
+    return warp_nearest(image, [[cosine, -sine, x - cosine * x + sine * y],
+                                [sine, cosine, y - sine * x - cosine * y]])
 
 
-def shear_x(image: np.ndarray, level: float) -> np.ndarray:
+def shear_x(image: np.ndarray, level: float, warp: Warp = warp_nearest) -> np.ndarray:
     """Shift row y to the left by ``level * y`` pixels."""
-    return _warp(image, [[1, level, 0], [0, 1, 0]])
+    return warp(image, [[1, level, 0], [0, 1, 0]])
 
 
-def shear_y(image: np.ndarray, level: float) -> np.ndarray:
+def shear_y(image: np.ndarray, level: float, warp: Warp = warp_nearest) -> np.ndarray:
     """Shift column x up by ``level * x`` pixels."""
-    return _warp(image, [[1, 0, 0], [level, 1, 0]])
+    return warp(image, [[1, 0, 0], [level, 1, 0]])
 
 
-def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
+def translate_x(image: np.ndarray, pixels: float, warp: Warp = warp_nearest) -> np.ndarray:
     """Shift to the left by ``pixels``."""
-    return _warp(image, [[1, 0, pixels], [0, 1, 0]])
+    return warp(image, [[1, 0, pixels], [0, 1, 0]])
 
 
-def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
+def translate_y(image: np.ndarray, pixels: float, warp: Warp = warp_nearest) -> np.ndarray:
     """Shift up by ``pixels``."""
-    return _warp(image, [[1, 0, 0], [0, 1, pixels]])
+    return warp(image, [[1, 0, 0], [0, 1, pixels]])
 
 
 def cutout(image: np.ndarray, pad_size: int, row: int, column: int) -> np.ndarray:
@@ -125,7 +148,7 @@ OPERATIONS: Dict[str, Callable[..., np.ndarray]] = {
 _VALUES = np.arange(256, dtype=np.float32)
 # EN release: PIL's smoothing kernel, divided by its sum.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32)
-_SMOOTH_SUM = 13
+SMOOTH_SUM = 13
 
 
 def _counts(image: np.ndarray, channel: int) -> np.ndarray:
@@ -140,9 +163,3 @@ def _blend(degenerate: Any, image: np.ndarray, factor: float) -> np.ndarray:
     mixed *= np.float32(factor)
     mixed += degenerate
     return np.clip(mixed, 0, 255, out=mixed).astype(np.uint8)
-
-
-def _warp(image: np.ndarray, matrix: Sequence[Sequence[float]]) -> np.ndarray:
-    """The nearest pixel at ``matrix @ (x, y, 1)`` for each place (x, y) of the result; grey outside the image."""
-    return cv2.warpAffine(image, np.array(matrix, np.float64), image.shape[1::-1], borderValue=(FILL,) * 3,
-                          flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)

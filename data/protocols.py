@@ -21,6 +21,12 @@ class DataSet(Protocol):
     def load(self, index: int) -> Tuple[bytes, int]:
         """An image as it is stored, and its label. Raises: Unreadable."""
 
+    def originals(self) -> Sequence[Tuple[str, int]]:
+        """For each image the name of the file that it was published as, '' if unknown, and its label, -1 if unknown."""
+
+    def chosen(self, numbers: Sequence[int]) -> 'DataSet':
+        """The images of these numbers alone, in this order."""
+
 
 class Stream(Protocol):
     """Batches as functions of their number alone, without an end: ``TrainingStream`` and ``FakeStream``."""

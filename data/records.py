@@ -1,34 +1,29 @@
 """Folders of TFRecord shards, as the EfficientNet release reads ImageNet. An index gives access in any order.
 
-The framing is TensorFlow's (tensorflow/core/lib/io/record_writer.h): uint64 length, uint32 masked CRC-32C of the
-length, the data, uint32 masked CRC-32C of the data, all little-endian. The data is a tf.train.Example
-(tensorflow/core/example/example.proto). TensorFlow itself is not imported: the data server's processes start, and fork,
-without it.
+A record (``framing.py``) is a tf.train.Example (tensorflow/core/example/example.proto). TensorFlow itself is not
+imported: the data server's processes start, and fork, without it.
 """
-import array
 import collections.abc
 import concurrent.futures
+import copy
 import itertools
 import os
 import re
-import struct
-from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Set, Sized, Tuple
+from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from data.examples import Example
+from data.framing import CRC, index_shard, masked_crc
 from data.images import IMAGE_SUFFIXES, Unreadable
 from data.synsets import synsets
 
 SHARD_PREFIXES = {'train': 'train-', 'val': 'validation-'}
 CLASS_FILE = 'classes.txt'  # class names in label order, one on a line; beside the shards
-IMAGE_KEY, LABEL_KEY = 'image/encoded', 'image/class/label'
+IMAGE_KEY, LABEL_KEY, NAME_KEY = 'image/encoded', 'image/class/label', 'image/filename'
 # Networks of this many outputs were trained with the labels as they are in the records, 1 to 1000; 0 is BACKGROUND.
 BACKGROUND_OUTPUTS, BACKGROUND = 1001, 'background'
-_HEADER, _CRC = struct.Struct('<QI'), struct.Struct('<I')
-_LENGTH_BYTES = 8  # the part of the header that its checksum is of
 _NUMBERED = re.compile(r'-(\d+)-of-(\d+)')
 # Indexing waits for the file system, which over a network answers in parallel; 1.28 million questions add up.
 _INDEX_THREADS = 16
@@ -59,7 +54,7 @@ class RecordSet:
         self.classes, self.name = classes, os.path.realpath(root)
         self._labels, self.shards = labels, [os.path.join(root, shard) for shard in shards]
         with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS, thread_name_prefix='index') as pool:
-            parts = list(pool.map(_index_shard, self.shards))
+            parts = list(pool.map(index_shard, self.shards))
         self._offsets = np.concatenate([offsets for offsets, _ in parts])
         self._lengths = np.concatenate([lengths for _, lengths in parts])
         if not len(self._offsets):
@@ -74,17 +69,43 @@ class RecordSet:
         Raises:
             Unreadable: the record is damaged, lacks one of the two, or has a label out of range.
         """
-        try:
-            example = Example.FromString(self._read(index))
-        except DecodeError:
-            raise Unreadable(self.files[index], 'it is no tf.train.Example') from None
+        example = self._example(index)
         content = self._only_value(index, example, IMAGE_KEY, 'bytes_list')
-        label = self._only_value(index, example, LABEL_KEY, 'int64_list')
         if not content:
             raise Unreadable(self.files[index], '{} is empty'.format(IMAGE_KEY))
+        return content, self._label(index, example)
+
+    def originals(self) -> List[Tuple[str, int]]:
+        """Of each record the name of the image file that it was made of, '' if it tells none, and the network's label,
+        -1 if it cannot be had. All records are read for that."""
+        def look(index: int) -> Tuple[str, int]:
+            try:
+                example = self._example(index)
+                names = example.features.feature[NAME_KEY].bytes_list.value
+                return os.path.basename(os.fsdecode(names[0])) if names else '', self._label(index, example)
+            except Unreadable:
+                return '', -1
+        with concurrent.futures.ThreadPoolExecutor(_INDEX_THREADS, thread_name_prefix='names') as pool:
+            return list(pool.map(look, range(len(self.files))))
+
+    def chosen(self, numbers: Sequence[int]) -> 'RecordSet':
+        """The records of these numbers alone, in this order."""
+        part, order = copy.copy(self), np.asarray(numbers)
+        part.files = self.files.chosen(order)
+        part._offsets, part._lengths = self._offsets[order], self._lengths[order]
+        return part
+
+    def _example(self, index: int) -> Any:
+        try:
+            return Example.FromString(self._read(index))
+        except DecodeError:
+            raise Unreadable(self.files[index], 'it is no tf.train.Example') from None
+
+    def _label(self, index: int, example: Any) -> int:
+        label = self._only_value(index, example, LABEL_KEY, 'int64_list')
         if not 1 <= label <= len(self._labels):
             raise Unreadable(self.files[index], 'label {} is not in 1..{}'.format(label, len(self._labels)))
-        return content, self._labels[label - 1]
+        return self._labels[label - 1]
 
     def _read(self, index: int) -> bytes:
         """The data of a record (bytes), its checksum verified."""
@@ -95,15 +116,15 @@ class RecordSet:
             # every process would exceed the usual limit of open files.
             file = os.open(self.shards[shard], os.O_RDONLY | os.O_CLOEXEC)
             try:
-                data = os.pread(file, length + _CRC.size, int(self._offsets[index]))
+                data = os.pread(file, length + CRC.size, int(self._offsets[index]))
             finally:
                 os.close(file)
         except OSError as error:
             raise Unreadable(self.files[index], error.strerror) from None
-        if len(data) < length + _CRC.size:
+        if len(data) < length + CRC.size:
             raise Unreadable(self.files[index], 'the file has become shorter')
         data, crc = data[:length], data[length:]
-        if _masked_crc(data) != _CRC.unpack(crc)[0]:
+        if masked_crc(data) != CRC.unpack(crc)[0]:
             raise Unreadable(self.files[index], 'the checksum of its data is wrong')
         return data
 
@@ -125,16 +146,24 @@ class _RecordNames(collections.abc.Sequence[str]):
 
     def __init__(self, shards: Sequence[str], counts: Sequence[int]) -> None:
         self._shards, self._ends = shards, np.cumsum(counts)
+        self._chosen: Sequence[int] = range(int(self._ends[-1]))
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
         shard, number = self.place(range(len(self))[index])
         return '{}#{}'.format(self._shards[shard], number)
 
+    def chosen(self, numbers: Sequence[int]) -> '_RecordNames':
+        """The names of these records alone, in this order."""
+        names = copy.copy(self)
+        names._chosen = [self._chosen[number] for number in numbers]
+        return names
+
     def place(self, index: int) -> Tuple[int, int]:
         """Number of the shard that holds record ``index``, and the record's number in it."""
+        index = self._chosen[index]
         shard = int(np.searchsorted(self._ends, index, side='right'))
         return shard, int(index - (self._ends[shard - 1] if shard else 0))
 
@@ -237,48 +266,3 @@ def _check_complete(root: str, names: Sequence[str]) -> None:
             first = next(number for number in itertools.count() if number not in present)
             raise ValueError("{}: {} of the {} shards like {} are missing, the first is number {:05d}; complete the "
                              "folder".format(root, total - len(present), total, names[0], first))
-
-
-def _index_shard(path: str) -> Tuple[np.ndarray, np.ndarray]:
-    """Walk the record headers of a shard.
-
-    Returns:
-        offsets of the records' data in the file, their lengths: two int64 [records], in bytes.
-    Raises:
-        ValueError: the file cannot be read, ends within a record, or a header's checksum is wrong.
-    """
-    offsets, lengths = array.array('q'), array.array('q')
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # Without read-ahead: only the headers are wanted, a few bytes of every 100 KB.
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-            size, place = os.fstat(file).st_size, 0
-            while place < size:
-                header = os.pread(file, _HEADER.size, place)
-                if len(header) < _HEADER.size:
-                    raise _damage(path, offsets, place, 'the file ends there, within a header')
-                length, crc = _HEADER.unpack(header)
-                if _masked_crc(header[:_LENGTH_BYTES]) != crc:
-                    raise _damage(path, offsets, place, 'the checksum of the header is wrong')
-                begin, place = place, place + _HEADER.size + length + _CRC.size
-                if place > size:
-                    raise _damage(path, offsets, begin, 'the record needs {} bytes, the file ends after {}'.format(
-                        place - begin, size - begin))
-                offsets.append(begin + _HEADER.size)
-                lengths.append(length)
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise ValueError("cannot read {}: {}".format(path, error.strerror)) from error
-    return np.array(offsets, np.int64), np.array(lengths, np.int64)
-
-
-def _damage(path: str, records: Sized, place: int, what: str) -> ValueError:
-    return ValueError("{}: damaged after {} whole records, at byte {}: {}; get this file again, or remove it if it is "
-                      "no TFRecord shard".format(path, len(records), place, what))
-
-
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff

@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 import cv2
 import numpy as np
 
-from data.images import Undecodable, Unreadable, decode_image, open_image
+from data.images import Undecodable, Unreadable
 from data.protocols import DataSet, Stream
 from data.stopwatch import stopwatch
-from data.views import augment, check_view, validation_transform
-from native.jpeg_part import load_library
+from data.views import augment, check_view, decoded, opened, validation_transform
+from native import jpeg_part, resampling
 from settings.data import View
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ class TrainingStream:
         self._seed = [seed], [index] if count > 1 else []  # what comes before and after the words of one draw
         self.specs = _specs(batch, view.input_size)
         self._reader = _Reader(dataset)
-        load_library()
+        for library in jpeg_part, resampling:
+            library.load_library()
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     @property
@@ -103,7 +104,7 @@ class TrainingStream:
 
     def _see(self, position: int, content: bytes) -> np.ndarray:
         rng = self._random(_SAMPLE, position)
-        image = open_image(content)
+        image = opened(content, self._view)
         with stopwatch.during('augment'):
             return augment(image, self._view, rng)
 
@@ -188,8 +189,9 @@ class ValidationBatches:
 
     def _build(self, number: int) -> Tuple[np.ndarray, ...]:
         image, label, index = self._empty(np.uint8)
+        decode = functools.partial(decoded, view=self._view)
         for row, position in enumerate(self._positions(number)):
-            found = self._reader.read(position)
+            found = self._reader.read(position, decode)
             if found is not None:
                 picture, label[row] = found
                 image[row], index[row] = validation_transform(picture, self._view), position
@@ -252,7 +254,7 @@ class _Reader:
         self._lock = threading.Lock()
         self.unreadable: Dict[str, str] = {}  # name to what is wrong
 
-    def read(self, index: int, decode: Callable[[bytes], Any] = decode_image) -> Optional[Tuple[Any, int]]:
+    def read(self, index: int, decode: Callable[[bytes], Any]) -> Optional[Tuple[Any, int]]:
         """``decode``'s result for the content, and the label (int), or None.
 
         Every image is tried each time: whether a part of a damaged one can be had depends on the part, and must not

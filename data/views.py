@@ -4,6 +4,7 @@ from typing import Callable, Dict, NamedTuple, Optional
 
 import numpy as np
 
+from data.antialiased import antialiased_centre, antialiased_crop
 from data.augment import (
     VALIDATION_MARGIN,
     Image,
@@ -16,6 +17,8 @@ from data.augment import (
     resize_plain,
     resize_shortest_edge,
 )
+from data.images import decode_image, open_image
+from data.increasing import rand_augment
 from data.policies import apply_policy, describe_policy, policy_of
 from settings.data import View
 
@@ -40,9 +43,21 @@ def _whole(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return resize_plain(image[:, :], view.input_size)
 
 
+def _basic(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
+    return antialiased_crop(image, view.input_size, rng)
+
+
+def _heavy(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
+    return rand_augment(random_flip(_basic(image, view, rng), rng), rng)
+
+
 def _centre(image: np.ndarray, view: View) -> np.ndarray:
     """FD: shortest edge 256, centre 224; SAT: ``input_size + 32``, centre ``input_size``."""
     return center_crop(resize_shortest_edge(image, view.input_size + VALIDATION_MARGIN), view.input_size)
+
+
+def _antialiased(image: np.ndarray, view: View) -> np.ndarray:
+    return antialiased_centre(image, view.input_size)
 
 
 def _resized(image: np.ndarray, view: View) -> np.ndarray:
@@ -53,15 +68,21 @@ class Augmentation(NamedTuple):
     """How an image becomes one of [S,S,3].
 
     trained: (image, view, rng) -> a random one, before the view's policy. evaluated: (image, view) -> that of
-    evaluations; None where TensorFlow makes it, with its own resizing.
+    evaluations; None where TensorFlow makes it, with its own resizing. turned: images are turned as their EXIF data
+    tell, as by OpenCV and unlike by the programs that read them with Pillow or TensorFlow. whole: a folder's images and
+    a single one are classified whole, not as ``evaluated`` crops them.
     """
     trained: Callable[[Image, View, np.random.Generator], np.ndarray]
     evaluated: Optional[Callable[[np.ndarray, View], np.ndarray]]
+    turned: bool = True
+    whole: bool = True
 
 
 AUGMENTATIONS: Dict[str, Augmentation] = {
     'imagenet': Augmentation(_full, _centre), 'imagenet-light': Augmentation(_light, _centre),
-    'efficientnet': Augmentation(_released, None),
+    'efficientnet': Augmentation(_released, None, whole=False),
+    'revisiting-at': Augmentation(_heavy, _antialiased, turned=False, whole=False),
+    'revisiting-at-basic': Augmentation(_basic, _antialiased, turned=False, whole=False),
     'cifar': Augmentation(_padded, _resized), 'none': Augmentation(_whole, _resized)}
 
 
@@ -128,6 +149,21 @@ def validation_transform(image: np.ndarray, view: View) -> np.ndarray:
     if evaluated is None:
         raise ValueError("the validation view of --augmentation {} is made by TensorFlow".format(view.augmentation))
     return evaluated(image, view)
+
+
+def opened(content: bytes, view: View) -> Image:
+    """An encoded image for ``augment``. Raises: Undecodable."""
+    return open_image(content, AUGMENTATIONS[view.augmentation].turned)
+
+
+def decoded(content: bytes, view: View) -> np.ndarray:
+    """An encoded image for ``validation_transform``. Raises: Undecodable."""
+    return decode_image(content, AUGMENTATIONS[view.augmentation].turned)
+
+
+def shown_whole(view: View) -> bool:
+    """Whether the images of a folder, or a single one, are classified whole and not as an evaluation crops them."""
+    return AUGMENTATIONS[view.augmentation].whole
 
 
 def made_by_tensorflow(view: View) -> bool:

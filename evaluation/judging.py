@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils.utils import get_tqdm
 
 from adv_model import TARGET
+from attacks.attacker import Lengths
 from attacks.threat import NO_TARGET
 from evaluation.passes import FOUND, ROW, Passes
 from evaluation.verdicts import CLEAN, Verdicts
@@ -17,41 +18,69 @@ from ranks.gather import gather_rows
 _SIGNAL = -2  # as the number of a pass: not a verdict, but the signal that a rank has got
 
 
-class Outcome(NamedTuple):
-    """What an evaluation has found so far.
+class Found(NamedTuple):
+    """What an evaluation has found so far with one attacker.
 
-    verdicts (dict): 'clean' and the names of the attacks that have begun to ``Verdicts``; those of an attack are of the
+    verdicts (dict): 'clean' and the names of its attacks that have begun to ``Verdicts``; those of an attack are of the
     images that it and all before it are done with, and each image's are those of the last attack that ran on it.
     latest (Verdicts): likewise, of all images of ``verdicts['clean']``.
     broken_by (list of str): for each of these what made its label wrong: 'clean', an attack's name, 'none', or '' where
     there are attacks to come; None unless the attacks ran one after another.
-    tried (int): images that ``verdicts['clean']`` would have if all could be read.
-    signal (int): what stopped it; 0 if it is complete.
+    begun (bool): whether all its attacks have begun.
     """
     verdicts: dict
     latest: Verdicts
     broken_by: Optional[List[str]]
+    begun: bool
+
+
+class Outcome(NamedTuple):
+    """What an evaluation has found so far.
+
+    clean (Verdicts). found (list of Found): with each attacker.
+    tried (int): images that ``clean`` would have if all could be read.
+    signal (int): what stopped it; 0 if it is complete.
+    """
+    clean: Verdicts
+    found: List[Found]
     tried: int
     signal: int
 
 
 class Judging:
-    """The evaluation of one network under some attackers; build it on all ranks.
+    """The evaluation of one network under some attackers, each a threat model of its own; build it on all ranks.
+
+    The clean images are judged once for all of them. The parts of an attacker that runs them ``one_after_another``
+    attack only the images that the network gets right after those before, in full batches of these; all others attack
+    every image, batch by batch.
 
     Args:
-        model (AdvImageNetModel). attackers (list): of different names. ranks (Ranks).
-        one_after_another (bool): each attack only on the images that the network gets right after those before, in full
-            batches of these; else all attacks on every image, batch by batch.
+        model (AdvImageNetModel). ranks (Ranks).
+        attackers (list of Attacker): the parts of each of different names; either all run theirs one after another or
+            none.
+        titles (list of str): of the attackers, in the progress bar; [] for a single one.
         attack_gradient, attack_precision (str): see ``AdvImageNetModel.get_inference_func``.
     """
 
-    def __init__(self, model, attackers, ranks, one_after_another, attack_gradient=None,
-                 attack_precision='float32'):
-        self._ranks, self._names = ranks, [CLEAN] + [a.name for a in attackers]
-        self._passes = Passes(model, attackers, attack_gradient, attack_precision)
+    def __init__(self, model, attackers, ranks, titles=(), attack_gradient=None, attack_precision='float32'):
+        places = [(part, number) for attacker in attackers for number, part in enumerate(attacker.parts)]
+        self._ranks, self._names = ranks, [CLEAN] + [part.name for part, _ in places]
+        # Attacks of several threat models that differ in lengths alone share a graph, and are fed theirs.
+        kinds = {(part.graph_key, number): part for part, number in places}
+        lengths = Lengths.placeholders() if len(kinds) < len(places) else None
+        self._passes = Passes(model, list(kinds.values()), attack_gradient, attack_precision, lengths)
+        graphs = {kind: number for number, kind in enumerate(kinds, 1)}
+        self._graphs = [(0, {})] + [(graphs[part.graph_key, number], lengths.feed(part.lengths) if lengths else {})
+                                    for part, number in places]
+        # Of each attacker the numbers of its passes, the clean one first.
+        self._groups, first = [], 1
+        for attacker in attackers:
+            self._groups.append([0, *range(first, first + len(attacker.parts))])
+            first = self._groups[-1][-1] + 1 if attacker.parts else first
+        self._one_after_another = any(attacker.one_after_another for attacker in attackers)
         numbers = range(len(self._names))
-        self._one_after_another = one_after_another
-        self._stages = [[k] for k in numbers] if one_after_another else [list(numbers)]
+        self._stages = [[k] for k in numbers] if self._one_after_another else [list(numbers)]
+        self._shown = [self._title(k, titles) for k in numbers]
         with tf.name_scope('gather_verdicts'):
             self._local = tf.placeholder(tf.int32, [None, len(ROW)])
             self._all = gather_rows(ranks, self._local, 'verdict_rows')
@@ -81,7 +110,7 @@ class Judging:
             if journal and len(rows):
                 journal.append(rows, time.time() - begin)
         for stage in self._stages:
-            wanted = table.standing_before(stage[0])
+            wanted = table.standing_after(self._before(stage[0]))
             todo = order[(wanted & ~table.known[stage].all(axis=0))[order]]
             with self._bar(stage[-1], int(wanted.sum()), len(todo)) as bar:
                 judged, signal = self._run_stage(session, stage, table, todo, make_batches(todo), signals, bar, save)
@@ -122,7 +151,12 @@ class Judging:
     def _judge(self, session, stage, batch):
         if batch is None:
             return np.empty([0, len(ROW)], np.int32)
-        return np.concatenate([self._passes.judge(session, k, batch) for k in stage])
+        rows = []
+        for k in stage:
+            graph, lengths = self._graphs[k]
+            rows.append(self._passes.judge(session, graph, batch, lengths))
+            rows[-1][:, 0] = k
+        return np.concatenate(rows)
 
     def _share(self, session, rows, signal=0):
         """All ranks' rows, and a row for each rank with its signal."""
@@ -130,30 +164,47 @@ class Judging:
         own[0, 1] = signal
         return session.run(self._all, {self._local: np.concatenate([own, rows])})
 
+    def _title(self, number, titles):
+        """What the bar says of a pass, or of the stage that it ends."""
+        if number == 0 or len(titles) < 2:
+            return self._names[number]
+        group = next(g for g, numbers in enumerate(self._groups) if number in numbers)
+        return '{} {}'.format(titles[group], self._names[number]) if self._one_after_another else 'under all'
+
+    def _before(self, number):
+        """The passes on whose verdicts it depends which images pass ``number`` attacks."""
+        return [k for group in self._groups if number in group for k in group if k < number]
+
     def _bar(self, last_pass, total, left):
         return get_tqdm(total=total, initial=total - left, disable=not self._ranks.is_chief,
-                        desc=self._names[last_pass])
+                        desc=self._shown[last_pass])
 
     def _describe(self, last_pass, table):
         known = table.known[0]
-        return '{}: {:.1f}% {}'.format(self._names[last_pass], 100 * table.robust()[known].mean() if known.any() else 0,
-                                       'robust' if last_pass else 'right')
+        passes = self._before(last_pass) + [last_pass] if self._one_after_another else self._stages[0]
+        return '{}: {:.1f}% {}'.format(
+            self._shown[last_pass], 100 * table.robust(passes)[known].mean() if known.any() else 0,
+            'robust' if last_pass else 'right')
 
     def _outcome(self, table, done, signal):
         done_with = dict((k, images) for stage, images in zip(self._stages, done) for k in stage)
-        verdicts = {self._names[k]: self._cumulative(table, k, images) for k, images in done_with.items()}
-        last = len(self._names) - 1
-        latest = self._cumulative(table, last, done_with[0])
+        return Outcome(self._cumulative(table, [0], done_with[0]),
+                       [self._found(table, group, done_with) for group in self._groups], int(done[0].sum()), signal)
+
+    def _found(self, table, passes, done_with):
+        verdicts = {self._names[k]: self._cumulative(table, passes[:number], done_with[k])
+                    for number, k in enumerate(passes, 1) if k in done_with}
+        latest = self._cumulative(table, passes, done_with[0])
         broken_by = None
         if self._one_after_another:
-            breaker = table.breaker()[latest.index]
-            finished = done_with.get(last, np.zeros(len(table.label), bool))[latest.index]
+            breaker = table.breaker(passes)[latest.index]
+            finished = done_with.get(passes[-1], np.zeros(len(table.label), bool))[latest.index]
             broken_by = [self._names[k] if k >= 0 else 'none' if f else '' for k, f in zip(breaker, finished)]
-        return Outcome(verdicts, latest, broken_by, int(done[0].sum()), signal)
+        return Found(verdicts, latest, broken_by, passes[-1] in done_with)
 
-    def _cumulative(self, table, last_pass, images):
+    def _cumulative(self, table, passes, images):
         index = np.flatnonzero(images & table.known[0])
-        found = table.last_known(last_pass)[index]
+        found = table.last_known(passes)[index]
         if self._one_after_another:  # which attack's target it would be differs from image to image
             found[:, FOUND.index(TARGET)] = NO_TARGET
         return Verdicts(index, table.label[index], *found.T)
@@ -177,22 +228,23 @@ class _Table:
         """bool [passes, images]: the label was predicted."""
         return self.known & (self._found[:, :, 0] == self.label)
 
-    def standing_before(self, number):
-        """bool [images]: all passes before this one were right."""
-        return self._right()[:number].all(axis=0)
+    def standing_after(self, passes):
+        """bool [images]: all of these passes were right."""
+        return self._right()[passes].all(axis=0)
 
-    def robust(self):
-        """bool [images]: right without an attack and in every pass so far."""
-        return self._right()[0] & (self._right() | ~self.known).all(axis=0)
+    def robust(self, passes):
+        """bool [images]: right in the first of these passes, and in every other that is known."""
+        right, known = self._right()[passes], self.known[passes]
+        return right[0] & (right | ~known).all(axis=0)
 
-    def breaker(self):
-        """int [images]: the first pass that was wrong, -1 where there is none."""
-        wrong = self.known & ~self._right()
-        return np.where(wrong.any(axis=0), wrong.argmax(axis=0), -1)
+    def breaker(self, passes):
+        """int [images]: the first of these passes that was wrong, -1 where there is none."""
+        wrong = (self.known & ~self._right())[passes]
+        return np.where(wrong.any(axis=0), np.asarray(passes)[wrong.argmax(axis=0)], -1)
 
-    def last_known(self, number):
-        """int32 [images, 4]: what the last known pass up to this one found."""
-        found = self._found[0]
-        for k in range(1, number + 1):
+    def last_known(self, passes):
+        """int32 [images, 4]: what the last known one of these passes found."""
+        found = self._found[passes[0]]
+        for k in passes[1:]:
             found = np.where(self.known[k][:, None], self._found[k], found)
         return found.copy()

@@ -17,17 +17,19 @@ from machine.versions import source_version
 _MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
 
 
-def results_name(network, checkpoint, attacker, data):
-    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, and data set.
+def results_name(network, checkpoint, attacker, data, subset=None, more=()):
+    """Name of an evaluation's folder: network, checkpoint, attack with its steps, norm and radius, data set, subset.
 
     Args:
-        network, checkpoint, data (str): names, or a path of the latter two. attacker (Attacker).
+        network, checkpoint, data (str): names, or a path of the latter two. attacker (Attacker). subset (str or None).
+        more (list of Attacker): likewise, under other threat models.
     """
     parts = [network, os.path.basename(checkpoint), attacker.name if attacker.parts else 'clean']
     if attacker.parts:
         parts += [attacker.norm] if not attacker.name.endswith(attacker.norm) else []
         parts += ['eps{:g}'.format(attacker.epsilon)]
-    return '-'.join(parts + [os.path.basename(os.path.normpath(data))])
+    parts += ['{}-eps{:g}'.format(other.norm, other.epsilon) for other in more]
+    return '-'.join(parts + [os.path.basename(os.path.normpath(data))] + [subset] * bool(subset))
 
 
 def make_results(verdicts, attacker, files_total, args, versions, seconds, complete=True):
@@ -38,17 +40,25 @@ def make_results(verdicts, attacker, files_total, args, versions, seconds, compl
         attacker (Attacker): one without ``parts`` for a clean evaluation.
         files_total (int): images that were to be judged up to now. complete (bool): whether these are all there are.
     """
-    clean = verdicts[CLEAN]
-    names = list(verdicts)
-    results = {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
-               'too_many_unreadable': too_many_unreadable(len(clean.index), files_total),
-               'clean': clean.summary(), 'adversarial': None, 'attack_success_rate': None, 'verdict': None,
-               'attack': attacker.describe(), 'threat_model': None, 'attacks': [],
-               'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
-               'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
+    return dict(about(verdicts[CLEAN], files_total, args, versions, seconds, complete), **found(verdicts, attacker))
+
+
+def about(clean, files_total, args, versions, seconds, complete):
+    """What results.json has of any evaluation; see ``make_results``."""
+    return {'num_images': len(clean.index), 'num_unreadable': files_total - len(clean.index), 'complete': complete,
+            'too_many_unreadable': too_many_unreadable(len(clean.index), files_total), 'clean': clean.summary(),
+            'args': args, 'versions': versions, 'source': source_version(), 'seed': args['seed'], 'seconds': seconds,
+            'tf32': tf.config.experimental.tensor_float_32_execution_enabled()}
+
+
+def found(verdicts, attacker):
+    """What results.json has of one attacker; see ``make_results``."""
+    clean, names = verdicts[CLEAN], list(verdicts)
+    results = {'adversarial': None, 'attack_success_rate': None, 'verdict': None, 'attack': attacker.describe(),
+               'threat_model': None, 'attacks': []}
     if attacker.parts:
         results.update(threat_model=threat_model(attacker), verdict=attacker.verdict)
-        results['attacks'] = [dict(a.describe(), **_robust(verdicts, names[:number + 1]))
+        results['attacks'] = [dict(a.describe(), **robust(verdicts, names[:number + 1]))
                               for number, a in enumerate(attacker.parts, 1) if a.name in verdicts]
     if len(names) > 1:
         attacked = verdicts[names[-1]]
@@ -65,13 +75,18 @@ def threat_model(attacker):
     return {'norm': attacker.norm, 'epsilon': attacker.epsilon, 'epsilon_of_unit_images': attacker.epsilon / 255}
 
 
-def _robust(verdicts, names):
+def robust(verdicts, names):
     """How many of the images that the last of ``names`` is done with were right in all of their verdicts."""
     index = verdicts[names[-1]].index
     correct = [verdicts[name].of(index).correct for name in names]
-    n, robust, before = len(index), int(np.all(correct, axis=0).sum()), int(np.all(correct[:-1], axis=0).sum())
-    return {'num_images': n, 'robust_correct': robust, 'broken': before - robust,
-            'robust_accuracy': robust / n if n else None, 'robust_accuracy_95': wilson(robust, n) if n else None}
+    return dict(robust_accuracy(correct), broken=int((np.all(correct[:-1], axis=0) & ~correct[-1]).sum()))
+
+
+def robust_accuracy(correct):
+    """``correct``: bool [verdicts, images]. How many images are right in all verdicts; JSON-ready."""
+    n, count = len(correct[0]), int(np.all(correct, axis=0).sum())
+    return {'num_images': n, 'robust_correct': count, 'robust_accuracy': count / n if n else None,
+            'robust_accuracy_95': wilson(count, n) if n else None}
 
 
 def make_results_folder(folder):
@@ -88,12 +103,23 @@ def make_results_folder(folder):
         raise ValueError("--results-dir '{}': not writable".format(folder))
 
 
-def write_results(folder, results, clean, attacked, files, broken_by=None, continued=False):
+def columns(attacked, broken_by=None):
+    """What per_example.csv has of one attacker, name to cells.
+
+    Args:
+        attacked (Verdicts): of the images that ``write_results`` is given. broken_by (list of str): a further column,
+            or None.
+    """
+    named = {'adv_pred': attacked.prediction.tolist(), 'target': attacked.target.tolist()}
+    return named if broken_by is None else dict(named, broken_by=broken_by)
+
+
+def write_results(folder, results, clean, cells, files, continued=False):
     """Write results.json and per_example.csv; files of those names that are there already are kept, renamed.
 
     Args:
-        clean, attacked (Verdicts): of the same images. files (sequence of str): names by index.
-        broken_by (list of str): a further column, or None.
+        clean (Verdicts). cells (dict): of the same images, name of a column to its cells; see ``columns``.
+        files (sequence of str): names by index.
         continued (bool): whether incomplete results that are there may be of this evaluation, and be replaced.
     """
     path, table = (os.path.join(folder, name) for name in ('results.json', 'per_example.csv'))
@@ -102,11 +128,9 @@ def write_results(folder, results, clean, attacked, files, broken_by=None, conti
             keep_older(name)
     with open(table + '.writing', 'w', newline='') as f:
         writer = csv.writer(f)
-        writer.writerow(['file', 'label', 'clean_pred', 'adv_pred', 'target'] + ['broken_by'] * (broken_by is not None))
-        for number, (index, *row) in enumerate(zip(clean.index, clean.label, clean.prediction, attacked.prediction,
-                                                   attacked.target)):
-            writer.writerow([files[index]] + [int(v) for v in row] +
-                            ([] if broken_by is None else [broken_by[number]]))
+        writer.writerow(['file', 'label', 'clean_pred', *cells])
+        for index, *row in zip(clean.index, clean.label.tolist(), clean.prediction.tolist(), *cells.values()):
+            writer.writerow([files[index], *row])
     os.replace(table + '.writing', table)
     write_text(path, json.dumps(results, indent=2) + '\n')
 

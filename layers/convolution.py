@@ -39,12 +39,13 @@ def convolution(convolve, weights, style, norm=None, depthwise=False):
 _FEW_CHANNELS = 4  # an image has 3
 
 
-def conv2d(x, weights, stride, style, around=None):
-    """Convolution by ``weights`` [k, k, in / groups, out] with SAME padding, or with ``around`` zeros on each side."""
+def conv2d(x, weights, stride, style, around=None, zero=0.0):
+    """Convolution by ``weights`` [k, k, in / groups, out] with SAME padding, or with ``around`` times ``zero`` on each
+    side."""
     def convolve(x):
-        padding = 'SAME'
-        if around is not None:
-            x, padding = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0])), 'VALID'
+        padding = 'SAME' if around is None else 'VALID'
+        if around:
+            x = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0]), constant_values=zero)
         return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
     of_image = stride > 1 and x.shape[1:].is_fully_defined() and channels_of(x, style) <= _FEW_CHANNELS
     if style.frozen is None or style.data_format != 'NHWC' or not of_image or compiled_ops(x) is None:
@@ -54,8 +55,11 @@ def conv2d(x, weights, stride, style, around=None):
         dy, phases, int(weights.shape[0]), stride, around, x.shape.as_list()[1:3])))(x)
 
 
-def max_pool(x, kernel, stride, style):
-    """Max-pooling with SAME padding."""
+def max_pool(x, kernel, stride, style, around=None):
+    """Max-pooling with SAME padding, or with ``around`` places on each side that are never the largest."""
+    if around is not None:
+        return _max_pool_around(x, kernel, stride, style, around)
+
     def pool(x, style):
         return tf.nn.max_pool2d(x, style.per_axis(1, kernel, 1), style.per_axis(1, stride, 1), 'SAME',
                                 data_format=style.data_format)
@@ -68,6 +72,19 @@ def max_pool(x, kernel, stride, style):
         return _nhwc_on_cpu(pool_and_gradient, x, style)
     # TensorFlow has no gradient of max-pooling in NCHW on a CPU.
     return _nhwc_on_cpu(pool, x, style)
+
+
+def _max_pool_around(x, kernel, stride, style, around):
+    """``max_pool`` of more places than asked for, of which it sees as many in SAME padding as it would without any."""
+    assert kernel - stride <= 1, (kernel, stride)  # else SAME would begin before the first place
+    sizes = [int(x.shape[axis]) for axis in style.spatial_axes]
+    behind = [around + -(size + 2 * around) % stride for size in sizes]
+    pads = [[around, after] for after in behind]
+    images = style.data_format == 'NHWC'
+    x = tf.pad(x, [[0, 0], *pads, [0, 0]] if images else [[0, 0], [0, 0], *pads], constant_values=x.dtype.min)
+    rows, columns = (slice((size + 2 * around - kernel) // stride + 1) for size in sizes)
+    y = max_pool(x, kernel, stride, style)
+    return y[:, rows, columns] if images else y[:, :, rows, columns]
 
 
 def depthwise_conv2d(x, kernel, stride, style):

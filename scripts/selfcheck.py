@@ -39,8 +39,9 @@ def main():
     zmq_ops.load_op_library()
     from native import smooth_ops
     smooth_ops.load_op_library()
-    from native import jpeg_part
+    from native import jpeg_part, resampling
     jpeg_part.load_library()
+    resampling.load_library()
     start_two_ranks('/cpu:0', CUDA_VISIBLE_DEVICES='')
     gpus = len(tf.config.list_physical_devices('GPU'))
     if gpus > 1:

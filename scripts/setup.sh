@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part, this
-# project's modules by their names, a self-check.
+# Makes .venv, ready to run: system packages, Python packages, Horovod with MPI, zmq_ops, smooth_ops, jpeg_part,
+# resampling, this project's modules by their names, a self-check.
 # Idempotent; called by `make setup`. PYTHON (3.12, python3.12 or a path) and TENSORFLOW (2.21 or 2.21.0) choose among the
 # tested sets, which are the files in constraints/, and GPU=1 CUDA builds of TensorFlow and Horovod; else an environment
 # stays what it is, and a new one gets the newest Python on the PATH with the newest TensorFlow for it, for CPUs.
@@ -81,7 +81,7 @@ choose_set() {
 
 # Content of everything that decides what the environment must be.
 fingerprint() {
-  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat pyproject.toml scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native/smooth_ops native/jpeg_part -type f \
+  { echo "gpu=$GPU root=$PWD set=$PYTHON_VERSION-$TF_VERSION"; cat pyproject.toml scripts/setup.sh scripts/horovod_wheel.py scripts/cuda_wheels.py scripts/horovod_gpu/* scripts/selfcheck.py requirements.txt requirements-test.txt "constraints/tensorflow-$TF_VERSION.txt"; find third_party/zmq_ops native/smooth_ops native/jpeg_part native/resampling -type f \
       \( -name '*.c' -o -name '*.cc' -o -name '*.h' -o -name Makefile \) -print0 | sort -z | xargs -0 cat; } | sha256sum | cut -c1-16
 }
 
@@ -165,8 +165,8 @@ install_horovod() {
 
 # The parts in C and C++, at once: what fails says so in the log.
 build_native() {
-  printf '%s\n' third_party/zmq_ops native/smooth_ops native/jpeg_part |
-    xargs -P 3 -I '{}' make -j "$(nproc)" -C '{}' PYTHON="$(realpath -s "$VENV")/bin/python"
+  printf '%s\n' third_party/zmq_ops native/smooth_ops native/jpeg_part native/resampling |
+    xargs -P 4 -I '{}' make -j "$(nproc)" -C '{}' PYTHON="$(realpath -s "$VENV")/bin/python"
 }
 
 # Makes this project's modules known by their names to every program of the environment, `zmq_ops` for tensorpack too.
@@ -186,7 +186,7 @@ set_up_environment() {
   step "Horovod with MPI (built from source, once)" install_horovod
 }
 
-compile_native() { step "this project's C++ (zmq_ops, smooth_ops, jpeg_part)" build_native; }
+compile_native() { step "this project's C++ (zmq_ops, smooth_ops, jpeg_part, resampling)" build_native; }
 
 main() {
   local want

@@ -69,6 +69,11 @@ def check_kind(args: Any, kinds: Mapping[str, Kind], recipe: Recipe) -> None:
     if kind.no_training and not (args.eval or args.eval_directory):
         raise ValueError('--attack {}: {}, and trains nothing; choose from {}'.format(
             args.attack, kind.no_training, ', '.join(name for name, each in kinds.items() if not each.no_training)))
+    if args.threat_models:
+        for name in ('norm', 'attack_epsilon', 'attack_step_size'):
+            if getattr(args, name) is not None:
+                raise ValueError('{} and --threat-models: choose one; each threat model has a norm, a radius and steps '
+                                 'of its own'.format(flags.spelling(name, getattr(args, name))))
     for name in _destinations(kind.without):
         if getattr(args, name) is not None:
             raise ValueError('--attack {} has no {}'.format(args.attack, flags.spelling(name, getattr(args, name))))
@@ -96,7 +101,8 @@ def _check_steps(args: Any, kind: Kind, usual: str) -> None:
     steps = args.eval_attack_iter if of_eval else args.attack_iter
     for flag, typed in (('--attack {}'.format(args.attack), args.attack not in (KIND, usual)),
                         # Of a training on clean images, that of its evaluations.
-                        ('--norm {}'.format(args.norm), args.norm if args.eval else None)):
+                        ('--norm {}'.format(args.norm), args.norm if args.eval else None),
+                        ('--threat-models', args.threat_models)):
         if typed and steps == 0:
             raise ValueError('{} without steps: give --attack-iter of 1 or more'.format(flag))
     if not args.early_stop:
@@ -145,6 +151,15 @@ def _settle_training(args: Any, recipe: Recipe, radius: float, kinds: Mapping[st
         default(args, 'eval_attack_step_size', judging.step_size(
             args.norm, args.eval_attack_iter or recipe.eval_attack_iter, args.eval_attack_epsilon or radius,
             recipe.eval_attack_step_size))
+
+
+def take_threat_models(args: Any, recipe: Recipe, kind: Kind) -> None:
+    """Give each threat model its steps; the namespace then has no other norm and lengths. Last of all."""
+    if args.threat_models:
+        steps = kind.step_size
+        args.threat_models = tuple(each._replace(step_size=steps and steps(
+            each.norm, args.attack_iter, each.epsilon, recipe.eval_attack_step_size)) for each in args.threat_models)
+        args.norm = args.attack_epsilon = args.attack_step_size = None
 
 
 def note_unused(args: Any, epsilon: Optional[float], step_size: Optional[float]) -> None:

@@ -33,6 +33,11 @@ def step_list(text: str) -> Tuple[int, ...]:
     return tuple(sorted({at_least(1)(part) for part in text.split(',')}))
 
 
+def of_each_stage(text: str) -> str:
+    """'3, 3' as '3,3': whole numbers of 1 or more."""
+    return ','.join(str(at_least(1)(part)) for part in text.split(','))
+
+
 def probability(text: str) -> float:
     """A number in [0, 1]."""
     value = float(at_least(0.0, float)(text))

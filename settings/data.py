@@ -52,18 +52,19 @@ class View:
     GROUP: ClassVar[str] = 'data'
 
     input_size: int = option(
-        '--input-size', EVERY, "side of the square input (default: 224; CifarResNet 32; EfficientNet the size's)",
-        check=checks.at_least(8), unit='PIXELS', group='architecture', fixes_run=True, decides_verdict=True,
-        written=typed.whole(8, 1 << 20),
+        '--input-size', EVERY, 'side of the square input (default: {told})', check=checks.at_least(8), unit='PIXELS',
+        group='architecture', fixes_run=True, decides_verdict=True, written=typed.whole(8, 1 << 20),
         served=Served('side of the square images (default: %(default)s)', check=checks.positive, unit='PIXELS',
                       default=224, wire=typed.whole(1, 10 ** 5), compared=ALWAYS))
     augmentation: str = option(
         '--augmentation', WITH_IMAGES,
-        'training augmentation, which also says how images are cropped for evaluation (default: imagenet, EfficientNet '
-        "efficientnet; cifar for inputs below 64 pixels; none for the digits; the data server's where the data set is)",
+        "training augmentation, which also says how images are cropped for evaluation (default: the network's, which "
+        'is imagenet, efficientnet or revisiting-at; cifar for inputs below 64 pixels; none for the digits; the data '
+        "server's where the data set is)",
         check='augmentations', fixes_run=True, decides_verdict=True,
         served=Served('(default: none for the digits, cifar for inputs below 64 pixels, else imagenet; that of '
-                      'EfficientNet is efficientnet)', check='augmentations', wire=_NAME, compared=OF_VIEW))
+                      'EfficientNet is efficientnet, that of ConvNeXt and ViT revisiting-at)', check='augmentations',
+                      wire=_NAME, compared=OF_VIEW))
     augment_name: Optional[str] = option(
         '--augment-name', TRAINED_ON_IMAGES, '{either} after the augmentation (default: none)', default=None,
         check='policies', unit='POLICY', fixes_run=True,

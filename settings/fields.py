@@ -40,6 +40,7 @@ class Flag:
     off: Optional[Tuple[str, str]] = None
     excludes: Optional[str] = None
     instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    alone: Optional[str] = None
 
     @property
     def dest(self) -> str:
@@ -126,7 +127,8 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
         flag: of ``Flag``. check: see ``Check``. unit (str): of the value, as --help shows it. group (str): of the
             help, where it is not the section's. told (str): for the help, see there. off: the flag that switches a
             SWITCH off, and its help. excludes (str): name of a group of flags of which only one may be typed.
-            instead (dict): mode to what to type there instead.
+            instead (dict): mode to what to type there instead. alone (str): the text that the flag stands for where no
+            value follows it; None: it needs one.
     """
     names = (names,) if isinstance(names, str) else names
     spec = _Spec(Flag(names, modes, help, **flag), judging, None if default is _NEEDED else default, late, shared,

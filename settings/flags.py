@@ -65,7 +65,8 @@ def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optiona
     parse = tables[flag.check].parse if isinstance(flag.check, str) else flag.check
     chosen = parse is None or isinstance(parse, tuple)
     place.add_argument(*flag.names, type=None if chosen else parse, choices=words or None if chosen else None,
-                       default=default, metavar=flag.unit, help=shown)
+                       default=default, metavar=flag.unit, help=shown, const=flag.alone,
+                       nargs=None if flag.alone is None else '?')
 
 
 def _words(flag: Flag, tables: Tables) -> List[str]:

@@ -8,6 +8,7 @@ from settings.fields import SWITCH, WORD, Served, option
 from settings.modes import ATTACKED, EVERY, TRAINED
 
 _COUNT = typed.whole(1, 1 << 20)  # layers, channels
+_STAGES = typed.text(1000)  # numbers with commas between them
 _FACTOR = typed.number(1e-3, 1e3)
 
 
@@ -17,14 +18,28 @@ class Network:
     GROUP: ClassVar[str] = 'architecture'
 
     depth: Optional[int] = option(
-        ('-d', '--depth'), EVERY, 'number of layers: 50, 101 or 152; CifarResNet 8, 20, 32, 56 or 18 (default: {told})',
-        default=None, check=int, unit='LAYERS', told='50; CifarResNet 20', fixes_run=True,
-        decides_verdict=True, written=_COUNT)
+        ('-d', '--depth'), EVERY, 'layers, of residual networks: 50, 101 or 152; CifarResNet 8, 20, 32, 56 or 18 '
+        '(default: {told})', default=None, check=int, unit='LAYERS', fixes_run=True, decides_verdict=True,
+        written=_COUNT)
     arch: str = option('--arch', EVERY, 'network (default: %(default)s)', default='ResNet', check='networks',
                        fixes_run=True, decides_verdict=True, written=WORD)
     model_name: Optional[str] = option(
-        '--model-name', EVERY, "EfficientNet's size: {names} (default: {told})", default=None, check='sizes',
-        unit='NAME', told='efficientnet-b0', fixes_run=True, decides_verdict=True, written=WORD)
+        '--model-name', EVERY, 'size of a network that has sizes: {names} (default: {told})', default=None,
+        check='sizes', unit='NAME', fixes_run=True, decides_verdict=True, written=WORD)
+    blocks: Optional[str] = option(
+        '--blocks', EVERY, "of each stage of a ConvNeXt, as 3,3,9,3; of a ViT, as 12 (default: the size's)",
+        default=None, check=checks.of_each_stage, unit='N,N', fixes_run=True, decides_verdict=True, written=_STAGES)
+    widths: Optional[str] = option(
+        '--widths', EVERY, "channels of each stage of a ConvNeXt, as 96,192,384,768; of a ViT's tokens, as 384 "
+        "(default: the size's)", default=None, check=checks.of_each_stage, unit='N,N', fixes_run=True,
+        decides_verdict=True, written=_STAGES)
+    heads: Optional[int] = option(
+        '--heads', EVERY, "of a ViT's attention (default: the size's)", default=None, check=checks.at_least(1),
+        unit='N', fixes_run=True, decides_verdict=True, written=_COUNT)
+    patch_size: Optional[int] = option(
+        '--patch-size', EVERY, 'pixels along a side that the stem of a ConvNeXt or ViT makes one position of, by its '
+        "stride or its convolutions' strides together: 1, 2 or 4 for images of 32 pixels (default: the size's)",
+        default=None, check=checks.at_least(1), unit='PIXELS', fixes_run=True, decides_verdict=True, written=_COUNT)
     width_coefficient: Optional[float] = option(
         '--width-coefficient', EVERY, "of EfficientNet's channels (default: the size's)", default=None,
         check=checks.above_zero, unit='FACTOR', fixes_run=True, decides_verdict=True, written=_FACTOR)
@@ -38,9 +53,10 @@ class Network:
         '--survival-prob', TRAINED, "probability that EfficientNet's last block is kept for an image, in training "
         '(default: 0.8)', default=None, check=checks.chance, unit='P', fixes_run=True)
     input_scaling: Optional[str] = option(
-        '--input-scaling', EVERY, "what EfficientNet takes: 'sat' is [-1, 1]; 'mean-std' standardised channels, for "
-        'networks trained without an attack (default: sat)', default=None, check='input scalings', fixes_run=True,
-        decides_verdict=True, written=WORD)
+        '--input-scaling', EVERY, "what the weights take: 'sat' [-1, 1], of residual networks in BGR; 'unit' RGB in "
+        "[0, 1]; 'imagenet' that less ImageNet's mean, by its deviation, as torchvision; 'mean-std' the same, by the "
+        'name that EfficientNet has for it (default: sat; ConvNeXt and ViT unit)', default=None, check='input scalings',
+        fixes_run=True, decides_verdict=True, written=WORD)
     res2_bottleneck: Optional[int] = option(
         '--res2-bottleneck', EVERY, "channels for each group in the first stage's 3x3 convolutions (default: 64; "
         'ResNeXtDenoiseAll 8)', default=None, check=checks.at_least(1), unit='CHANNELS', fixes_run=True,
@@ -59,8 +75,8 @@ class Network:
                       check=checks.positive, unit='CLASSES'))
     padding: Optional[str] = option(
         '--padding', EVERY, "of strided convolutions: 'explicit' as the SAT release, 'same' as the Feature Denoising "
-        "release (default: the recipe's)", default=None, check='paddings', fixes_run=True, decides_verdict=True,
-        written=WORD)
+        "release; 'symmetric' as torchvision, of the max-pooling too (default: the recipe's)", default=None,
+        check='paddings', fixes_run=True, decides_verdict=True, written=WORD)
     batch_norm_momentum: Optional[float] = option(
         '--batch-norm-momentum', TRAINED, "weight of batch norm's moving averages in their update (default: the "
         "recipe's, 0.9)", check=checks.below_one, unit='M', fixes_run=True)

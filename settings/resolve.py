@@ -25,6 +25,9 @@ class Kind(Protocol):
     def depths(self) -> Tuple[int, ...]: ...
 
     @property
+    def activation(self) -> Optional[str]: ...
+
+    @property
     def check(self) -> Callable[[Any], None]: ...
 
     def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]: ...
@@ -49,6 +52,7 @@ def take_network(args: Any, kinds: Mapping[str, Kind]) -> None:
     if 'depth' in own and args.depth not in kind.depths:
         raise ValueError('--depth {}: choose from {} for --arch {}'.format(
             args.depth, ', '.join(map(str, sorted(kind.depths))), args.arch))
+    default(args, 'activation_name', kind.activation)
     kind.check(args)
     of_network = {option.dest for option in options_of(Network)} | {'moving_average_decay'}
     _take(args, of_network.difference(of_some).union(own))

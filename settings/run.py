@@ -16,6 +16,7 @@ from settings.modes import (
     TRAINED_ON_IMAGES,
     TRAINING,
 )
+from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
 LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
              'it is not there; flags that the file or its published name tells of the network are the defaults')
@@ -71,6 +72,9 @@ class Evaluation:
                         check=SWITCH)
     eval_directory: Optional[str] = option('--eval-directory', EVERY, 'classify every image file of a folder',
                                            default=None, unit='DIR')
+    subset: Optional[str] = option(
+        '--subset', EVALUATED, 'judge only these images of the validation set, in the order of their list: {explained} '
+        '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True)
     prediction_file: str = option('--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)',
                                   default='predictions.txt', unit='FILE')
     results_dir: Optional[str] = option(
@@ -78,6 +82,12 @@ class Evaluation:
         'where --eval writes results.json and per_example.csv (default: a new folder, results/'
         '<network>-<checkpoint>-<attack>-<norm>-eps<radius>-<data>)', default=None, unit='DIR',
         instead={TRAINING: '--logdir', FAKE: '--logdir'})
+    threat_models: Tuple[ThreatModel, ...] = option(
+        '--threat-models', EVALUATED,
+        'of --eval: judge under several norms and radii at once, each with the attack that --attack chooses, and say '
+        'what withstands all of them; Linf:8,L2:510 for instance, in pixel levels, or Linf,L2,L1 at the usual 4, 510 '
+        'and 19125 (4/255, 2 and 75 for images in [0, 1]), as without a value', default=(), check='threat models',
+        unit='NORM:PIXELS,...', alone=EVERY_THREAT_MODEL, group='attacker')
     allow_unreadable: bool = option(
         '--allow-unreadable', EVALUATED_OR_LISTED,
         '--eval and --eval-directory end with exit code 0 although more than 1%% of the images could not be read (else '

@@ -13,7 +13,7 @@ from tensorpack.tfutils.tower import TowerContext
 
 import analysis.__main__
 import main
-from analysis import flags, page, report
+from analysis import flags, judged, page
 from networks import make_network
 
 SIDE, CLASSES, NUM_IMAGES, MISLABELLED = 16, 10, 30, 3
@@ -188,7 +188,7 @@ def test_results_of_another_network_or_without_an_attack_are_refused(tmp_path, s
 
     def read(content):
         path.write_text(json.dumps(content))
-        return report.read_results([str(path)], networks)
+        return judged.read_results([str(path)], networks)
     cell = read(attacked)['AutoAttack, Linf epsilon 4, 8 images']
     assert list(cell) == [networks[0].name] and cell[networks[0].name].startswith('75.0% (40.9')
     for content, message in ((dict(attacked, adversarial=None), 'clean'), ([1], 'no results'), ({}, 'no results'),

@@ -460,6 +460,22 @@ def test_the_short_version_is_the_first_two_attacks_of_the_standard_one(norm):
     assert short == standard[:2]
 
 
+@pytest.mark.slow
+def test_the_short_version_leaves_the_published_images_in_each_norm_and_in_all(sess, flags):
+    """Image by image: in these norms no flag of the published white-box attacks depends on the seed."""
+    robust_in_all, published_in_all = np.ones(64, bool), np.ones(64, bool)
+    for norm in NORMS:
+        standing = np.flatnonzero(CORRECT)
+        for attacker in make_attackers('apgd', norm, EPSILON[norm], 10):
+            seeds = np.stack([np.zeros(len(standing), np.int64), standing], axis=1)
+            standing = standing[attack(sess, attacker, rows=standing, seeds=seeds)[0]]
+        robust = np.isin(np.arange(64), standing)
+        published = [flags('torch_{}_{}'.format(norm, seed), 'standard/apgd-t') for seed in range(3)]
+        assert all(np.array_equal(robust, each) for each in published), norm
+        robust_in_all, published_in_all = robust_in_all & robust, published_in_all & published[0]
+    assert np.array_equal(robust_in_all, published_in_all) and 0 < robust_in_all.sum() <= 20
+
+
 def test_targets_are_at_most_the_wrong_labels_and_one_line_says_so(monkeypatch):
     lines = []
     monkeypatch.setattr('attacks.autoattack.ensemble.logger.warning', lines.append)

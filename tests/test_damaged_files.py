@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from analysis import report
+from analysis import judged
 from evaluation.results import _is_incomplete
 from files import checksums
 from files.typed import Malformed
@@ -37,7 +37,7 @@ def test_a_file_of_another_type_is_one_line(tmp_path, text):
             ('best.json', lambda: find_checkpoint(str(tmp_path / 'best')), ()),
             ('stats.json', lambda: trim_statistics(str(tmp_path), 2), ('[]',)),
             ('run.json', lambda: check_same_run(str(tmp_path), {name: 1 for name in fixing_a_run()}), ()),
-            ('results.json', lambda: report.read_results([str(tmp_path / 'results.json')], []), ())):
+            ('results.json', lambda: judged.read_results([str(tmp_path / 'results.json')], []), ())):
         write(tmp_path / name, text)
         if text in fine:
             read()
@@ -63,10 +63,10 @@ def test_results_that_there_cannot_be_are_refused(tmp_path, change):
     network = SimpleNamespace(name='a', args=SimpleNamespace(load=str(tmp_path / 'x.npz')))
     whole = dict(RESULTS, args={'load': str(tmp_path / 'x.npz')})
     (tmp_path / 'results.json').write_text(json.dumps(whole))
-    assert report.read_results([path], [network]) == {'PGD-10, Linf epsilon 4, 10 images': {'a': '30.0% (10.8–60.3)'}}
+    assert judged.read_results([path], [network]) == {'PGD-10, Linf epsilon 4, 10 images': {'a': '30.0% (10.8–60.3)'}}
     (tmp_path / 'results.json').write_text(json.dumps(dict(whole, **change)))
     with pytest.raises(ValueError, match='no results of main.py --eval'):
-        report.read_results([path], [network])
+        judged.read_results([path], [network])
 
 
 def test_class_names_of_earlier_runs_or_written_by_hand_are_read(tmp_path):

@@ -47,6 +47,8 @@ NOT_RUN = {
     r'pytest -m slow -s|\S*python -m pytest .*': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',
+    r'python main.py --eval .* --subset robustbench':
+        'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
     r'echo \| python benchmarks/torch_loop.py .*': 'needs PyTorch, which is not installed here',
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}

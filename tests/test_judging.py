@@ -96,8 +96,9 @@ def load(tmp_path_factory):
 
 
 def flags(data, load, *more):
+    radius = [] if '--threat-models' in more else ['--attack-epsilon', '6']
     return ARCHITECTURE + ['--eval', '--load', load, '--data', data, '--batch', '4', '--augmentation', 'cifar',
-                           '--results-dir', 'out', '--attack-epsilon', '6', *more]
+                           '--results-dir', 'out', *radius, *more]
 
 
 ATTACKS = {'pgd': ['--attack-iter', '3', '--targeted'],
@@ -118,7 +119,7 @@ def here(data, load, tmp_path, monkeypatch):
     def run(*more):
         with tf.Graph().as_default():
             main.main(flags(data, load, *more))
-        return found_in(tmp_path / 'out')
+        return found_in(tmp_path / (more[more.index('--results-dir') + 1] if '--results-dir' in more else 'out'))
     return run
 
 

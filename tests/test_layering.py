@@ -22,17 +22,17 @@ FLOORS = (
     ('nets.py',),
     ('architectures',),
     ('adv_model.py',),
-    ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet'),
+    ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet', 'convnext', 'vit'),
     ('attacks', 'layers'),
     ('seeds.py', 'smooth_activations.py'),
     ('data',),
-    ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part'),
+    ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part', 'native/resampling'),
     ('native', 'settings'),
     ('files', 'machine'),
 )
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 
-GRAPHS = ('layers', 'resnet_model.py', 'efficientnet')
+GRAPHS = ('layers', 'resnet_model.py', 'efficientnet', 'convnext', 'vit')
 # What a room must not know although it stands below.
 UNKNOWN = {
     'attacks': ('third_party', 'data', 'ranks', 'native', 'native/smooth_ops', 'files', 'settings'),

@@ -24,6 +24,7 @@ from networks import make_network
 from small_runs import mpirun, read_json
 from test_main import refusal
 from weights.find import read_checkpoint
+from weights.flags import published_model
 from weights.identity import AVERAGE
 from zoo import fetch as fetching, published
 from zoo.fetch import fetch
@@ -103,10 +104,57 @@ def arrived(model, folder, content):
 
 
 def test_the_four_documents_models_are_there_with_addresses_of_their_own():
-    assert len(HERE) == 3 + 14 + 10 and len(ELSEWHERE) == 12
+    assert len(HERE) == 3 + 14 + 10 + 12 and ELSEWHERE == ['Revisiting-eps8']
     addresses = [file.address for model in published.MODELS for file in model.files]
-    assert len(set(addresses)) == len(addresses) == 3 + 3 * 24 + 6
+    assert len(set(addresses)) == len(addresses) == 3 + 3 * 24 + 7
     assert all(address.startswith('https://') for address in addresses)
+
+
+# As published: name, epochs, (pixels, clean, AutoAttack), RobustBench's Google Drive id or '-', shared folders.
+REVISITING = '''
+ConvNeXt-iso-CvSt 300 224,70.2,45.9                -                                 HpNbkLTNTBiaeo8
+ViT-S             300 224,69.2,44.0                -                                 XLLnoCnJxp74Zqn
+ViT-S-CvSt        300 224,72.5,48.1                1-1sUYXnj6bDXacIKI3KKqn4rlkmL-ZI2 agtDw3D7QXbDCmw
+ConvNeXt-T        300 224,72.4,48.6                -                                 XLLnoCnJxp74Zqn
+ConvNeXt-T-CvSt   300 224,72.7,49.5                1-FjtOF6LJ3-bf4VezsmWwncCxYSx-USP BFLoMrMdn8iBk7Y
+ViT-M-CvSt        50  224,72.4,48.8                -                                 q2mkEYtq5Zjpa4e
+ConvNeXt-S-CvSt   50  224,74.1,52.4                1-ZrMYajCCnrtV4oT0wa3qJJoQy1nUSnL m3bAwNg4CJY4jrp
+ViT-B             50  224,73.3,50.0                -                                 XLLnoCnJxp74Zqn
+ConvNeXt-B        50  224,75.6,54.3                -                                 XLLnoCnJxp74Zqn
+ViT-B-CvSt        250 224,76.3,54.7                1-JBbfi_eH3tKMXObvPPHprrZae0RiQGT SbN5AJAicdZJXyr
+ConvNeXt-B-CvSt   250 224,75.9,56.1;256,76.9,57.3  1-lE-waaVvfL7lgBrydmZIM9UJimmHnVe RQBEXagC7R7XweX
+ConvNeXt-L-CvSt   100 224,77.0,57.7;320,78.2,59.4  10-YOVdM2EQjHemSi9x2H44qKRSOXVQmh YzBpeHRrRQzHBDz,LeYdmW9DMAr8zws
+'''.strip().splitlines()
+
+
+@pytest.mark.parametrize('row', [row.split() for row in REVISITING], ids=lambda row: row[0])
+def test_the_models_of_revisiting_adversarial_training_are_as_published(row):
+    name, epochs, figures, drive, shares = row
+    model = published.find(name)
+    assert model.name == name and model.epochs == int(epochs)
+    assert [(f.size, f.clean, *f.attacked) for f in model.figures] == [
+        tuple(map(float, part.split(','))) for part in figures.split(';')]
+    assert model.pages == tuple('https://nc.mlcloud.uni-tuebingen.de/index.php/s/' + s for s in shares.split(','))
+    drives = [file.address for file in model.files if file.address.startswith(published.DRIVE)]
+    assert drives == ([] if drive == '-' else ['https://drive.google.com/uc?id=' + drive])
+    assert model.prefix == name + '.pt' and [file.name for file in model.files] in ([], [model.prefix])
+    known = 'Singh2023Revisiting_' + name.replace('CvSt', 'ConvStem')
+    assert model.robustbench == ('' if drive == '-' else known)
+    if drive != '-':
+        assert published.find(known) is published.of_file(known + '.pt') is published.of_file(name + '.pt') is model
+    flags = dict(zip(model.flags[::2], model.flags[1::2]))
+    assert flags['--arch'] == name.split('-')[0] and flags['--model-name'] == name.lower()
+    assert flags.get('--input-scaling') == ('imagenet' if name == 'ViT-S-CvSt' else None)
+
+
+def test_those_fine_tuned_at_epsilon_8_are_a_folder(capsys, folder):
+    model = published.find('revisiting-eps8')
+    assert model.pages == ('https://nc.mlcloud.uni-tuebingen.de/index.php/s/FiTToeo4RKY896P',) and not model.figures
+    assert not model_zoo.main(['list', 'revisiting-eps8'])
+    assert model.pages[0] in capsys.readouterr().out
+    assert model_zoo.main(['download', 'revisiting-eps8']) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert model.pages[0] in line and '--load FILE' in line
 
 
 @pytest.mark.parametrize('name, clean, attacked', [
@@ -172,7 +220,7 @@ def test_a_near_miss_is_told_the_name(name, near):
 @pytest.mark.parametrize('run, argv', [
     (main.parse_args, ['--eval', '--load', 'zoo:{}']), (main.parse_args, ['--load', 'zoo:{}']),
     (model_zoo.main, ['verify', '{}'])])
-@pytest.mark.parametrize('name, said', [('Nothing', 'no published model'), ('vit-s-cvst', 'not in this project')])
+@pytest.mark.parametrize('name, said', [('Nothing', 'no published model'), ('revisiting-eps8', 'a folder of models')])
 def test_what_cannot_be_loaded_is_refused_in_one_line(capsys, folder, run, argv, name, said):
     line = refusal(capsys, run, [word.format(name) for word in argv])
     assert said in line and name.lower() in line.lower()
@@ -194,10 +242,14 @@ def test_the_list_has_every_model_and_its_figures(capsys):
 
 
 def test_the_list_of_one_model_has_all_about_it(capsys, folder):
-    model_zoo.main(['list', 'r152-denoise', 'ConvNeXt-iso-CvSt'])
+    model_zoo.main(['list', 'r152-denoise', 'ConvNeXt-L-CvSt'])
     shown = capsys.readouterr().out
     assert published.find('R152-Denoise').files[0].address in shown and '--arch ResNetDenoise -d 152' in shown
-    assert 'architecture is not here' in shown and 'index.php/s/HpNbkLTNTBiaeo8' in shown
+    assert '--arch ConvNeXt --model-name convnext-l-cvst' in shown
+    assert '320 pixels: clean 78.2, AutoAttack 59.4' in shown
+    assert 'Singh2023Revisiting_ConvNeXt-L-ConvStem' in shown and 'trained     100 epochs' in shown
+    # Both addresses of the folder, the newer first.
+    assert 0 < shown.index('index.php/s/YzBpeHRrRQzHBDz') < shown.index('index.php/s/LeYdmW9DMAr8zws')
 
 
 # Downloads
@@ -309,10 +361,17 @@ def test_the_command_downloads_all_it_can(capsys, server, model, folder, monkeyp
     assert model.is_in(folder) and err.count('\n') == 1 and "'Lost'" in err
 
 
-def test_a_model_without_files_has_a_page(capsys, folder):
-    assert model_zoo.main(['download', 'ConvNeXt-iso-CvSt', 'ViT-S']) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert 'index.php/s/HpNbkLTNTBiaeo8' in first and 'ViT-S' in second
+def test_a_model_without_files_has_a_page_and_a_place_for_what_is_saved_by_hand(capsys, folder):
+    assert model_zoo.main(['download', 'ConvNeXt-iso-CvSt', 'ViT-B']) == 2
+    lines = capsys.readouterr().err.splitlines()
+    for line, name, share in zip(lines, ('ConvNeXt-iso-CvSt', 'ViT-B'), ('HpNbkLTNTBiaeo8', 'XLLnoCnJxp74Zqn')):
+        path = os.path.join(folder, name, name + '.pt')
+        assert "'{}'".format(name) in line and 'index.php/s/' + share in line and "as '{}'".format(path) in line
+        os.makedirs(os.path.dirname(path))
+        with open(path, 'w') as f:
+            f.write("the user's own")
+    assert model_zoo.main(['download', 'ConvNeXt-iso-CvSt', 'ViT-B']) == 0
+    assert published.local_path('zoo:ViT-B') == path
 
 
 # Their SHA-256
@@ -511,6 +570,23 @@ def test_an_evaluation_downloads_the_model_and_judges_it_with_its_flags(server, 
     named, direct = (read_json(tmp_path / name / 'results.json') for name in ('by-name', 'by-path'))
     assert named['clean'] == direct['clean'] and named['num_images'] > 100
     assert named['args']['load'] == 'zoo:tiny-silu' and named['args']['activation_name'] == 'mish'
+
+
+def test_under_threat_models_its_published_figures_stand_beside_what_is_measured(server, model, folder, tmp_path,
+                                                                                  capsys, monkeypatch):
+    known = model._replace(figures=(published.Figures(8, 90.5, (40.5,)),), release=model.release._replace(
+        attacks=(published.Under('PGD', 'PGD-1', 'Linf', 8.0),)))
+    monkeypatch.setitem(published._BY_NAME, 'tiny-silu', known)
+    with tf.Graph().as_default():
+        main.main(['--eval', '--load', 'zoo:tiny-silu', '--attack-iter', '1', '--threat-models', 'Linf:8,L2:300',
+                   '--results-dir', str(tmp_path / 'out')])
+    results = read_json(tmp_path / 'out' / 'results.json')
+    assert results['published']['model'] == 'Tiny-silu' and results['published']['clean'] == 90.5
+    assert [found['published'] for found in results['threat_models']] == [40.5, None]
+    linf, = [line for line in capsys.readouterr().out.splitlines() if line.startswith('Linf')]
+    assert linf.split()[-1] == '40.5%'
+    # The file is as well known by its own name.
+    assert published_model(known.path(folder)) == published_model('zoo:tiny-silu') == known
 
 
 def test_a_download_that_fails_ends_an_evaluation_in_one_line(capsys, server, model, folder):

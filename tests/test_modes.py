@@ -19,7 +19,8 @@ ASKED = {modes.EVAL: ['--eval', '--load', '{npz}', '--data', '{folder}'],
 VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'prediction_file': 'out.txt',
           'results_dir': 'out', 'logdir': 'name', 'serve_address': 'ipc://@nobody', 'arch': 'ResNet', 'depth': '50',
           'model_name': 'efficientnet-b0', 'width_coefficient': '1', 'depth_coefficient': '1', 'dropout_rate': '0.1',
-          'survival_prob': '0.9', 'input_scaling': 'sat', 'activation_name': 'silu', 'padding': 'same',
+          'survival_prob': '0.9', 'widths': '384', 'heads': '6', 'patch_size': '16', 'input_scaling': 'sat',
+          'activation_name': 'silu', 'padding': 'same',
           'data_format': 'NHWC', 'recipe': 'sat', 'augmentation': 'none', 'augment_name': 'autoaugment',
           'num_classes': '10', 'attack': 'pgd', 'norm': 'Linf', 'autoattack_version': 'plus', 'attack_target': 'none',
           'attack_precision': 'float32', 'attack_gradient': 'silu', 'update_gradient': 'silu',
@@ -32,7 +33,8 @@ MODES_OF = {option.dest: option.flag.modes for option in sections.options()}
 COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],
            'randaug_magnitude': ['--augment-name', 'randaugment'], 'autoattack_version': ['--attack', 'autoattack'],
            **dict.fromkeys(('model_name', 'width_coefficient', 'depth_coefficient', 'dropout_rate', 'survival_prob',
-                            'input_scaling'), ['--arch', 'EfficientNet'])}
+                            'input_scaling'), ['--arch', 'EfficientNet']),
+           **dict.fromkeys(('blocks', 'widths', 'heads', 'patch_size'), ['--arch', 'ViT'])}
 
 
 def flags():

@@ -14,7 +14,7 @@ from tensorpack.tfutils.tower import TowerContext
 
 import nets
 from main import parse_args
-from third_party.imagenet_utils import synset_words
+from third_party.imagenet_utils import View, synset_words, validation_transform
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--num-classes', '1000', '--recipe', 'feature-denoising']
@@ -54,6 +54,23 @@ def test_the_example_prints_the_best_class_and_five_names(graph, weights_rule, p
     assert first.split() == ['Prediction:', str(best[0])]
     names = [synset_words()[k] for k in best[:5]]
     assert second == 'Top 5:  {}'.format(names)
+
+
+def test_the_example_sees_an_image_as_an_evaluation_where_the_network_s_view_crops(graph, weights_rule, picture,
+                                                                                    tmp_path):
+    path, image = picture
+    network = ['--arch', 'ConvNeXt', '--blocks', '1,1', '--widths', '8,16', '--input-size', '32']
+    model = nets.ARCHITECTURES['ConvNeXt'].model(parse_args(network + ['--data-format', 'NHWC']))
+    logits = model.classify(tf.constant(validation_transform(image, View(32, 'revisiting-at'))[None]))
+    random = np.random.default_rng(0)
+    values = {v: random.standard_normal(v.shape.as_list()).astype(np.float32) for v in tf.global_variables()}
+    np.savez(tmp_path / 'net.npz', **{v.op.name: value for v, value in values.items()})
+    with tf.Session() as session:
+        for variable, value in values.items():
+            variable.load(value, session)
+        best = session.run(logits)[0].argmax()
+    done = run_example('--load', str(tmp_path / 'net.npz'), '--input', path, *network)
+    assert done.returncode == 0 and done.stdout.split()[:2] == ['Prediction:', str(best)], done.stderr
 
 
 @pytest.mark.parametrize('flags, named', [

@@ -95,10 +95,13 @@ def picture(value):
     return jpeg(np.full([8, 8, 3], value, np.uint8))
 
 
-def record(image=None, label=None):
-    """A serialised Example of TensorFlow's with one image (bytes) and one label, each left out if None."""
+def record(image=None, label=None, name='some.JPEG'):
+    """A serialised Example of TensorFlow's with one image (bytes), one label and a file's name, each left out if
+    None."""
     import tensorflow as tf
-    features = {'image/filename': tf.train.Feature(bytes_list=tf.train.BytesList(value=[b'some.JPEG']))}
+    features = {}
+    if name is not None:
+        features['image/filename'] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()]))
     if image is not None:
         features['image/encoded'] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))
     if label is not None:

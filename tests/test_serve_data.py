@@ -170,9 +170,10 @@ def test_a_pass_is_served_once_over_two_clients(start, receive):
         (read_image(path).tobytes(), int(label)) for path, label in zip(dataset.files, dataset.labels))
 
 
-def test_batches_arrive_in_the_order_of_the_stream(start, receive):
-    start('--batch', '7', '--workers', '4', '--augmentation', 'cifar')
-    stream = TrainingStream(open_dataset(None, 'train', 10), 7, View(32, 'cifar'), 0)
+@pytest.mark.parametrize('augmentation', ['cifar', 'revisiting-at', 'revisiting-at-basic'])
+def test_batches_arrive_in_the_order_of_the_stream(start, receive, augmentation):
+    start('--batch', '7', '--workers', '4', '--augmentation', augmentation)
+    stream = TrainingStream(open_dataset(None, 'train', 10), 7, View(32, augmentation), 0)
     for number, message in enumerate(receive(60)):
         assert (decode(message)[0] == stream.batch(number)[0]).all()
 
@@ -180,6 +181,7 @@ def test_batches_arrive_in_the_order_of_the_stream(start, receive):
 @pytest.mark.parametrize('augmentation, flags, policy', [
     ('cifar', ['--augment-name', 'autoaugment'], ('autoaugment',)),
     ('efficientnet', ['--augment-name', 'randaugment'], ('randaugment', 2, 10)),
+    ('revisiting-at', ['--augment-name', 'autoaugment'], ('autoaugment',)),
     ('none', ['--augment-name', 'randaugment', '--randaug-num-layers', '3', '--randaug-magnitude', '7'],
      ('randaugment', 3, 7))])
 def test_batches_are_augmented_by_the_policy(start, receive, address, augmentation, flags, policy):

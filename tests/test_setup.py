@@ -132,7 +132,8 @@ def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
         shutil.copytree(os.path.join(ROOT, folder), tmp_path / folder)
     for name in 'requirements.txt', 'requirements-test.txt', 'pyproject.toml':
         shutil.copy(os.path.join(ROOT, name), tmp_path)
-    for part, command in ('third_party/zmq_ops', 'false'), ('native/smooth_ops', 'true'), ('native/jpeg_part', 'true'):
+    for part, command in (('third_party/zmq_ops', 'false'), ('native/smooth_ops', 'true'), ('native/jpeg_part', 'true'),
+                          ('native/resampling', 'true')):
         (tmp_path / part).mkdir(parents=True)
         (tmp_path / part / 'Makefile').write_text('all:\n\t' + command)
     make_python(tmp_path / 'env' / 'bin' / 'python', '3.11')  # it does all that it is asked for, and answers 3.11
@@ -140,7 +141,7 @@ def test_a_step_of_which_a_part_fails_ends_the_set_up(tmp_path):
     (tmp_path / 'env' / 'set').write_text('3.11 2.15.1\n')
     ended = subprocess.run(['bash', str(tmp_path / 'scripts' / 'setup.sh')], text=True, capture_output=True,
                            env=dict(os.environ, VENV='env', PYTHON='', TENSORFLOW='', GPU=''))
-    assert ended.returncode == 1 and 'C++ (zmq_ops, smooth_ops, jpeg_part)' in ended.stderr.splitlines()[-1]
+    assert ended.returncode == 1 and 'C++ (zmq_ops, smooth_ops, jpeg_part, resampling)' in ended.stderr.splitlines()[-1]
     assert ended.stdout.endswith(' failed\n') and not (tmp_path / 'env' / 'setup-done').exists()
 
 

@@ -25,6 +25,8 @@ _LONGEST = 1 << 24  # bytes of a file
 
 # A flag that decides how a network is judged or trained, and not what it is.
 _RECIPE = 'recipe'
+# A card lacks it where no value is given, as those of residual networks did before they had the option.
+_MAYBE = 'input_scaling'
 
 
 def _names(arch, model_name):
@@ -66,8 +68,10 @@ def make(args, classes):
     Returns:
         dict, JSON-ready.
     """
-    return {'format': _FORMAT, 'flags': {name: getattr(args, name) for name in _names(args.arch, args.model_name)},
-            'moving_average_decay': args.moving_average_decay, 'channel_order': nets.channel_order(args.arch),
+    flags = {name: getattr(args, name) for name in _names(args.arch, args.model_name)
+             if name != _MAYBE or getattr(args, name) is not None}
+    return {'format': _FORMAT, 'flags': flags, 'moving_average_decay': args.moving_average_decay,
+            'channel_order': nets.channel_order(args.arch, args.input_scaling),
             'classes': None if classes is None else list(classes), **source_version()}
 
 
@@ -109,12 +113,13 @@ def _parse(content, where):
         names = _names(flags['arch'], flags.get('model_name'))
     except ValueError as error:
         raise ValueError('{}: {}'.format(where, error)) from None
-    wrong = sorted(set(names) ^ set(flags))
+    wrong = sorted((set(names) ^ set(flags)) - ({_MAYBE} if _MAYBE in names else set()))
     if wrong:
         raise ValueError('{}: {} {}'.format(where, 'lacks' if wrong[0] in names else 'has an unknown', wrong[0]))
-    if card['channel_order'] != nets.channel_order(flags['arch']):
+    order = nets.channel_order(flags['arch'], flags.get(_MAYBE))
+    if card['channel_order'] != order:
         raise ValueError('{}: channel order {}, and {} here takes {}'.format(
-            where, card['channel_order'], flags['arch'], nets.channel_order(flags['arch'])))
+            where, card['channel_order'], flags['arch'], order))
     return card
 
 

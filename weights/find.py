@@ -8,6 +8,7 @@ from tensorpack.utils import logger
 from files.checksums import without_checksum
 from files.json_files import read_checked
 from files.typed import number, parse, record, whole
+from weights.pytorch import is_pytorch
 from weights.stored import Stored
 from zoo import published
 
@@ -20,7 +21,8 @@ _ANY_PART = re.compile(r'model-(\d+)({})'.format('|'.join(map(re.escape, PARTS))
 
 
 def find_checkpoint(path):
-    """What ``--load path`` means: an .npz or .npy file, or the prefix of a TensorFlow checkpoint.
+    """What ``--load path`` means: an .npz or .npy file, one of PyTorch's (.pt, .pth) or of safetensors, or the prefix
+    of a TensorFlow checkpoint.
 
     ``path`` may also name a checkpoint's .index, .meta or .data file; a folder or the file ``checkpoint`` in it, for
     the newest one there; ``<log directory>/best`` for the most robust one of a run; or ``zoo:NAME`` for a published
@@ -34,7 +36,7 @@ def find_checkpoint(path):
             return published.local_path(path)
         except ValueError as error:
             raise ValueError("--load '{}': {}".format(path, error)) from error
-    if path.endswith(('.npz', '.npy')):
+    if path.endswith(('.npz', '.npy')) or is_pytorch(path):
         if not os.path.isfile(path):
             raise ValueError("--load '{}': no such file".format(path))
         return path

@@ -1,22 +1,32 @@
-"""The flags that a checkpoint brings: those of its card, or of the published model that it is, as defaults."""
+"""The flags that a checkpoint brings, as defaults: those of its card, of the published model that it is, or what a file
+of PyTorch's says."""
 import os
 import sys
 from typing import List, NamedTuple, Optional
 
+from layers.scaling import INPUT_SCALINGS
+from nets import ARCHITECTURES, channel_order
 from ranks.launched import launched_rank
+from settings.resolve import options_of_some
 from weights import card as cards, identity
 from weights.find import find_checkpoint, open_checkpoint
 from weights.identity import AVERAGE, describe, network_of_flags, network_of_words, network_part
+from weights.pytorch import Told
 from weights.stored import Stored
 from zoo import published
+
+# Of the averages in a file that does not say it; any number above 0 asks for them.
+USUAL_DECAY = 0.9999
 
 
 class _Defaults(NamedTuple):
     """What a checkpoint says of its network. words (list of str): flags. card (dict): which says them, or None.
-    model (published.Model): which brings them, by its file's name, or None. path (str): of the checkpoint."""
+    model (published.Model): which brings them, by its file's name, or None. told (Told): what a file of PyTorch's says,
+    of a network that is here, or None. path (str): of the checkpoint."""
     words: List[str]
     card: Optional[dict] = None
     model: Optional[published.Model] = None
+    told: Optional[Told] = None
     path: Optional[str] = None
 
 
@@ -44,10 +54,36 @@ def parse_with_checkpoint(parser, argv, load, training=False):
                 parser.error("--{0} {1}: '{2}' is a network of --{0} {3}; leave the flag out, or add "
                              "--ignore-checkpoint-flags".format(name.replace('_', '-'), getattr(args, name), found.path,
                                                                 getattr(told, name)))
-    if found.model and not launched_rank():
-        print("'{}' is the published {}; its flags, where no others are typed: {}".format(
-            load, found.model.name, ' '.join(found.words)), file=sys.stderr)
+    if found.told and args.arch != found.told.network.arch:
+        return parser.parse_args(argv)  # to be refused by who lays the networks beside each other
+    if found.told and not args.ignore_checkpoint_flags:
+        _check_scaling(parser, args, found)
+    if (found.model or found.told) and not launched_rank():
+        print("'{}' is {}; its flags, where no others are typed: {}{}".format(
+            load, 'the published ' + found.model.name if found.model else "{} under PyTorch's names".format(
+                found.told.network), ' '.join(found.words), _of_averages(found.told, training)), file=sys.stderr)
     return args
+
+
+def _check_scaling(parser, args, found):
+    """Refuse an input scaling that the weights of a file of PyTorch's cannot be for."""
+    scaling = found.told.scaling
+    if scaling and INPUT_SCALINGS[args.input_scaling or 'sat'] != INPUT_SCALINGS[scaling]:
+        parser.error("--input-scaling {}: '{}' has a normalisation of its own, which is --input-scaling {}; leave the "
+                     'flag out, or add --ignore-checkpoint-flags'.format(args.input_scaling, found.path, scaling))
+    if channel_order(args.arch, args.input_scaling) != 'RGB':
+        parser.error("--input-scaling {}: then the network takes BGR, and the weights in '{}' are for RGB; choose unit "
+                     'or imagenet, or add --ignore-checkpoint-flags'.format(args.input_scaling, found.path))
+
+
+def _of_averages(told, training):
+    """What is to be said of the two sets of weights in one file of PyTorch's."""
+    if told is None or told.averages == 'none':
+        return ''
+    if told.averages == 'alone':
+        return '; it has averages alone, which are taken as weights'
+    return '; it has weights and their averages' + (
+        '' if training else ', of which these flags take the averages, and --moving-average-decay 0 the weights')
 
 
 def checkpoint_words(load):
@@ -71,9 +107,26 @@ def _defaults(load, training):
     if card:
         _check_own(card, stored)
         return _Defaults(cards.words(card, training), card, path=path)
+    told = stored.told if stored.told and stored.told.network else None
+    words = _told_words(told, training) if told else []
     if model:
-        return _Defaults(published.flags_of(model.name, training), model=model, path=path)
-    return _Defaults([])
+        words += published.flags_of(model.name, training)
+    return _Defaults(words, model=model, told=told, path=path)
+
+
+def _told_words(told, training):
+    """The flags of a file of PyTorch's: what its variables and its normalisation tell, then what is usual."""
+    network, entry = told.network, ARCHITECTURES[told.network.arch]
+    values = dict(entry.pytorch.usual)
+    if told.scaling:
+        values['input_scaling'] = told.scaling
+    if network.smooth_relu:
+        values.pop('activation_name', None)
+    lacking = options_of_some(ARCHITECTURES).difference(entry.defaults(network.options.get('model_name')))
+    if not training:
+        values['moving_average_decay'] = USUAL_DECAY if told.averages == 'both' else 0
+    return network.flags() + [word for name, value in values.items() if name not in lacking
+                              for word in ('--' + name.replace('_', '-'), str(value))]
 
 
 def _check_own(card, stored):
@@ -81,6 +134,15 @@ def _check_own(card, stored):
     if found and not found.is_same(said):
         raise ValueError("'{}' is {}, but what is written with it says {}: is that of another checkpoint?".format(
             stored.path, found, said))
+
+
+def published_model(load):
+    """The published model that ``load`` means, by its name, or that a file is (``published_as``); else None.
+
+    Raises:
+        ValueError: no such model or checkpoint, or it cannot be read.
+    """
+    return published.find(load) if published.is_named(load) else published_as(Stored(find_checkpoint(load)))
 
 
 def published_as(stored):

@@ -1,4 +1,5 @@
 """A checkpoint's arrays beside a network's variables: refused where they do not fit, else loaded."""
+import re
 from typing import List, NamedTuple, Tuple
 
 import numpy as np
@@ -6,6 +7,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
+from nets import ARCHITECTURES
 from training.optimizers import is_of_optimizer
 from weights.identity import AVERAGE, describe, is_of_training, network_part, refuse_another_network, some
 from weights.stored import Stored, fault_of
@@ -34,7 +36,7 @@ def _shapes(values):
 
 
 def compare_variables(variables, values, averages=False):
-    """Lay the network's variables beside a checkpoint's names and shapes; no array is read.
+    """Lay the network's variables beside a checkpoint's names and shapes; no array is read but those to be adapted.
 
     Args:
         variables (list of tf.Variable): those of training alone are not looked at.
@@ -45,7 +47,7 @@ def compare_variables(variables, values, averages=False):
     """
     variables, shapes = network_variables(variables), _shapes(values)
     wanted = [(v, v.op.name + (AVERAGE if averages else '')) for v in variables]
-    pairs, different = _fit([(v, name) for v, name in wanted if name in shapes], shapes)
+    pairs, different = _fit([(v, name) for v, name in wanted if name in shapes], values)
     return Comparison(pairs, [name for _, name in wanted if name not in shapes], different,
                       sorted(network_part(shapes).keys() - {v.op.name for v in variables}))
 
@@ -82,18 +84,29 @@ def match_variables(variables, values, path, averages=False):
     return _take(found.pairs, values, path)
 
 
-def _fit(pairs, shapes):
-    """Those of ``pairs`` of (variable, stored name) that fit, and (name, shape, stored shape) of the others.
+def _has_shape(found, shape):
+    """bool: whether an array of the shape ``found`` is one of ``shape``, but for axes in front.
 
     The release's evaluation graphs store batch norm's vectors as [1, 1, 1, 1, C], its training graphs as [C].
     """
-    fitting, different = [], []
+    return list(found) == [1] * (len(found) - len(shape)) + list(shape)
+
+
+def _adapted(variable, values, name):
+    """A stored array of another shape, as its kind of network goes on with it; None where it does not fit."""
+    network = describe(_shapes(values))
+    return network and ARCHITECTURES[network.arch].adapt(
+        re.sub(AVERAGE + '$', '', name), np.asarray(values[name]), tuple(variable.shape.as_list()))
+
+
+def _fit(pairs, values):
+    """Those of ``pairs`` of (variable, stored name) that fit, and (name, shape, stored shape) of the others."""
+    fitting, different, shapes = [], [], _shapes(values)
     for v, name in pairs:
-        shape, found = v.shape.as_list(), list(shapes[name])
-        if found == [1] * (len(found) - len(shape)) + shape:
+        if _has_shape(shapes[name], v.shape.as_list()) or _adapted(v, values, name) is not None:
             fitting.append((v, name))
         else:
-            different.append((v.op.name, shape, found))
+            different.append((v.op.name, v.shape.as_list(), list(shapes[name])))
     return fitting, different
 
 
@@ -115,7 +128,8 @@ def _take(pairs, values, path):
     if faults:
         raise ValueError("checkpoint '{}': {} of {} variables are no weights: {}".format(
             path, len(faults), len(pairs), some(faults)))
-    return [(v, np.reshape(value, v.shape.as_list())) for v, value in taken]
+    return [(v, np.reshape(value, v.shape.as_list()) if _has_shape(np.shape(value), v.shape.as_list()) else
+             _adapted(v, values, name)) for (v, value), (_, name) in zip(taken, pairs)]
 
 
 def load_into(session, pairs):
@@ -158,7 +172,7 @@ class LoadWeights(SessionInit):
 
     def _pair(self, pairs):
         """Pairs of (variable, stored name), all of which must fit, with the arrays in the variables' shapes."""
-        fitting, different = _fit(pairs, _shapes(self.values))
+        fitting, different = _fit(pairs, self.values)
         _refuse_other_shapes(different, self.path)
         return _take(fitting, self.values, self.path)
 

@@ -27,7 +27,7 @@ def doubts(judged, right, classes, imagenet, args):
         causes.append('--padding {} (or --recipe {})'.format(args.padding, args.recipe))
     if args.input_scaling is not None:
         causes.append('--input-scaling {}'.format(args.input_scaling))
-    causes += ['the channel order ({} here)'.format(channel_order(args.arch)),
+    causes += ['the channel order ({} here)'.format(channel_order(args.arch, args.input_scaling)),
                'the weights ({})'.format('their moving averages; --moving-average-decay 0 takes the plain ones'
                                          if args.moving_average_decay else 'the plain ones, not their averages')]
     return ['only {:.1f}% of {} clean images are right: something does not belong to these weights; likely causes: '

@@ -3,10 +3,12 @@ import collections.abc
 import contextlib
 import re
 import zipfile
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from weights.pytorch import PyTorchFile, Told, is_pytorch
 
 # The entry of an .npz that says what network it is (see ``weights.card``): a name that no variable of TensorFlow's can
 # have. Its array is of bytes, so many at most.
@@ -24,18 +26,22 @@ class Stored(collections.abc.Mapping):
     """The variables of a checkpoint: names, without ':0', to arrays, each of which is read when it is asked for.
 
     Args:
-        path (str): an .npz or .npy file, or the prefix of a TensorFlow checkpoint; see ``find_checkpoint``.
+        path (str): an .npz or .npy file, one of PyTorch's or of safetensors, whose variables have this project's names
+            and layouts here, or the prefix of a TensorFlow checkpoint; see ``find_checkpoint``.
     Attributes:
-        path. shapes (dict): name to tuple of int. entry (bytes): of an .npz, the array ``ENTRY``; None without one.
+        path. shapes (dict): name to tuple of int. entry (bytes): of an .npz, the array ``ENTRY``, of safetensors the
+        metadata of that name; None without one. told (Told): what a file of PyTorch's says of its network; else None.
     Raises:
         ValueError: not readable as a checkpoint; also where an array is asked for.
     """
 
     def __init__(self, path):
-        self.path, self.entry, self._read = path, None, {}
+        self.path, self._read = path, {}
         with self._readable():
-            opened = _Npz if path.endswith('.npz') else _Npy if path.endswith('.npy') else _TensorFlow
+            opened = (_Npz if path.endswith('.npz') else _Npy if path.endswith('.npy') else
+                      _PyTorch if is_pytorch(path) else _TensorFlow)
             self._file = opened(path)
+            self.told, self.entry = self._file.told, self._file.entry
             self._headers = {}
             for header in self._file.headers():
                 name = re.sub(r':0$', '', header.key)
@@ -73,7 +79,16 @@ class Stored(collections.abc.Mapping):
                 self.path, ' '.join(str(error).split()))) from error
 
 
-class _Npz:
+class _Form:
+    """A form of files: ``headers``, of what is in one, and ``read``, of an array by its key there.
+
+    told, entry: as of ``Stored``.
+    """
+    told: Optional[Told] = None
+    entry: Optional[bytes] = None
+
+
+class _Npz(_Form):
     _ENDING = '.npy'
 
     def __init__(self, path):
@@ -107,7 +122,7 @@ class _Npz:
         return value
 
 
-class _Npy:
+class _Npy(_Form):
     def __init__(self, path):
         # tensorpack's older dictionaries are pickled; such a file can run code, as docs/evaluation.md warns.
         self._values = np.load(path, allow_pickle=True, encoding='latin1').item()
@@ -119,7 +134,7 @@ class _Npy:
         return self._values[key]
 
 
-class _TensorFlow:
+class _TensorFlow(_Form):
     def __init__(self, prefix):
         self._reader = tf.train.NewCheckpointReader(prefix)
 
@@ -128,6 +143,20 @@ class _TensorFlow:
 
     def read(self, key):
         return self._reader.get_tensor(key)
+
+
+class _PyTorch(_Form):
+    def __init__(self, path):
+        self._file = PyTorchFile(path)
+        self.told = self._file.told
+        said = self._file.metadata.get(ENTRY)
+        self.entry = None if said is None else said.encode()
+
+    def headers(self):
+        return [_Header(name, shape) for name, shape in self._file.headers()]
+
+    def read(self, key):
+        return self._file.read(key)
 
 
 def fault_of(value):

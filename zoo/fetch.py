@@ -54,8 +54,7 @@ def fetch(model: published.Model, folder: str, say: Say) -> str:
         check_unchanged(model, folder)
         return model.path(folder)
     if not model.files:
-        raise OSError("cannot download '{}': it has no file of its own; {}".format(
-            model.name, 'choose one at ' + model.page if model.page else 'its address is not published'))
+        raise OSError("cannot download '{}': {}".format(model.name, _by_hand(model, folder)))
     try:
         os.makedirs(folder, exist_ok=True)
         with _alone(os.path.join(folder, '.{}.lock'.format(model.name))):
@@ -64,6 +63,15 @@ def fetch(model: published.Model, folder: str, say: Say) -> str:
     except OSError as error:
         raise OSError("cannot download '{}': {}".format(model.name, _in_words(error))) from error
     return model.path(folder)
+
+
+def _by_hand(model: published.Model, folder: str) -> str:
+    try:
+        model.check_network()
+    except ValueError as error:
+        return str(error)
+    return "its release shares a folder, not a file's address; save its weights from {} as '{}'".format(
+        ' or '.join(model.pages), model.path(folder))
 
 
 @contextlib.contextmanager

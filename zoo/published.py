@@ -1,88 +1,28 @@
-"""Every published checkpoint: files, what ``main.py`` needs to judge it, and the figures its authors give."""
+"""Every published checkpoint, by name."""
 import difflib
 import os
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
+
+from zoo import revisiting
+from zoo.entry import DRIVE, Figures, File, Model, Release, Under
 
 PREFIX = 'zoo:'  # of a name that --load takes
 FOLDER_VARIABLE = 'SAT_ZOO'
 DEFAULT_FOLDER = '~/.cache/sat-zoo'
-DRIVE = 'https://drive.google.com/uc?id='
-
-
-class File(NamedTuple):
-    """A file's name and its address, on Google Drive or any web server; its SHA-256 where that is published."""
-    name: str
-    address: str
-    sha256: str = ''
-
-
-class Figures(NamedTuple):
-    """Published accuracies in %, None where there are none.
-
-    size (int): pixels per side of the images. attacked, success: accuracy, and attack success rate where it is given,
-    for each of the release's attacks.
-    """
-    size: int
-    clean: Optional[float] = None
-    attacked: Tuple[Optional[float], ...] = ()
-    success: Tuple[float, ...] = ()
-
-
-class Release(NamedTuple):
-    """Where models come from. attacks: what the figures were made with, under the threat model of ``title``."""
-    title: str
-    attacks: Tuple[str, ...]
-    page: str
-    note: str = ''
-
-
-class Model(NamedTuple):
-    """A published model.
-
-    files: the last one makes a checkpoint whole; () where only ``page`` offers them. flags: of main.py, which say what
-    network it is; None where its architecture is not here. judged_flags: those that only judging needs. prefix: the
-    checkpoint's name among the files.
-    """
-    name: str
-    release: Release
-    figures: Tuple[Figures, ...]
-    files: Tuple[File, ...]
-    prefix: str
-    flags: Optional[Tuple[str, ...]] = None
-    judged_flags: Tuple[str, ...] = ()
-    page: str = ''
-
-    def path(self, folder: str) -> str:
-        """Where its checkpoint lies below ``folder``, as ``--load`` takes it."""
-        return os.path.join(folder, self.name, self.prefix)
-
-    def is_in(self, folder: str) -> bool:
-        """bool: whether all its files are there; each has its name only when it is whole."""
-        return bool(self.files) and all(os.path.isfile(os.path.join(folder, self.name, f.name)) for f in self.files)
-
-    def check_architecture(self) -> None:
-        """Raises ValueError if this project has no network for it."""
-        if self.flags is None:
-            raise ValueError("'{}' is a PyTorch file of an architecture that is not in this project; its published "
-                             'figures are in `python model_zoo.py list {}`'.format(self.name, self.name))
-
 
 # FD release. Published as errors in %; with all figures of PGD attack success rates.
 _FD = Release('Feature Denoising: targeted PGD, epsilon 16; ImageNet validation, accuracy / attack success rate in %',
-              ('PGD-10', 'PGD-100', 'PGD-1000'), 'https://github.com/facebookresearch/ImageNet-Adversarial-Training',
+              tuple(Under('PGD-{}'.format(k), 'PGD-{}'.format(k), 'Linf', 16, True) for k in (10, 100, 1000)),
+              'https://github.com/facebookresearch/ImageNet-Adversarial-Training',
               'The third was trained with somewhat different settings. Figures vary by 0.3 with the random targets.')
 # SAT release: its tables say "error rate" and hold accuracies.
 _SAT = Release('Smooth Adversarial Training, ResNets: untargeted PGD, epsilon 4, step 1; ImageNet validation, accuracy '
-               'in %', ('PGD-10', 'PGD-20', 'PGD-50'), 'https://github.com/cihangxie/SmoothAdversarialTraining')
+               'in %', tuple(Under('PGD-{}'.format(k), 'PGD-{}'.format(k), 'Linf', 4) for k in (10, 20, 50)),
+               'https://github.com/cihangxie/SmoothAdversarialTraining')
 _SAT_EFFICIENTNET = Release(
     'Smooth Adversarial Training, EfficientNets: untargeted PGD, epsilon 4; ImageNet validation, accuracy in %',
-    ('PGD',), 'https://github.com/cihangxie/SmoothAdversarialTraining',
+    (Under('PGD', '', 'Linf', 4),), 'https://github.com/cihangxie/SmoothAdversarialTraining',
     'The release gives no figure under attack; that of efficientnet-bL1-enhanced is from the abstract of the paper.')
-_REVISITING = Release(
-    'Revisiting Adversarial Training for ImageNet: AutoAttack (standard), epsilon 4; 5000 images, accuracy in %',
-    ('AutoAttack',), 'https://github.com/nmndeep/revisiting-at',
-    'Models fine-tuned at epsilon 8, without published figures in that document: '
-    'https://nc.mlcloud.uni-tuebingen.de/index.php/s/FiTToeo4RKY896P')
 
 
 def _denoising(name: str, tag: str, flags: str, clean_error: float, errors: Sequence[float],
@@ -116,13 +56,6 @@ def _efficientnet(size_name: str, pixels: int, clean: float, ids: str, averages:
     return Model(name, _SAT_EFFICIENTNET, (Figures(pixels, clean, attacked),), _drive_checkpoint(name, ids), name,
                  ('--arch', 'EfficientNet', '--model-name', model_name),
                  ('--moving-average-decay', '0.9999' if averages else '0'))
-
-
-def _revisiting(name: str, *figures: Tuple[int, float, float], page: str = '', drive: str = '') -> Model:
-    """A model of "Revisiting ..."; ``drive``: id of RobustBench's copy of its weights."""
-    files = (File(name + '.pt', DRIVE + drive),) if drive else ()
-    return Model(name, _REVISITING, tuple(Figures(size, clean, (attacked,)) for size, clean, attacked in figures),
-                 files, name + '.pt', page=page and 'https://nc.mlcloud.uni-tuebingen.de/index.php/s/' + page)
 
 
 MODELS = (
@@ -194,29 +127,13 @@ MODELS = (
     _efficientnet('bL1', 600, 82.2, '1kepUwuVvENHT16ukAq6Wln_x2rVR2BEi 1ceFsUZYWYh2usgVZV9uDnn9zc6NgWFty '
                                     '1CJvhOkKaEaPvNqe_ZZelsMzJpuitysAv', True, '-enhanced', (58.6,)),
 
-    _revisiting('ConvNeXt-iso-CvSt', (224, 70.2, 45.9), page='HpNbkLTNTBiaeo8'),
-    _revisiting('ViT-S', (224, 69.2, 44.0)),
-    _revisiting('ViT-S-CvSt', (224, 72.5, 48.1), page='agtDw3D7QXbDCmw', drive='1-1sUYXnj6bDXacIKI3KKqn4rlkmL-ZI2'),
-    _revisiting('ConvNeXt-T', (224, 72.4, 48.6)),
-    _revisiting('ConvNeXt-T-CvSt', (224, 72.7, 49.5), page='BFLoMrMdn8iBk7Y',
-                drive='1-FjtOF6LJ3-bf4VezsmWwncCxYSx-USP'),
-    _revisiting('ViT-M-CvSt', (224, 72.4, 48.8), page='q2mkEYtq5Zjpa4e'),
-    # RobustBench's figure and the paper's; an older description of the release says 74.4 clean.
-    _revisiting('ConvNeXt-S-CvSt', (224, 74.1, 52.4), page='m3bAwNg4CJY4jrp',
-                drive='1-ZrMYajCCnrtV4oT0wa3qJJoQy1nUSnL'),
-    _revisiting('ViT-B', (224, 73.3, 50.0)),
-    _revisiting('ConvNeXt-B', (224, 75.6, 54.3)),
-    _revisiting('ViT-B-CvSt', (224, 76.3, 54.7), page='SbN5AJAicdZJXyr', drive='1-JBbfi_eH3tKMXObvPPHprrZae0RiQGT'),
-    _revisiting('ConvNeXt-B-CvSt', (224, 75.9, 56.1), (256, 76.9, 57.3), page='RQBEXagC7R7XweX',
-                drive='1-lE-waaVvfL7lgBrydmZIM9UJimmHnVe'),
-    _revisiting('ConvNeXt-L-CvSt', (224, 77.0, 57.7), (320, 78.2, 59.4), page='LeYdmW9DMAr8zws',
-                drive='10-YOVdM2EQjHemSi9x2H44qKRSOXVQmh'),
+    *revisiting.MODELS,
 )
-_BY_NAME = {model.name.lower(): model for model in MODELS}
+_BY_NAME = {name.lower(): model for model in MODELS for name in (model.name, model.robustbench) if name}
 
 
 def find(name: str) -> Model:
-    """The published model ``name``, in any case and with or without 'zoo:'.
+    """The published model ``name``, its own or RobustBench's, in any case and with or without 'zoo:'.
 
     Raises:
         ValueError: there is none; names the nearest.
@@ -224,14 +141,15 @@ def find(name: str) -> Model:
     name = name[len(PREFIX):] if name.startswith(PREFIX) else name
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()]
-    near = [_BY_NAME[key].name for key in difflib.get_close_matches(name.lower(), _BY_NAME, n=3)]
+    near = dict.fromkeys(_BY_NAME[key].name for key in difflib.get_close_matches(name.lower(), _BY_NAME, n=3))
     raise ValueError("no published model is called '{}'; {}`python model_zoo.py list` shows all".format(
         name, 'did you mean {}? '.format(' or '.join(near)) if near else ''))
 
 
 def of_file(name: str) -> Optional[Model]:
-    """The published model whose checkpoint's file or prefix is called ``name`` and whose architecture is here; None."""
-    return next((model for model in _BY_NAME.values() if model.prefix == name and model.flags is not None), None)
+    """The published model whose checkpoint's file or prefix is called ``name``, here or by RobustBench; None."""
+    return next((model for model in _BY_NAME.values() if model.flags is not None and name in (
+        model.prefix, model.robustbench and model.robustbench + '.pt')), None)
 
 
 def is_named(load: Optional[str]) -> bool:
@@ -243,10 +161,10 @@ def flags_of(load: str, training: bool = False) -> List[str]:
     """Flags of main.py that a published model ``zoo:NAME`` brings; of the network alone for ``training``.
 
     Raises:
-        ValueError: no such model, or its architecture is not here.
+        ValueError: no such model, or it is a folder of models.
     """
     model = find(load)
-    model.check_architecture()
+    model.check_network()
     return [*(model.flags or ()), *(() if training else model.judged_flags)]
 
 
@@ -259,10 +177,10 @@ def local_path(load: str) -> str:
     """The downloaded checkpoint of ``zoo:NAME``.
 
     Raises:
-        ValueError: no such model, its architecture is not here, or it is not downloaded.
+        ValueError: no such model, it is a folder of models, or it is not downloaded.
     """
     model = find(load)
-    model.check_architecture()
+    model.check_network()
     if not model.is_in(folder()):
         raise ValueError("'{}' is not in '{}'; `python model_zoo.py download {}` brings it".format(
             model.name, folder(), model.name))
