@@ -90,4 +90,4 @@ CONVNEXT = Architecture(
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),
     augmentation='revisiting-at', activation='gelu_erf',
     pytorch=PyTorch(modules="timm's convnext, and Meta's of iso", depthwise=r'(conv_dw|dwconv)/weight$',
-                    takes_image=r'^stem(/stem)?(/0)?/weight$'))
+                    begins=r'(stem|stages|blocks|norm|head)\.', takes_image=r'^stem(/stem)?(/0)?/weight$'))

@@ -86,4 +86,6 @@ VIT = Architecture(
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),
     augmentation='revisiting-at', activation='gelu_erf', adapt=_adapt,
-    pytorch=PyTorch(modules="timm's vision_transformer", takes_image=r'^patch_embed/proj(/stem/0)?/weight$'))
+    pytorch=PyTorch(modules="timm's vision_transformer",
+                    begins=r'(cls_token|pos_embed)$|(patch_embed|blocks|norm|head)\.',
+                    takes_image=r'^patch_embed/proj(/stem/0)?/weight$'))

@@ -3,12 +3,14 @@
 
     .venv/bin/python benchmarks/attack_speed.py --torch-python torch-env/bin/python
     .venv/bin/python benchmarks/attack_speed.py --arch EfficientNet --precisions float32 bfloat16
+    .venv/bin/python benchmarks/attack_speed.py --arch ConvNeXt --torch-python torch-env/bin/python
 
 Takes main.py's flags of a network (--arch first of all) and its training attack; default: ResNet-50 with SiLU at 224,
 8 images, PGD-4. All loops are up at once, each in a process of its own, and take turns; an image-step is one pass
 forward and back of one image. Prints a Markdown table, median (lowest to highest) and the ratio to the release's graph:
 NCHW, batch norm by itself, activations of several ops (its max-pooling in NHWC: a CPU has no gradient of it otherwise).
-PyTorch is looked for in this program's Python, or in another one, for ResNet-50 alone; all its ways are tried.
+Of networks that were released in PyTorch the first row is TensorFlow's own ops, in NHWC. PyTorch is looked for in this
+program's Python, or in another one, for ResNet-50 and, with timm, for ConvNeXt and ViT; all its ways are tried.
 """
 import argparse
 import contextlib
@@ -24,12 +26,21 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']
 ATTACK = ['--batch', '8', '--attack-iter', '4', '--attack-epsilon', '8', '--attack-step-size', '2']
 QUANTITY = measure.Quantity('image-steps/s')
-TORCH = {'PyTorch, float32': [], 'PyTorch, float32, folded': ['--fold'],
-         'PyTorch, float32, folded, compiled': ['--fold', '--compile'],
-         'PyTorch, bfloat16 autocast': ['--precision', 'bfloat16'],
-         'PyTorch, bfloat16 autocast, folded': ['--precision', 'bfloat16', '--fold'],
-         'PyTorch, bfloat16, folded': ['--precision', 'bfloat16', '--cast', '--fold'],
-         'PyTorch, bfloat16, folded, compiled': ['--precision', 'bfloat16', '--cast', '--fold', '--compile']}
+PRECISIONS = {'float32': [], 'bfloat16 autocast': ['--precision', 'bfloat16'],
+              'bfloat16': ['--precision', 'bfloat16', '--cast']}
+# PyTorch's ways; batch norm is there to be folded.
+TORCH = {'float32': [], 'float32, folded': ['--fold'], 'float32, folded, compiled': ['--fold', '--compile'],
+         'bfloat16 autocast': PRECISIONS['bfloat16 autocast'],
+         'bfloat16 autocast, folded': PRECISIONS['bfloat16 autocast'] + ['--fold'],
+         'bfloat16, folded': PRECISIONS['bfloat16'] + ['--fold'],
+         'bfloat16, folded, compiled': PRECISIONS['bfloat16'] + ['--fold', '--compile']}
+TORCH_UNNORMED = {name + more: flags + extra for name, flags in PRECISIONS.items()
+                  for more, extra in (('', []), (', compiled', ['--compile']))}
+# Names of --model-name without '-cvst', and timm's; the first is the default.
+TIMM = {'ConvNeXt': {'convnext-t': 'convnext_tiny', 'convnext-s': 'convnext_small', 'convnext-b': 'convnext_base',
+                     'convnext-l': 'convnext_large'},
+        'ViT': {'vit-s': 'vit_small_patch16_224', 'vit-m': 'deit3_medium_patch16_224',
+                'vit-b': 'vit_base_patch16_224'}}
 
 
 def with_defaults(flags):
@@ -37,16 +48,41 @@ def with_defaults(flags):
     return ([] if '--arch' in flags else NETWORK) + ATTACK + flags
 
 
+def torch_network(flags):
+    """torch_loop.py's flags for the network and the attack of main.py's ``flags``; None if it has not all of them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag, default in (('--arch', None), ('--model-name', None), ('--batch', '8'), ('--attack-iter', '4')):
+        parser.add_argument(flag, default=default)
+    args, others = parser.parse_known_args(flags)
+    attack = ['--batch', args.batch, '--attack-iter', args.attack_iter]
+    if others or (args.arch or args.model_name) and args.arch not in TIMM:
+        return None
+    if args.arch is None:
+        return attack
+    names = TIMM[args.arch]
+    stem = (args.model_name or '').endswith('-cvst')
+    name = (args.model_name or next(iter(names))).replace('-cvst', '')
+    return ['--network', names[name], *['--conv-stem'] * stem, *attack] if name in names else None
+
+
+def torch_loops(flags, torch_python, ways):
+    """{name: command} of PyTorch's loops, on as many threads as this program's; ``ways``: {name: flags}."""
+    theirs = [torch_python, os.path.join(HERE, 'torch_loop.py'), '--threads', str(threads_for(Ranks())), *flags]
+    return {'PyTorch, ' + name: theirs + way for name, way in ways.items()}
+
+
 def loops(flags, precisions, torch_python):
-    """{name: command} of all loops."""
-    ours = [sys.executable, os.path.join(HERE, 'attack_loop.py')]
-    found = {"the release's graph": ours + ['--as-published', '--data-format', 'NCHW'] + flags,
-             "the release's graph in NHWC": ours + ['--as-published', '--data-format', 'NHWC'] + flags}
-    found.update((name, ours + ['--attack-precision', name] + flags) for name in precisions)
-    if torch_python:
-        theirs = [torch_python, os.path.join(HERE, 'torch_loop.py'), '--batch', '8', '--attack-iter', '4',
-                  '--threads', str(threads_for(Ranks()))]
-        found.update((name, theirs + ways) for name, ways in TORCH.items())
+    """{name: command} of all loops; ``flags``: main.py's that were given."""
+    ours, given = [sys.executable, os.path.join(HERE, 'attack_loop.py')], with_defaults(flags)
+    from_torch = any(arch in flags for arch in TIMM)
+    found = {} if from_torch else {
+        "the release's graph": ours + ['--as-published', '--data-format', 'NCHW'] + given}
+    found["TensorFlow's own ops" if from_torch else "the release's graph in NHWC"] = ours + [
+        '--as-published', '--data-format', 'NHWC'] + given
+    found.update((name, ours + ['--attack-precision', name] + given) for name in precisions)
+    theirs = torch_network(flags)
+    if torch_python and theirs:
+        found.update(torch_loops(theirs, torch_python, TORCH_UNNORMED if from_torch else TORCH))
     return found
 
 
@@ -78,15 +114,15 @@ def main(argv):
                         help="of --attack-precision (default: %(default)s)")
     parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch (default: this one)')
     own, flags = parser.parse_known_args(argv)
-    torch_python = None if flags else find_torch(own.torch_python)
+    commands = loops(flags, own.precisions, find_torch(own.torch_python))
 
     def one(name):
         running[name].stdin.write('\n')
         running[name].stdin.flush()
         return measure.hear(running[name])
-    with started(loops(with_defaults(flags), own.precisions, torch_python)) as running:
+    with started(commands) as running:
         found = measure.interleaved(running, own.repeats, one)
-    measure.report(found, [QUANTITY], own.json, {"the release's graph": None})
+    measure.report(found, [QUANTITY], own.json, {next(iter(commands)): None})
 
 
 if __name__ == '__main__':

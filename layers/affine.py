@@ -31,7 +31,7 @@ def _folded(weights, bias, dtype, style, before=None, after=None):
         after: factor [out] of the result.
     """
     def fold():
-        w, b = weights, bias
+        w, b = tf.convert_to_tensor(weights), tf.convert_to_tensor(bias)
         if before is not None:
             factor, offset = before
             b = b + tf.reduce_sum(offset[:, None] * w, list(range(len(w.shape) - 1)))
@@ -100,5 +100,4 @@ def depthwise_conv2d(x, name, kernel, style):
     with tf.variable_scope(name):
         weights = tf.get_variable('weight', [kernel, kernel, depth, 1], initializer=of_weights)
         bias = tf.get_variable('bias', [depth], initializer=of_bias)
-    y = convolve_each(x, style.value(weights), 1, style)
-    return tf.nn.bias_add(y, style.value(bias), data_format=style.data_format)
+    return convolve_each(x, style.value(weights), 1, style, style.value(bias))

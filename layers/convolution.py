@@ -87,11 +87,34 @@ def _max_pool_around(x, kernel, stride, style, around):
     return y[:, rows, columns] if images else y[:, :, rows, columns]
 
 
-def depthwise_conv2d(x, kernel, stride, style):
-    """Convolution of each channel by itself with SAME padding; ``kernel`` is [k, k, C, 1]."""
+_COMPILED_SIDE = 7  # of the kernels that the compiled depthwise convolution has, ConvNeXt's
+
+
+def depthwise_conv2d(x, kernel, stride, style, bias=None):
+    """Convolution of each channel by itself with SAME padding; ``kernel`` is [k, k, C, 1], ``bias`` [C] or None."""
+    compiled = compiled_ops(x)
+    if compiled is not None and stride == 1 and kernel.shape[:2].as_list() == [_COMPILED_SIDE] * 2:
+        return _nhwc_on_cpu(lambda x, style: _compiled_depthwise(compiled, x, kernel, bias), x, style)
+    y = _depthwise(compiled, x, kernel, stride, style)
+    return y if bias is None else tf.nn.bias_add(y, bias, data_format=style.data_format)
+
+
+def _compiled_depthwise(compiled, x, kernel, bias):
+    """The bias included, each way is one pass over memory; TensorFlow's own ways take several times as long."""
+    biases = [] if bias is None else [tf.identity(bias)]
+
+    def op(x, kernel, *biases):
+        def gradient(dy):
+            dx = compiled.smooth_depthwise(x=dy, kernel=kernel, bias=[], turned=True)
+            of_parameters = compiled.smooth_depthwise_kernel_grad(dy=dy, x=x)
+            return (dx, *(tf.cast(v, x.dtype) for v in of_parameters[:1 + len(biases)]))
+        return compiled.smooth_depthwise(x=x, kernel=kernel, bias=biases), gradient
+    return tf.custom_gradient(op)(x, tf.identity(kernel), *biases)
+
+
+def _depthwise(compiled, x, kernel, stride, style):
     def convolve(x, kernel, style):
         return tf.nn.depthwise_conv2d(x, kernel, style.per_axis(1, stride, 1), 'SAME', data_format=style.data_format)
-    compiled = compiled_ops(x)
     if compiled is not None and stride > 1:
         # TensorFlow's own gradient of these is several times slower, in bfloat16 by far the slowest op of a network.
         def convolve_and_gradient(x, style):

@@ -47,7 +47,7 @@ NOT_RUN = {
     r'pytest -m slow -s|\S*python -m pytest .*': 'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',
-    r'python main.py --eval .* --subset robustbench':
+    r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
     r'echo \| python benchmarks/torch_loop.py .*': 'needs PyTorch, which is not installed here',
@@ -99,6 +99,8 @@ ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
+# What is typed for them, and what it means.
+THREAT_MODELS = {True: 'Linf:4,L2:510,L1:19125', 'Linf:8,L2:510/255,L1': 'Linf:8,L2:510,L1:19125'}
 LITTLE = ('epochs', 'input_size', 'batch')  # what a training run here has otherwise
 # A few of each kind, in `make test`; a part of the command's text.
 FAST = ('model_zoo.py list', 'tools/make_tfrecords.py --data FOLDER', 'main.py --eval --load zoo:Res50-silu',
@@ -183,6 +185,9 @@ def meaning(run, flags):
         if run.mode == 'efficientnet/main.py':
             base = dict(base, attack_iter=0)
     found = dict(base, **own)
+    if 'threat_models' in own:
+        found.update(dict.fromkeys(('norm', 'attack_epsilon', 'attack_step_size')),
+                     threat_models=THREAT_MODELS[own['threat_models']])
     dropped = ATTACK if run.mode == 'main.py --eval-directory' else STEPS if own.get('attack') == 'autoattack' else (
         ('attack_epsilon', 'attack_step_size') if int(found['attack_iter']) == 0 else ())
     return {name: value for name, value in found.items() if name not in dropped}
@@ -191,7 +196,7 @@ def meaning(run, flags):
 def alike(found, expected):
     """Whether a resolved value is what is written above, or typed."""
     if isinstance(found, (list, tuple)):
-        found = ','.join(map(str, found))
+        found = ','.join('{}:{:g}'.format(*each) if isinstance(each, (list, tuple)) else str(each) for each in found)
     try:
         return float(found) == float(expected)
     except (TypeError, ValueError):
@@ -271,14 +276,14 @@ def check_evaluation(workplace, done):
     assert (results['complete'], results['num_images'], results['num_unreadable']) == (True, images, 0)
     expected = meaning(workplace.run, flags_of(workplace.run))
     assert differing(results['args'], expected) == {}
-    if 'attack_step_size' in expected:
+    if expected.get('attack_step_size') is not None:
         steps, epsilon = int(expected['attack_iter']), float(expected['attack_epsilon'])
         # Both releases raise a step that would not cross the ball.
         step = max(float(expected['attack_step_size']), epsilon / steps)
         attack = results['attack']
         assert (attack['num_iter'], attack['epsilon'], attack['step_size'], attack['targeted']) == (
             steps, epsilon, step, expected['targeted'])
-    assert 'Top1 Error: ' in done.stdout
+    assert ('worst case of all' if 'threat_models' in expected else 'Top1 Error: ') in done.stdout
     with open(os.path.join(os.path.dirname(path), 'per_example.csv'), newline='') as f:
         assert len(list(csv.DictReader(f))) == images
 

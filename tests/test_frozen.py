@@ -1,4 +1,4 @@
-"""A network as attacks see it: batch norm folded, made once outside of the loop, in another precision, by XLA."""
+"""A network as attacks see it: affine maps folded, made once outside of the loop, in another precision, by XLA."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -22,18 +22,28 @@ RESNETS = {'ResNet': ['--arch', 'ResNet', '-d', '50'],
            'Cifar': ['--arch', 'CifarResNet', '-d', '8'], 'CifarWide': ['--arch', 'CifarResNet', '-d', '18'],
            'recomputed': ['--arch', 'CifarResNet', '-d', '8', '--recompute'],
            'SmoothReLU': ['--arch', 'CifarResNet', '-d', '8', '--activation-name', 'smoothrelu']}
+OF_PATCHES = {
+    'ConvNeXt': ['--arch', 'ConvNeXt', '--model-name', 'convnext-t-cvst', '--blocks', '1,1', '--widths', '16,24',
+                 '--patch-size', '2'],
+    'ConvNeXt iso': ['--arch', 'ConvNeXt', '--model-name', 'convnext-iso', '--blocks', '2', '--widths', '24',
+                     '--patch-size', '4', '--recompute', '--input-scaling', 'imagenet'],
+    'ViT': ['--arch', 'ViT', '--model-name', 'vit-m-cvst', '--blocks', '2', '--widths', '32', '--heads', '4',
+            '--patch-size', '4', '--input-scaling', 'imagenet'],
+    'ViT plain': ['--arch', 'ViT', '--blocks', '1', '--widths', '24', '--heads', '3', '--patch-size', '4',
+                  '--activation-name', 'smoothrelu', '--recompute']}
 
 
 SLOW = ('ResNeXt', 'Denoise', 'DenoiseAll', 'CifarWide', 'EfficientNet recomputed')
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in
-                        (*RESNETS, 'EfficientNet', 'EfficientNet recomputed')])
+                        (*RESNETS, *OF_PATCHES, 'EfficientNet', 'EfficientNet recomputed')])
 def flags(request, monkeypatch, few_blocks):
     """Of each kind of network, with one block in each group."""
     monkeypatch.setattr('resnet_model.IMAGENET_BLOCKS', {50: (1, 1, 1, 1)})
-    if request.param in RESNETS:
-        return RESNETS[request.param] + SMALL
+    for kinds in RESNETS, OF_PATCHES:
+        if request.param in kinds:
+            return kinds[request.param] + SMALL
     return few_blocks + ['--recompute'] * request.param.endswith('recomputed') + SMALL
 
 
@@ -68,14 +78,14 @@ def watched(model, image, precision='float32'):
 
 
 def set_variables(sess):
-    """Of a network that has been trained: every gamma, beta and moving average matters."""
+    """Of a network that has been trained: every factor, offset and moving average matters."""
     for number, v in enumerate(tf.global_variables()):
         value, kind = normal(*v.shape.as_list(), seed=number), v.op.name.rpartition('/')[2]
         if v.op.name.endswith(('variance/EMA', 'moving_variance')):
             value = 0.5 + np.abs(value)
         elif 'non_local' in v.op.name or 'embedding' in v.op.name:
             value *= 0.05  # else the dot products of large features explode, and softmax knows only one of them
-        elif kind in ('gamma', 'smoothrelu_beta'):
+        elif kind in ('gamma', 'smoothrelu_beta') or (kind == 'weight' and value.ndim == 1):
             value = 1 + 0.3 * value
         elif value.ndim > 1:
             value /= np.sqrt(np.prod(value.shape[:-1]))
@@ -85,7 +95,7 @@ def set_variables(sess):
 
 
 @pytest.mark.parametrize('data_format', LAYOUTS)
-def test_folded_batch_norm_gives_the_same_logits_and_gradients(sess, flags, data_format):
+def test_folded_norms_and_scales_give_the_same_logits_and_gradients(sess, flags, data_format):
     model = make_network(*flags, '--data-format', data_format)
     image = tf.constant(to_layout(IMAGES, data_format), tf.float32)
     graphs = [plain(model, image)]
@@ -122,7 +132,7 @@ def test_weights_are_folded_outside_of_the_loop_and_once(graph, flags):
     assert [name for name in map(variable_of, inside)
             if not name.endswith(('linear/W', 'linear/b', 'dense/kernel', 'dense/bias', 'smoothrelu_beta'))] == []
     scaled = [name for name in map(variable_of, (op for op in outside if 'Mul' in {
-        consumer.type for consumer in op.outputs[0].consumers()})) if name.endswith(('/W', 'kernel'))]
+        consumer.type for consumer in op.outputs[0].consumers()})) if name.endswith(('/W', 'kernel', '/weight'))]
     assert len(scaled) == len(set(scaled)) > 3
     assert not [op for op in graph.get_operations() if op.type.startswith('FusedBatchNorm')]
 

@@ -116,7 +116,7 @@ def test_the_position_embedding_of_another_size_is_the_originals():
 @pytest.mark.slow
 @pytest.mark.parametrize('row', [*FAST, 'convnext_tiny_224', 'convnext_iso_cvst_224', 'vit_s_cvst_norm_224',
                                  'vit_m_cvst_224'])
-@pytest.mark.parametrize('precision, of_largest', [('float32', LOGITS), ('bfloat16', 3e-2)])
+@pytest.mark.parametrize('precision, of_largest', [('float32', LOGITS), ('bfloat16', 5e-2)])
 def test_under_attack_too_whatever_it_computes_in(sess, row, precision, of_largest, monkeypatch):
     """With the constant affine maps in weights that stand still, once."""
     from layers import Frozen

@@ -4,25 +4,16 @@
 
 #include <cstring>
 
+#include "attention.h"
+#include "depthwise.h"
 #include "functions.h"
+#include "layer_norm.h"
+#include "vectors.h"
 
 namespace smooth_ops {
 namespace {
 
 constexpr int64_t kBlock = 512;  // elements; a few blocks of floats fit the first-level cache
-
-inline float ToFloat(float x) { return x; }
-inline float ToFloat(Half x) { return FromBits(uint32_t{x} << 16); }
-
-inline void Assign(float from, float* to) { *to = from; }
-
-// To the nearest bfloat16, to the even one of two.
-inline void Assign(float from, Half* to) {
-  const uint32_t bits = ToBits(from);
-  const uint32_t rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  const uint32_t nan = bits | 0x400000;
-  *to = static_cast<Half>(((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded) >> 16);
-}
 
 template <typename T>
 void Widen(const T* from, float* to, int64_t n) {
@@ -220,6 +211,12 @@ constexpr LayerLoops<T> OfLayers() {
   return {PoolGradient<T>, DepthwiseGradient<T>, ChannelSums<T>, ChannelAffine<T>, Widen<T>};
 }
 
+template <typename T>
+constexpr TokenLoops<T> OfTokens() {
+  return {LayerNorm<T>,     LayerNormGradient<T>, LayerNormSums<T>, DepthwiseConvolution<T>, DepthwiseKernelGradient<T>,
+          AttentionRoom, Attention<T>,         AttentionGradient<T>};
+}
+
 }  // namespace
 
 #define OF_FLOAT(kind, name) OfFloat<kind>(),
@@ -227,6 +224,8 @@ constexpr LayerLoops<T> OfLayers() {
 const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      {SMOOTH_OPS_FUNCTIONS(OF_HALF, OF_HALF)},
                      OfLayers<float>(),
-                     OfLayers<Half>()};
+                     OfLayers<Half>(),
+                     OfTokens<float>(),
+                     OfTokens<Half>()};
 
 }  // namespace smooth_ops

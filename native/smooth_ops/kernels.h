@@ -58,12 +58,50 @@ struct LayerLoops {
   void (*widen)(const T* from, float* to, int64_t n);
 };
 
+// Rows of ``depth`` numbers, each of which is normalised; ``epsilon`` is added to its variance.
+struct Rows {
+  int64_t count, depth;
+  float epsilon;
+};
+
+struct Image {
+  int64_t height, width, depth;
+};
+
+// Attention over an image's tokens by ``heads`` of ``depth`` numbers.
+struct Heads {
+  int64_t tokens, heads, depth;
+};
+
+constexpr int kDepthwiseSide = 7;
+
+// What ConvNeXt and ViT are made of beside products of matrices; see layer_norm.h, depthwise.h and attention.h.
+template <typename T>
+struct TokenLoops {
+  // ``scale`` and ``offset``, [depth], are null together.
+  void (*layer_norm)(const T* x, const float* scale, const float* offset, T* y, const Rows& at);
+  void (*layer_norm_gradient)(const T* dy, const T* x, const float* scale, T* dx, const Rows& at);
+  // Adds the gradients of scale and offset to them.
+  void (*layer_norm_sums)(const T* dy, const T* x, float* scale, float* offset, const Rows& at);
+  // Of channels [first, last) of one image; ``kernel`` is [7, 7, depth], ``bias`` may be null.
+  void (*depthwise)(const T* x, const float* kernel, const float* bias, T* y, const Image& at, int64_t first,
+                    int64_t last);
+  // Of channels [first, last) the sums over images: [7, 7, depth], and [depth] of dy itself.
+  void (*depthwise_kernel_gradient)(const T* x, const T* dy, float* sums, const Image& at, int64_t images,
+                                    int64_t first, int64_t last);
+  int64_t (*attention_room)(const Heads& at, bool gradient);
+  void (*attention)(const T* qkv, T* y, const Heads& at, int64_t head, float* room);
+  void (*attention_gradient)(const T* dy, const T* qkv, T* dqkv, const Heads& at, int64_t head, float* room);
+};
+
 // The functions are in the order of SMOOTH_OPS_FUNCTIONS.
 struct Table {
   Loops<float> of_float[kNumFunctions];
   Loops<Half> of_bfloat16[kNumFunctions];
   LayerLoops<float> layers_of_float;
   LayerLoops<Half> layers_of_bfloat16;
+  TokenLoops<float> tokens_of_float;
+  TokenLoops<Half> tokens_of_bfloat16;
 };
 
 // One for each object file of kernels.cc.
