@@ -27,6 +27,7 @@ class PyTorch:
     Attributes:
         depthwise (str): regular expression, found in the names of the variables that are depthwise convolutions.
         name: of a variable -> PyTorch's. variable: the way back. Both '' for a name that is not of the kind.
+        begins (str): regular expression of how names of the kind begin in PyTorch.
         takes_image (str): regular expression of the names of the variables whose input channels are those of images.
         usual: values of options, by destination, of networks that come under these names from elsewhere, where nothing
             says otherwise.
@@ -37,6 +38,7 @@ class PyTorch:
     depthwise: str = '$^'
     name: Callable[[str], str] = _with_dots
     variable: Callable[[str], str] = _with_slashes
+    begins: str = ''
     takes_image: str = '$^'
     usual: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     modules: str = "timm's"
@@ -48,7 +50,8 @@ class PyTorch:
 
     def variables(self, shapes: Shapes) -> Dict[str, str]:
         """{PyTorch's name: variable} of those names of a state that are of the kind; ``shapes``: PyTorch's."""
-        return {name: self.variable(name) for name in shapes if self.variable(name)}
+        return {name: self.variable(name) for name in shapes
+                if re.match(self.begins, name) and self.variable(name)}
 
     def axes(self, variable: str, rank: int) -> Tuple[int, ...]:
         """The axes of the variable in the order in which PyTorch's array has them."""

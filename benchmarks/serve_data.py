@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Images per second of the data server, against tensorpack's pipeline of the same augmentation with as many processes.
+"""Images per second of the data server, against tensorpack's pipeline of FD's augmentation with as many processes.
 
     .venv/bin/python benchmarks/serve_data.py --data /path/to/imagenet
 
@@ -31,6 +31,7 @@ from data.folders import DATA_VARIABLE, open_dataset
 from data.handshake import new_job
 from data.lease import Lease
 from data.stream import available_cores
+from data.views import AUGMENTATIONS
 
 WARM_UP = 3.0  # seconds
 PLAIN, SERVER = 'AugmentImageComponent + BatchData + PrefetchDataZMQ', 'serve-data.py'
@@ -70,9 +71,8 @@ def served_batches(args):
     address = 'ipc://@benchmark-serve-data-' + secrets.token_hex(8)
     server = subprocess.Popen(
         [sys.executable, os.path.join(ROOT, 'third_party', 'serve-data.py'), '--data', args.data,
-         '--augmentation', 'imagenet',
-         '--batch', str(args.batch), '--input-size', str(args.input_size), '--workers', str(args.workers),
-         '--address', address], stdout=subprocess.PIPE, text=True)
+         '--augmentation', args.augmentation, '--batch', str(args.batch), '--input-size',
+         str(args.input_size), '--workers', str(args.workers), '--address', address], stdout=subprocess.PIPE, text=True)
     try:
         if 'ready' not in server.stdout.readline():
             raise RuntimeError('the data server did not start')
@@ -111,6 +111,8 @@ def parse_args():
     data = os.environ.get(DATA_VARIABLE)
     parser.add_argument('--data', required=not data, default=data, metavar='FOLDER',
                         help='root of a data set of photographs (default: SAT_DATA of the environment)')
+    parser.add_argument('--augmentation', choices=AUGMENTATIONS, default='imagenet',
+                        help="the server's; imagenet is FD's (default: %(default)s)")
     parser.add_argument('--batch', type=int, default=32, metavar='IMAGES', help='(default: %(default)s)')
     parser.add_argument('--input-size', type=int, default=224, metavar='PIXELS', help='(default: %(default)s)')
     parser.add_argument('--workers', type=int, default=available_cores(), metavar='PROCESSES',

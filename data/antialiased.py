@@ -1,6 +1,8 @@
-"""Crops and the evaluation's view of RAT: as torchvision makes them of 8-bit images, resized by Pillow, antialiased.
+"""Crops and views of evaluations as torchvision makes them of 8-bit images, resized by Pillow, antialiased.
 
-RAT: "Revisiting Adversarial Training for ImageNet" (Singh et al. 2023), whose evaluation is RobustBench's.
+Bicubic: those of RAT, "Revisiting Adversarial Training for ImageNet" (Singh et al. 2023), in RobustBench's words
+BicubicRes256Crop224. Bilinear: torchvision's own defaults, with which RobustBench judges ResNets under its names
+(Engstrom 2019, Salman 2020), Res256Crop224.
 """
 import math
 
@@ -9,7 +11,7 @@ import numpy as np
 from data.augment import CROP_AREA, CROP_ATTEMPTS, EN_CROP_ASPECT as ASPECT, Box, Image
 from native import resampling
 
-# RAT: the share that an evaluation's crop has of the shorter edge: 224 of 256.
+# RAT, RobustBench: the share that an evaluation's crop has of the shorter edge: 224 of 256.
 CROP_SHARE = 0.875
 
 
@@ -32,15 +34,16 @@ def crop_box(height: int, width: int, rng: np.random.Generator) -> Box:
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def antialiased_crop(image: Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Crop of random area, aspect ratio and place, resized to [size,size,3]."""
+def antialiased_crop(image: Image, size: int, rng: np.random.Generator, kernel: str = 'bicubic') -> np.ndarray:
+    """Crop of random area, aspect ratio and place, resized to [size,size,3] by one of ``resampling.KERNELS``."""
     top, left, height, width = crop_box(image.shape[0], image.shape[1], rng)
-    return resampling.resize(image[top:top + height, left:left + width], size, size)
+    return resampling.resize(image[top:top + height, left:left + width], size, size, kernel=kernel)
 
 
-def antialiased_centre(image: np.ndarray, size: int) -> np.ndarray:
+def antialiased_centre(image: np.ndarray, size: int, kernel: str = 'bicubic') -> np.ndarray:
     """The middle [size,size,3] of the image whose shorter edge was made size / 0.875 pixels; both edges truncated."""
     shorter, edges = math.floor(size / CROP_SHARE), image.shape[:2]
     height, width = (shorter if edge == min(edges) else int(shorter * edge / min(edges)) for edge in edges)
-    # Python's rounding, to even at halves, is that of the original.
-    return resampling.resize(image, height, width, (round((height - size) / 2), round((width - size) / 2), size, size))
+    # Python's rounding, to even at halves, is torchvision's.
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return resampling.resize(image, height, width, (top, left, size, size), kernel)

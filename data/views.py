@@ -51,6 +51,10 @@ def _heavy(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
     return rand_augment(random_flip(_basic(image, view, rng), rng), rng)
 
 
+def _torchvision(image: Image, view: View, rng: np.random.Generator) -> np.ndarray:
+    return random_flip(antialiased_crop(image, view.input_size, rng, 'bilinear'), rng)
+
+
 def _centre(image: np.ndarray, view: View) -> np.ndarray:
     """FD: shortest edge 256, centre 224; SAT: ``input_size + 32``, centre ``input_size``."""
     return center_crop(resize_shortest_edge(image, view.input_size + VALIDATION_MARGIN), view.input_size)
@@ -58,6 +62,10 @@ def _centre(image: np.ndarray, view: View) -> np.ndarray:
 
 def _antialiased(image: np.ndarray, view: View) -> np.ndarray:
     return antialiased_centre(image, view.input_size)
+
+
+def _bilinear(image: np.ndarray, view: View) -> np.ndarray:
+    return antialiased_centre(image, view.input_size, 'bilinear')
 
 
 def _resized(image: np.ndarray, view: View) -> np.ndarray:
@@ -83,6 +91,7 @@ AUGMENTATIONS: Dict[str, Augmentation] = {
     'efficientnet': Augmentation(_released, None, whole=False),
     'revisiting-at': Augmentation(_heavy, _antialiased, turned=False, whole=False),
     'revisiting-at-basic': Augmentation(_basic, _antialiased, turned=False, whole=False),
+    'torchvision': Augmentation(_torchvision, _bilinear, turned=False, whole=False),
     'cifar': Augmentation(_padded, _resized), 'none': Augmentation(_whole, _resized)}
 
 

@@ -57,9 +57,10 @@ def test_the_view_of_an_evaluation_is_pillow_s_resize_and_the_middle_of_it(heigh
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
     shorter = int(size / 0.875)
     new = (shorter, int(shorter * height / width)) if width < height else (int(shorter * width / height), shorter)
-    resized = np.asarray(Image.fromarray(image).resize(new, Image.BICUBIC))
     top, left = round((new[1] - size) / 2.0), round((new[0] - size) / 2.0)
-    assert (antialiased_centre(image, size) == resized[top:top + size, left:left + size]).all()
+    for augmentation, kernel in ((HEAVY, Image.BICUBIC), ('torchvision', Image.BILINEAR)):
+        resized = np.asarray(Image.fromarray(image).resize(new, kernel))[top:top + size, left:left + size]
+        assert (validation_transform(image, View(size, augmentation)) == resized).all()
 
 
 @pytest.mark.parametrize('height, width', [(300, 400), (375, 250), (64, 64)])
@@ -92,13 +93,17 @@ def test_a_training_view_is_its_crop_resized_flipped_or_not_and_augmented():
     flips = 0
     for seed in range(40):
         top, left, height, width = crop_box(120, 150, np.random.default_rng(seed))
-        resized = pillow_resize(image[top:top + height, left:left + width], 64, 64)
+        crop = image[top:top + height, left:left + width]
+        resized, smooth = (pillow_resize(crop, 64, 64, kernel) for kernel in (Image.BICUBIC, Image.BILINEAR))
         assert (augment(image, View(64, BASIC), np.random.default_rng(seed)) == resized).all()
         rng = np.random.default_rng(seed)
         antialiased_crop(image, 64, rng)
         flip = rng.uniform() < 0.5
         flips += flip
-        expected = rand_augment(np.ascontiguousarray(resized[:, ::-1]) if flip else resized, rng)
+        if flip:
+            resized, smooth = (np.ascontiguousarray(view[:, ::-1]) for view in (resized, smooth))
+        assert (augment(image, View(64, 'torchvision'), np.random.default_rng(seed)) == smooth).all()
+        expected = rand_augment(resized, rng)
         assert (augment(image, View(64, HEAVY), np.random.default_rng(seed)) == expected).all()
     assert 8 < flips < 32
 

@@ -22,7 +22,7 @@ from files.atomic import write_text
 from image_folders import make_noise_folder, write_image
 from ranks.launched import Ranks
 from small_runs import LEAN, STEPS, read_json
-from test_identity import SHAPES
+from test_identity import SHAPES, SINGH_SHAPES
 from test_main import refusal
 from weights import card
 from weights.classes import classes_in, read_classes
@@ -299,9 +299,10 @@ def test_the_other_programs_take_them_too(r152, mode, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', [model.name for model in published.MODELS if model.flags is not None])
 def test_every_published_file_s_name_says_its_flags(name, monkeypatch, tmp_path):
     model = published.find(name)
-    row = next(row for row in SHAPES if describe(SHAPES[row]).is_same(network_of_words(model.flags)))
+    held_by = next(shapes for shapes in [*SHAPES.values(), *SINGH_SHAPES.values()]
+                   if describe(shapes).is_same(network_of_words(model.flags)))
     averages = AVERAGE * name.endswith('-enhanced')
-    held = Stored(write_headers(tmp_path / 'X.npz', {n + averages: shape for n, shape in SHAPES[row].items()}))
+    held = Stored(write_headers(tmp_path / 'X.npz', {n + averages: shape for n, shape in held_by.items()}))
     path = str(tmp_path / name / model.prefix)
     held.path = path
     for user in (command_line, weights.flags, weights.find):

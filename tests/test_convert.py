@@ -131,7 +131,7 @@ def test_nothing_is_overwritten(capsys, tmp_path, trained, there):
     (['weights', '--load', 'plain.npz', 'X.npz', '--keep', 'all'], '--keep'),
     (['saved-model', '--load', 'plain.npz', 'served', *FLAGS], 'lacks 35'),
     (['saved-model', '--load', 'plain.npz', 'served', '-d', '51'], '51'),
-    (['saved-model', '--load', 'zoo:ViT-S', 'served'], 'not in this project'),
+    (['saved-model', '--load', 'zoo:Revisiting-eps8', 'served'], 'folder of models'),
     (['tflite'], 'tflite')])
 def test_a_mistake_is_refused_in_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch, argv, named):
     monkeypatch.chdir(tmp_path)

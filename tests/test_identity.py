@@ -10,6 +10,7 @@ import tensorflow.compat.v1 as tf
 
 import main
 from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
+from nets import ARCHITECTURES
 from networks import make_network
 from ranks.command_line import OneLineParser
 from test_main import refusal
@@ -23,6 +24,11 @@ from zoo import published
 HERE = os.path.dirname(os.path.abspath(__file__))
 with gzip.open(os.path.join(HERE, 'fixtures', 'variables.json.gz'), 'rt') as f:
     SHAPES = {row: {name: tuple(shape) for name, shape, _ in found['variables']} for row, found in json.load(f).items()}
+# The same of "Revisiting Adversarial Training for ImageNet", of PyTorch's names and shapes.
+with gzip.open(os.path.join(HERE, 'fixtures', 'rat', 'variables.json.gz'), 'rt') as f:
+    SINGH_SHAPES = {row: {name.replace('.', '/'): ARCHITECTURES['ConvNeXt' if 'conv' in row else 'ViT'].pytorch.shape(
+                              name.replace('.', '/'), tuple(shape)) for name, shape in found['entries']}
+                    for row, found in json.load(f).items()}
 # Of rows with the same list, which differ in activation or padding alone, one.
 ROWS = list({json.dumps(sorted(shapes.items())): row for row, shapes in SHAPES.items()}.values())
 TINY = ('--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--activation-name', 'silu')
@@ -56,7 +62,7 @@ def network_asked_for():
 
 def test_the_lists_are_those_of_all_published_networks():
     assert len(ROWS) == 21
-    there = {str(describe(shapes)) for shapes in SHAPES.values()}
+    there = {str(describe(shapes)) for shapes in [*SHAPES.values(), *SINGH_SHAPES.values()]}
     assert {str(identity.network_of_words(model.flags)) for model in published.MODELS if model.flags} <= there
 
 

@@ -20,10 +20,9 @@ def blocks(height, width, seed=0):
     return small.repeat(5, axis=0).repeat(5, axis=1)[:height, :width]
 
 
-def pillow_resize(image, height, width):
+def pillow_resize(image, height, width, kernel=Image.BICUBIC):
     """The width first: in one call Pillow 13 sometimes begins with the height."""
-    wide = Image.fromarray(image).resize((width, image.shape[0]), Image.BICUBIC)
-    return np.asarray(wide.resize((width, height), Image.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((width, image.shape[0]), kernel).resize((width, height), kernel))
 
 
 def pillow_warp(image, matrix):
@@ -38,6 +37,7 @@ def pillow_warp(image, matrix):
 def test_resizing_is_pillow_s(make, old, new):
     image = make(*old)
     assert (resize(image, *new) == pillow_resize(image, *new)).all()
+    assert (resize(image, *new, kernel='bilinear') == pillow_resize(image, *new, Image.BILINEAR)).all()
 
 
 @settings(deadline=None, max_examples=150)

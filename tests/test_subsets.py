@@ -2,6 +2,7 @@
 import csv
 import hashlib
 import os
+import sys
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import nets
 from data import subsets
 from data.subsets import SUBSETS, part_of
 from evaluation.passes import Passes
-from small_runs import read_json
+from small_runs import mpirun, read_json
 from test_records import record, write_shards
 from third_party.imagenet_utils import ValidationBatches, View, open_dataset, synsets
 
@@ -157,6 +158,33 @@ def evaluate(folder, short, tmp_path, monkeypatch):
             main.main(ARCHITECTURE + ['--eval', '--load', 'weights.npz', '--data', str(folder), '--batch', '2',
                                       '--augmentation', 'revisiting-at', '--attack-iter', '1', *more])
     return run
+
+
+# What each rank runs: main.py with the short list and the linear map.
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_subsets
+test_subsets.run_here(*sys.argv[1:])
+""".format(tests=os.path.dirname(os.path.abspath(__file__)))
+
+
+def run_here(path, *argv):
+    """``main.main`` with the list of images in ``path``."""
+    subsets.SUBSETS['robustbench'] = SUBSETS['robustbench']._replace(file=path)
+    nets.CifarResNetModel.network = linear_map
+    sys.exit(main.main(list(argv)))
+
+
+@pytest.mark.slow
+def test_three_ranks_judge_a_subset_as_one_does(evaluate, folder, tmp_path):
+    evaluate('--subset', 'robustbench', '--results-dir', 'one', '--attack-iter', '3')
+    ended = mpirun(3, '-c', PROGRAM, tmp_path / 'short.npz', *ARCHITECTURE, '--eval', '--load', 'weights.npz', '--data',
+                   folder, '--batch', '2', '--augmentation', 'revisiting-at', '--attack-iter', '3', '--subset',
+                   'robustbench', '--results-dir', 'three', cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    one, three = ((tmp_path / name / 'per_example.csv').read_bytes() for name in ('one', 'three'))
+    assert one == three and read_json(tmp_path / 'three' / 'results.json')['args']['ranks'] == 3
 
 
 class Killed(Exception):

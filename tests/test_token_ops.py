@@ -1,9 +1,14 @@
 """The compiled ops of ConvNeXt and ViT: layer norm, 7x7 depthwise convolution, attention, against NumPy in float64."""
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from layers import Frozen, Style, affine, tokens
+from layouts import LAYOUTS, to_layout
 from native import smooth_ops
+from smooth_activations import tensorflow_ops_only
 from test_smooth_ops import instructions, near, rounded  # noqa: F401
 
 TYPES = [tf.float32, tf.bfloat16]
@@ -65,11 +70,11 @@ def test_layer_norm_and_its_gradients_are_numpys(sess, instructions, shape, dtyp
         want = layer_norm(x), layer_norm(x, scale, offset)
         gradients = layer_norm_gradient(dy, x), layer_norm_gradient(dy, x, scale)
     tolerance = near(dtype)
-    for affine, expected in zip(([], [scale, offset]), want):
-        got, = run(sess, dtype, ops.smooth_layer_norm, x, affine, epsilon=EPSILON)
+    for parameters, expected in zip(([], [scale, offset]), want):
+        got, = run(sess, dtype, ops.smooth_layer_norm, x, parameters, epsilon=EPSILON)
         np.testing.assert_allclose(got, expected, **tolerance)
-    for affine, expected in zip(([], [scale]), gradients):
-        got, = run(sess, dtype, ops.smooth_layer_norm_grad, dy, x, affine, epsilon=EPSILON)
+    for parameters, expected in zip(([], [scale]), gradients):
+        got, = run(sess, dtype, ops.smooth_layer_norm_grad, dy, x, parameters, epsilon=EPSILON)
         np.testing.assert_allclose(got, expected, rtol=tolerance['rtol'], atol=3 * tolerance['atol'])
     rows = dy.reshape(-1, shape[-1]) if shape[-1] else dy.reshape(0, 0)
     dscale, doffset = run(sess, dtype, ops.smooth_layer_norm_parameters_grad, dy, x, epsilon=EPSILON)
@@ -226,3 +231,43 @@ def test_what_does_not_fit_is_refused(sess):
             (ops.smooth_attention_grad(dy=loose(1, 2, 5), qkv=loose(1, 2, 12), heads=2), 'dy has shape')):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             sess.run(op)
+
+
+def a_style(data_format, frozen=None):
+    return Style(data_format, False, 'gelu_erf', frozen=frozen)
+
+
+def layers_of_both_networks(x, style):
+    """An image through each layer that has a compiled op, tokens of it through attention; a scalar of all."""
+    y = affine.depthwise_conv2d(x, 'depthwise', 7, style)
+    y = tokens.standardise(y, style) + tokens.layer_norm(y, 'norm', style)
+    if style.data_format == 'NCHW':
+        y = tf.transpose(y, [0, 2, 3, 1])
+    return tokens.attention(tf.reshape(y, [-1, y.shape[1] * y.shape[2], y.shape[3]]) / 2, 2)
+
+
+@pytest.mark.parametrize('data_format', LAYOUTS)
+@pytest.mark.parametrize('dtype', TYPES)
+def test_layers_of_compiled_ops_are_those_of_tensorflows(sess, data_format, dtype):
+    """And their gradients by the image and, in float32, by all variables."""
+    image = tf.constant(to_layout(numbers(0, 2, 5, 6, 12), data_format), tf.float32)
+    x = tf.cast(image, dtype)
+    frozen = None if dtype == tf.float32 else Frozen(dtype)
+    found = []
+    for only in (tensorflow_ops_only, contextlib.nullcontext):
+        with only(), tf.variable_scope('network', reuse=tf.AUTO_REUSE):
+            y = tf.cast(layers_of_both_networks(x, a_style(data_format, frozen)), tf.float32)
+        loss = tf.reduce_sum(y * np.float32(numbers(1, 2, 30, 4)))
+        variables = tf.trainable_variables() if frozen is None else []
+        found.append([y, *tf.gradients(loss, [image, *variables])])
+    names = {op.type for op in sess.graph.get_operations()}
+    assert {'SmoothDepthwise', 'SmoothAttention', 'SmoothAttentionGrad'} <= names
+    assert ('SmoothLayerNorm' in names) == (data_format == 'NHWC')  # whose channels are in rows
+    for number, variable in enumerate(tf.global_variables()):
+        variable.initializer.run(session=sess)
+        variable.load(numbers(number, *variable.shape.as_list()) / 4, sess)
+    plain, compiled = sess.run(found)
+    assert len(plain) == (2 if frozen else 6)
+    for want, got in zip(plain, compiled):
+        error, size = np.abs(got - want), np.abs(want).max()
+        assert error.max() < 2e-5 * size if frozen is None else error.mean() < 0.02 * np.abs(want).mean(), error.max()

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+KERNELS = ('bicubic', 'bilinear')  # in the order of those in resampling.c
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libresampling.so')
 
 
@@ -23,14 +24,14 @@ def load_library():
     except OSError as error:
         raise ValueError("resampling: {} cannot be loaded; run `make setup` ({})".format(LIBRARY, error)) from None
     number, address = ctypes.c_int, ctypes.c_void_p
-    library.resampling_resize.argtypes = [address] + 8 * [number] + [address]
+    library.resampling_resize.argtypes = [number, address] + 8 * [number] + [address]
     library.resampling_warp.argtypes = [address, number, number, address, address]
     library.resampling_warp.restype = None
     return library
 
 
-def resize(image, height, width, window=None):
-    """``PIL.Image.resize`` with BICUBIC: antialiased, in two passes, each rounded to 8 bits.
+def resize(image, height, width, window=None, kernel='bicubic'):
+    """``PIL.Image.resize`` with BICUBIC or BILINEAR: antialiased, in two passes, each rounded to 8 bits.
 
     The width comes first, as in all Pillows before 13, with which the published networks were trained. That one begins
     with the height where it shrinks far more, and then some values differ by a level.
@@ -38,6 +39,7 @@ def resize(image, height, width, window=None):
     Args:
         image (np.ndarray): uint8 [H,W,3]. height, width (int): new size in pixels.
         window (tuple): (top, left, height, width) of the new image, inside it, where only that part is wanted.
+        kernel (str): one of ``KERNELS``.
     Returns:
         uint8 [height,width,3], or those of ``window``.
     """
@@ -46,7 +48,7 @@ def resize(image, height, width, window=None):
     assert 0 <= top <= height - rows and 0 <= left <= width - columns, (height, width, window)
     image, out = _plain(image), np.empty((rows, columns, 3), np.uint8)
     sizes = *image.shape[:2], height, width, top, left, rows, columns
-    if not load_library().resampling_resize(image.ctypes.data, *sizes, out.ctypes.data):
+    if not load_library().resampling_resize(KERNELS.index(kernel), image.ctypes.data, *sizes, out.ctypes.data):
         raise MemoryError
     return out
 

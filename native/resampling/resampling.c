@@ -1,5 +1,5 @@
-// Resizing and warping of images, uint8 [height, width, 3], with the very values that Pillow gives them: bicubic and
-// antialiased in fixed point (its Resample.c), and bicubic at places of its own for each pixel (its Geometry.c).
+// Resizing and warping of images, uint8 [height, width, 3], with the very values that Pillow gives them: antialiased in
+// fixed point (its Resample.c), and bicubic at places of its own for each pixel (its Geometry.c).
 
 #include <math.h>
 #include <stdint.h>
@@ -32,7 +32,12 @@ typedef struct {
   int32_t *weight;
 } Taps;
 
-// Pillow: Keys's cubic with a = -1/2.
+// What a new pixel has of an old one at a distance, in old pixels or, where the side shrinks, in new ones; and from
+// which distance on it is nothing. Pillow: Keys's cubic with a = -1/2, and the triangle.
+typedef struct {
+  double (*part)(double distance), reach;
+} Kernel;
+
 static double Cubic(double x) {
   const double a = -0.5;
   x = fabs(x);
@@ -41,6 +46,11 @@ static double Cubic(double x) {
   return 0;
 }
 
+static double Triangle(double x) { return fabs(x) < 1 ? 1 - fabs(x) : 0; }
+
+// By the number that resampling_resize is given.
+static const Kernel kKernels[] = {{Cubic, 2}, {Triangle, 1}};
+
 static void FreeTaps(Taps *taps) {
   free(taps->begin);
   free(taps->count);
@@ -48,9 +58,10 @@ static void FreeTaps(Taps *taps) {
 }
 
 // Taps of the new pixels `first` to `first + number - 1` of a side that goes from `old_size` to `new_size` pixels. When
-// it shrinks the cubic is as wide as four new pixels. Returns 1, or 0 where there is no memory; to be freed either way.
-static int MakeTaps(int old_size, int new_size, int first, int number, Taps *taps) {
-  const double scale = (double)old_size / new_size, wide = scale > 1 ? scale : 1, reach = 2 * wide, narrow = 1 / wide;
+// it shrinks the kernel is wider by as much. Returns 1, or 0 where there is no memory; to be freed either way.
+static int MakeTaps(const Kernel *kernel, int old_size, int new_size, int first, int number, Taps *taps) {
+  const double scale = (double)old_size / new_size, wide = scale > 1 ? scale : 1, narrow = 1 / wide;
+  const double reach = kernel->reach * wide;
   taps->longest = (int)ceil(reach) * 2 + 1;
   taps->begin = malloc(number * sizeof(int));
   taps->count = malloc(number * sizeof(int));
@@ -61,7 +72,7 @@ static int MakeTaps(int old_size, int new_size, int first, int number, Taps *tap
     const double centre = (first + k + 0.5) * scale;
     const int begin = Max(0, (int)(centre - reach + 0.5)), count = Min(old_size, (int)(centre + reach + 0.5)) - begin;
     double sum = 0;
-    for (int t = 0; t < count; ++t) sum += exact[t] = Cubic((t + begin - centre + 0.5) * narrow);
+    for (int t = 0; t < count; ++t) sum += exact[t] = kernel->part((t + begin - centre + 0.5) * narrow);
     for (int t = 0; t < count; ++t) {
       const double weight = (sum != 0 ? exact[t] / sum : exact[t]) * (1 << BITS);
       taps->weight[(size_t)k * taps->longest + t] = (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5);
@@ -126,12 +137,12 @@ static void ResizeColumns(const uint8_t *lines, size_t stride, int first, const 
 
 // Writes the window of `height` x `width` pixels at (top, left) of the image as it would be at `full_height` x
 // `full_width`. All sizes are positive, and the window is inside. Returns 1, or 0 where there is no memory.
-int resampling_resize(const uint8_t *image, int old_height, int old_width, int full_height, int full_width, int top,
-                      int left, int height, int width, uint8_t *out) {
+int resampling_resize(int kernel, const uint8_t *image, int old_height, int old_width, int full_height, int full_width,
+                      int top, int left, int height, int width, uint8_t *out) {
   Taps across = {0}, down = {0};
   uint8_t *tile = NULL, *lines = NULL;
-  int ok = MakeTaps(old_width, full_width, left, width, &across) &&
-           MakeTaps(old_height, full_height, top, height, &down);
+  int ok = MakeTaps(&kKernels[kernel], old_width, full_width, left, width, &across) &&
+           MakeTaps(&kKernels[kernel], old_height, full_height, top, height, &down);
   if (ok) {
     const int first = down.begin[0], rows = down.begin[height - 1] + down.count[height - 1] - first;
     const size_t row_bytes = (size_t)old_width * CHANNELS, new_row_bytes = (size_t)width * CHANNELS;
