@@ -77,15 +77,13 @@ class _Names(PyTorch):
 
     def _size(self, shapes):
         """The size whose own factors variables without a scope have, in PyTorch's shapes; else the first."""
-        for size, factors in scaling.SIZES.items():
-            variables = {'{}/{}'.format(size, name): self.shape(name, shape) for name, shape in shapes.items()}
-            try:
-                told = self.tell(variables)
-            except (KeyError, ValueError):
-                break
-            if told and (told['width_coefficient'], told['depth_coefficient']) == factors[:2]:
-                return size
-        return next(iter(scaling.SIZES))
+        first = next(iter(scaling.SIZES))
+        try:
+            told = self.tell({'{}/{}'.format(first, name): self.shape(name, shape) for name, shape in shapes.items()})
+        except (KeyError, ValueError):  # not all are there
+            return first
+        plan = told and scaling.plan(told['width_coefficient'], told['depth_coefficient'])
+        return next((size for size, factors in scaling.SIZES.items() if scaling.plan(*factors[:2]) == plan), first)
 
 
 def pytorch_names(tell):

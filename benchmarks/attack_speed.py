@@ -72,7 +72,7 @@ def torch_loops(flags, torch_python, ways):
 
 
 def loops(flags, precisions, torch_python):
-    """{name: command} of all loops; ``flags``: main.py's that were given."""
+    """{name: command} of all loops; ``flags``: main.py's that were given. ``torch_python``: see ``find_torch``."""
     ours, given = [sys.executable, os.path.join(HERE, 'attack_loop.py')], with_defaults(flags)
     from_torch = any(arch in flags for arch in TIMM)
     found = {} if from_torch else {
@@ -81,7 +81,8 @@ def loops(flags, precisions, torch_python):
         '--as-published', '--data-format', 'NHWC'] + given
     found.update((name, ours + ['--attack-precision', name] + given) for name in precisions)
     theirs = torch_network(flags)
-    if torch_python and theirs:
+    torch_python = theirs and find_torch(torch_python)
+    if torch_python:
         found.update(torch_loops(theirs, torch_python, TORCH_UNNORMED if from_torch else TORCH))
     return found
 
@@ -114,7 +115,7 @@ def main(argv):
                         help="of --attack-precision (default: %(default)s)")
     parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch (default: this one)')
     own, flags = parser.parse_known_args(argv)
-    commands = loops(flags, own.precisions, find_torch(own.torch_python))
+    commands = loops(flags, own.precisions, own.torch_python)
 
     def one(name):
         running[name].stdin.write('\n')

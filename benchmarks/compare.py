@@ -21,10 +21,12 @@ import measure
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
-# Programs and their flags: about 15 minutes in all on 2 cores.
+# Programs and their flags: about 20 minutes in all on 2 cores.
 BENCHMARKS = {
     'attack_speed': 'attack_speed',
     'attack_speed_efficientnet': 'attack_speed --arch EfficientNet',
+    'attack_speed_convnext': 'attack_speed --repeats 3 --arch ConvNeXt',
+    'attack_speed_vit': 'attack_speed --repeats 3 --arch ViT',
     'startup': 'startup --repeats 2',
     'train_speed': 'train_speed ' + _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
                             "--variant 'PGD-4: --attack-iter 4'",
@@ -41,7 +43,7 @@ OTHERS = ('PyTorch',)  # how rows of others' code begin, whose speed is not ours
 def command(name, json_file, torch_python=None):
     """The command of a benchmark; ``torch_python``: a Python with PyTorch for those that compare with it."""
     program, *flags = shlex.split(BENCHMARKS[name])
-    if name == 'attack_speed' and torch_python:
+    if program == 'attack_speed' and torch_python:
         flags += ['--torch-python', torch_python]
     return [sys.executable, os.path.join(HERE, program + '.py'), *flags, '--json', json_file]
 

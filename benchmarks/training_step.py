@@ -28,12 +28,14 @@ def command(steps, flags, *more):
     return [sys.executable, PROGRAM, '--steps', str(steps), *more, *flags]
 
 
-def compare(description, defaults, quantities, environment=()):
+def compare(description, defaults, quantities, environment=(), torch_loops=None):
     """The program of a benchmark whose variants are flags of main.py: command line, measurements, table, file.
 
     Args:
         description (str): of the program. defaults (tuple of str): variants, as ``measure.variant`` takes them.
         quantities (dict): {Quantity: function of what ``train`` says}. environment (dict): of each measurement.
+        torch_loops: (main.py's flags, a Python with PyTorch, steps) -> {name: command} of programs that say what
+            ``train`` says; None where there are none to compare with.
     """
     parser = argparse.ArgumentParser(description=description.split('\n')[0], allow_abbrev=False)
     parser.add_argument('--variant', type=measure.variant, action='append', metavar="'NAME: FLAGS'",
@@ -41,15 +43,20 @@ def compare(description, defaults, quantities, environment=()):
                             '; '.join(defaults)))
     parser.add_argument('--steps', type=measure.positive, default=3, metavar='N',
                         help='timed steps of a measurement (default: %(default)s)')
+    if torch_loops:
+        parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch: its loops as well')
     measure.add_flags(parser)
     own, flags = parser.parse_known_args()
-    variants = {variant.name: variant for variant in own.variant or map(measure.variant, defaults)}
+    commands = {variant.name: (command(own.steps, flags + variant.flags), dict(environment, **variant.environment))
+                for variant in own.variant or map(measure.variant, defaults)}
+    if torch_loops and own.torch_python:
+        commands.update((name, (loop, environment))
+                        for name, loop in torch_loops(flags, own.torch_python, own.steps).items())
 
     def one(name):
-        result = measure.run(command(own.steps, flags + variants[name].flags),
-                             dict(environment, **variants[name].environment))
+        result = measure.run(*commands[name])
         return {quantity.name: value(result) for quantity, value in quantities.items()}
-    measure.report(measure.interleaved(variants, own.repeats, one), list(quantities), own.json)
+    measure.report(measure.interleaved(commands, own.repeats, one), list(quantities), own.json)
 
 
 def speed(result):

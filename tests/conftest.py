@@ -32,6 +32,12 @@ def fixture_path():
 
 
 @pytest.fixture(scope='session')
+def torch_path():
+    """function(name) -> path of a file that PyTorch 2.13 has written."""
+    return lambda name: _fixture_path(os.path.join('rat', 'torch', name))
+
+
+@pytest.fixture(scope='session')
 def load_json():
     """function(name of a .json or .json.gz file in tests/fixtures) -> its content."""
     def load(name):

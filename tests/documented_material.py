@@ -28,6 +28,7 @@ RECORDS = 'path/to/tfrecords'
 CIFAR = 'cifar10'
 DIRECTORY = 'path/to/image/directory'
 IMAGE = 'image.jpg'
+OF_PYTORCH = 'weights_300.pt'
 
 # The networks whose weights published files hold: rows of variables.json.gz.
 PUBLISHED = {
@@ -68,6 +69,7 @@ class Material:
         yield CIFAR, self._made('cifar10', _write_cifar)
         yield DIRECTORY, self._made('pictures', _write_pictures)
         yield IMAGE, os.path.join(FIXTURES, 'sample.jpg')
+        yield OF_PYTORCH, os.path.join(FIXTURES, 'rat', 'torch', 'weights.pt')
         if RECOGNISED in text.split():
             yield RECOGNISED, self._made('recognised', self._write_recognised)
         if 'tfrecords' in text.replace('imagenet-or-tfrecords', ''):

@@ -207,6 +207,26 @@ def test_the_attacks_speed_is_measured_on_any_network(flags, arch, depth):
     assert (args.arch, args.depth, args.batch, args.attack_iter) == (arch, depth, 8, 4)
 
 
+@pytest.mark.parametrize('flags, theirs', [
+    ([], '--batch 8 --attack-iter 4'), (['-d', '101'], None), (['--arch', 'EfficientNet'], None),
+    (['--arch', 'ViT'], '--network vit_small_patch16_224 --batch 8 --attack-iter 4'),
+    (['--arch', 'ConvNeXt', '--model-name', 'convnext-s-cvst', '--batch', '2'],
+     '--network convnext_small --conv-stem --batch 2 --attack-iter 4'),
+    (['--arch', 'ConvNeXt', '--model-name', 'convnext-iso'], None), (['--arch', 'ViT', '--input-size', '32'], None)])
+def test_pytorch_is_asked_for_the_same_network_or_not_at_all(flags, theirs):
+    found = attack_speed.torch_network(flags)
+    assert found == (theirs and theirs.split())
+
+
+@pytest.mark.parametrize('flags, first, count', [
+    ([], "the release's graph", 2 + 2 + 7), (['--arch', 'ConvNeXt'], "TensorFlow's own ops", 1 + 2 + 6)])
+def test_all_ways_are_measured_beside_the_reference(flags, first, count, monkeypatch):
+    monkeypatch.setattr(attack_speed, 'find_torch', lambda python: python)
+    found = attack_speed.loops(flags, ['float32', 'bfloat16'], 'torch-python')
+    assert next(iter(found)) == first and len(found) == count
+    assert all(command[0] == 'torch-python' for name, command in found.items() if name.startswith('PyTorch'))
+
+
 START = 1_700_000_000_000_000  # microseconds since the epoch, as Horovod writes it
 
 

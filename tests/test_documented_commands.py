@@ -15,7 +15,7 @@ import pytest
 
 import main
 from documented import ROOT, documented
-from documented_material import CIFAR, CIFAR_CLASSES, VALIDATION_IMAGES, Material
+from documented_material import CIFAR, CIFAR_CLASSES, OF_PYTORCH, VALIDATION_IMAGES, Material
 from documented_runs import SERVER, Workplace, flags_of, runs_of
 
 TESTS = os.path.join(ROOT, 'tests')
@@ -44,13 +44,17 @@ NOT_RUN = {
     r'(docker|podman|apptainer|srun) .*|mpirun .* apptainer exec .*|git clone .*|CONTAINER=.* sbatch .*':
         'needs a container engine or Slurm: test_containers.py trains and judges in the image, '
         'test_slurm_gpus.py::test_ranks_and_servers_run_the_programs_of_an_image',
-    r'pytest -m slow -s|\S*python -m pytest .*': 'would run these tests',
+    r'pytest -m slow -s|TORCH_PYTHON=\S+ pytest -m slow tests/test_in_pytorch.py|\S*python -m pytest .*':
+        'would run these tests',
     r'serve-data.py --benchmark': 'test_serve_data.py::test_the_benchmark_reports_and_stops_on_a_signal',
     r'export \S+=.*': 'sets variables',
     r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
-    r'echo \| python benchmarks/torch_loop.py .*': 'needs PyTorch, which is not installed here',
+    r'echo \| python benchmarks/torch_loop.py .*|\S*python benchmarks/train_speed.py .* --torch-python .*':
+        'needs PyTorch, which is not installed here',
+    r'\S*python tools/in_pytorch.py .*':
+        'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}
 # ------------------------------------
 
@@ -324,7 +328,8 @@ def check_converted(workplace, done):
         assert os.path.isfile(os.path.join(place, 'saved_model.pb'))
         assert read_json(the_file(place, 'network.json'))['flags']['activation_name'] == 'silu'
     else:
-        assert len([n for n in read_checkpoint(place) if not is_of_training(n)]) > 200
+        least = 68 if OF_PYTORCH in words else 200  # that network is a miniature
+        assert len([n for n in read_checkpoint(place) if not is_of_training(n)]) > least
 
 
 def check_figures(workplace, done):

@@ -17,12 +17,6 @@ from weights.torch_pickle import Storage, Tensor
 FILES = ['weights.pt', 'weights_legacy.pt', 'full_model.pth', 'kinds.pt', 'kinds_legacy.pt']
 
 
-@pytest.fixture(scope='session')
-def torch_path(fixture_path):
-    """function(name) -> path of a file that PyTorch 2.13 has written."""
-    return lambda name: fixture_path(os.path.join('rat', 'torch', name))
-
-
 @pytest.mark.parametrize('name', ['kinds.pt', 'kinds_legacy.pt'])
 def test_types_strides_offsets_and_shared_storages_are_as_in_pytorch(torch_path, name):
     """Transposed, every other, views of one storage, channels last, no elements, no axes, and each type."""
