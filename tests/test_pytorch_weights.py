@@ -18,7 +18,7 @@ from test_main import refusal
 from torch_writer import save
 from weights.find import open_checkpoint, read_checkpoint
 from weights.identity import AVERAGE, describe
-from weights.match import load_into, match_variables
+from weights.match import LoadWeights, load_into, match_variables
 from weights.pytorch import _recognised
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -84,6 +84,22 @@ def test_it_gives_pytorch_s_logits_with_no_flag_typed(torch_path, capsys, name):
     assert ('of which these flags take the averages' in said) == (name == 'full_model.pth')
     if name == 'full_model.pth':  # its weights are those of a later step
         assert np.abs(logits(torch_path(name), mini_images(), '--moving-average-decay', '0') - found).max() > 1e-3
+
+
+def test_a_training_starts_from_its_weights_and_averages(torch_path, capsys):
+    path = torch_path('full_model.pth')
+    args = main.parse_args(['--fake', '--load', path])
+    assert (args.arch, args.blocks, args.num_classes) == ('ConvNeXt', '1,1,2,1', 5)
+    assert capsys.readouterr().err.endswith('it has weights and their averages\n')
+    with tf.Graph().as_default():
+        bias = tf.get_variable('head/fc/bias', [5])
+        average = tf.get_variable('head/fc/bias' + AVERAGE, [5], trainable=False)
+        stored = {name: value for name, value in open_checkpoint(path).items() if 'head/fc/bias' in name}
+        start = LoadWeights(path, stored)
+        start._setup_graph()
+        loaded = dict((variable.op.name, value) for variable, value in start.pairs)
+    assert np.array_equal(loaded[average.op.name], rule_weight('head/fc/bias', loaded[average.op.name]))
+    assert not np.array_equal(loaded[bias.op.name], loaded[average.op.name])
 
 
 @pytest.mark.parametrize('output', ['X.npz', 'X', 'X.safetensors'])
