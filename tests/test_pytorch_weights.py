@@ -325,6 +325,25 @@ def test_a_torchvision_network_is_not_taken_for_one_of_bgr(torchvision_file, cap
     assert 'takes BGR' in said
 
 
+def test_a_wide_network_is_told_and_one_of_basic_blocks_for_imagenet_is_none():
+    pytorch = nets.ARCHITECTURES['ResNet'].pytorch
+    wide = {name: tuple(value.shape) for name, value in torchvision_state().items()}
+    for name, shape in wide.items():  # torchvision's wide_resnet50_2: twice the channels within a block
+        inner = re.fullmatch(r'layer\d\.\d+\.(conv([12])|(conv3)|bn[12])\..+', name)
+        if inner:
+            wide[name] = (2 * shape[0] if not inner.group(3) else shape[0],
+                          *(2 * shape[1] if inner.group(3) or inner.group(2) == '2' else n for n in shape[1:2]),
+                          *shape[2:])
+    network, _, variables = _recognised(wide)
+    assert network.flags() == ['--arch', 'ResNet', '-d', '50', '--res2-bottleneck', '128']
+    assert len(variables) == len(wide) and pytorch.shape('conv0/W', wide['conv1.weight']) == (7, 7, 3, 64)
+    basic = {name: (64, 64, 3, 3) for group in range(1, 5) for block in range(2)
+             for name in ('layer{}.{}.conv{}.weight'.format(group, block, conv) for conv in (1, 2))}
+    for kernel, expected in ((7, None), (3, 'CifarResNet')):
+        found, _, _ = _recognised({**basic, 'conv1.weight': (64, 3, kernel, kernel), 'fc.weight': (1000, 512)})
+        assert (found and found.arch) == expected
+
+
 # Files of safetensors from elsewhere
 
 def test_safetensors_in_half_the_bits_are_read(tmp_path, mini, torch_path):
