@@ -39,9 +39,10 @@ def image_preprocess(image, data_format, channels='BGR'):
     """Images of the data path, as a network takes them (FD and SAT releases).
 
     Args:
-        image (tf.Tensor): uint8 or float32 [N,H,W,3], BGR, 0-255. channels (str): 'BGR' or 'RGB', what is wanted.
+        image (tf.Tensor): uint8 or float32 [N,H,W,3], BGR, 0-255; a batch stage may leave values outside of these.
+        channels (str): 'BGR' or 'RGB', what is wanted.
     Returns:
-        tf.Tensor: float32, 0-255 become [-1, 1], in the layout ``data_format``.
+        tf.Tensor: float32, 0-255 become [-1, 1] and others what lies beyond, in the layout ``data_format``.
     """
     if channels == 'RGB':
         image = tf.reverse(image, [3])

@@ -8,6 +8,7 @@ add:
 |---|---|
 | ``TRAINING_STREAM`` + 2 x rank | training attacks; the even numbers below 2^16 |
 | ... + ``(layer + 1) << LAYER_SHIFT`` | dropout and dropped blocks of the training pass, from the batch's first image |
+| ... + ``BATCH_STAGE`` | what a batch stage draws: an image's, and a batch's from its first image |
 | ``EVALUATION_STREAM`` | attacks of an evaluation |
 | ... + ``NOISE`` | random corners that attacks are compared with, in ``analysis`` |
 | ``LANDSCAPE`` | NumPy's numbers for directions of a landscape, in ``analysis`` |
@@ -20,10 +21,14 @@ import tensorflow.compat.v1 as tf
 TRAINING_STREAM, EVALUATION_STREAM = 0, 1
 NOISE, LANDSCAPE = 2, 3
 LAYER_SHIFT = 16
+BATCH_STAGE = 129 << LAYER_SHIFT  # above all layers
 
 # Purposes of draws within an attack on one image.
 START, FROM_CLEAN, TARGET_DRAW, START_LENGTH = 0, 1, 2, 3
 _PURPOSES = 4
+# Of a batch stage.
+MIXING, MIXING_SHARE, ERASING, ERASING_NOISE = 0, 1, 2, 3
+_STAGE_PURPOSES = 4
 
 
 def image_seeds(seed, stream, position):
@@ -49,6 +54,11 @@ def noise_seeds(seeds, number, draws):
 def layer_seed(seed, layer):
     """``seed`` [2] for what layer ``layer`` (int, at most 127) of a network draws in a training pass."""
     return seed + tf.constant([(layer + 1) << LAYER_SHIFT, 0], tf.int64)
+
+
+def stage_seeds(seeds, purpose):
+    """``seeds`` [..., 2] for what a batch stage draws for ``purpose``."""
+    return seeds * tf.constant([1, _STAGE_PURPOSES], tf.int64) + tf.constant([BATCH_STAGE, purpose], tf.int64)
 
 
 def draw_each(seeds, purpose, draw):

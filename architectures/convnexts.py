@@ -84,7 +84,7 @@ def _details(options):
 # The table's entry
 
 CONVNEXT = Architecture(
-    ConvNeXtModel, 'sat', {'input_size': 224, 'num_classes': 1000, 'input_scaling': 'unit'},
+    ConvNeXtModel, 'revisiting-at', {'input_size': 224, 'num_classes': 1000, 'input_scaling': 'unit'},
     sizes={name: {'blocks': ','.join(map(str, plan.blocks)), 'widths': ','.join(map(str, plan.widths)),
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),

@@ -81,7 +81,7 @@ def _details(options):
 # The table's entry
 
 VIT = Architecture(
-    ViTModel, 'sat', {'input_size': 224, 'num_classes': 1000, 'input_scaling': 'unit'},
+    ViTModel, 'revisiting-at', {'input_size': 224, 'num_classes': 1000, 'input_scaling': 'unit'},
     sizes={name: {'blocks': str(plan.blocks), 'widths': str(plan.width), 'heads': plan.heads,
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),

@@ -44,7 +44,7 @@ class Attacker(Protocol):
     Attributes:
         name (str): tells attack, number of steps and norm; those of an evaluation differ in it.
         norm (str), epsilon (float): the threat model; epsilon in pixel levels, 0-255.
-        verdict (str): what the returned image stands for, LAST_STEP or ANY_STEP.
+        verdict (str): what the returned image stands for, LAST_STEP, ANY_STEP or BEST_POINT.
         lengths (Lengths): its own, in whose place ``attack`` takes others; None if it takes no others.
         one_after_another (bool): each of ``parts`` on the images that still stand after those before.
     """

@@ -110,8 +110,8 @@ class GradientAttacker(Attacker):
                                         [image, truth, target], state, num_iter)
             else:
                 def one_step_of_all(succeeded_before, *state):
-                    succeeded, *state = self._compiled(
-                        lambda *state: tf.nest.flatten(one_step(ball, truth, target, *state)), state)
+                    succeeded, *state = compiled(
+                        lambda *state: tf.nest.flatten(one_step(ball, truth, target, *state)), state, self.xla)
                     return [succeeded_before | succeeded] + state
 
                 succeeded_before, adv, *_ = tf.while_loop(
@@ -120,9 +120,10 @@ class GradientAttacker(Attacker):
             adv.set_shape(image.shape)
             return Attacked(adv, target, succeeded_before)
 
-    def _compiled(self, function, inputs):
-        """``function(*inputs)``, a list of tensors, by XLA if that is asked for."""
-        if not self.xla:
-            return function(*inputs)
-        with tensorflow_ops_only():
-            return tf.xla.experimental.compile(function, list(inputs))
+
+def compiled(function, inputs, xla):
+    """``function(*inputs)``, a list of tensors; by XLA if that is asked for (bool)."""
+    if not xla:
+        return function(*inputs)
+    with tensorflow_ops_only():
+        return tf.xla.experimental.compile(function, list(inputs))

@@ -7,8 +7,9 @@ import tensorflow.compat.v1 as tf
 
 PIXEL = 2.0 / 255  # one pixel level in the [-1, 1] units that a network sees
 NO_TARGET = -1  # target label of an image that no targeted attack was made on
-# What a verdict on an attacked image is of: where the attack ended, or every point on its way, the start among them.
-LAST_STEP, ANY_STEP = 'last step', 'success at any step'
+# What a verdict on an attacked image is of: where the attack ended, or every point on its way, the start among them; or
+# that of those points where its loss was highest.
+LAST_STEP, ANY_STEP, BEST_POINT = 'last step', 'success at any step', 'point of the highest loss'
 
 
 def predicted_label(logits):

@@ -86,12 +86,12 @@ def _check_mode(args, parser, argv):
 def _resolve(args, mode):
     attacking.take_lengths(args)
     epsilon, step_size = args.attack_epsilon, args.attack_step_size  # that were typed
-    attacking.check_kind(args, KINDS)
+    recipe = recipes.RECIPES[args.recipe or nets.ARCHITECTURES[args.arch].recipe]
+    attacking.check_kind(args, KINDS, recipe)
     _choose_data(args, modes.SERVED in mode)
     resolve.take_network(args, nets.ARCHITECTURES)
-    recipe = recipes.RECIPES[args.recipe]
     sources.settle_augmentation(args)
-    attacking.settle(args, recipe, epsilon, KINDS[args.attack])
+    attacking.settle(args, recipe, epsilon, KINDS)
     resolve.take_recipe(args)
     if modes.EVAL not in mode and args.attack_iter == 0:
         attacking.note_unused(args, epsilon, step_size)

@@ -7,6 +7,7 @@ import nets
 from attacks.pgd import NoOpAttacker
 from attacks.registry import KINDS
 from ranks.sessions import session_config
+from training.step.mixing import make_stage
 from weights.match import load_into, match_variables
 
 
@@ -49,7 +50,8 @@ def make_training_model(settings, rank):
         settings, rank=rank, attacker=make_attacker(attack, settings.network.num_classes, settings.run.seed),
         attack_gradient=attack.gradient, attack_precision=attack.precision, update_gradient=update.update_gradient,
         label_smoothing=update.label_smoothing, weight_decay=update.weight_decay, optimizer_name=update.optimizer,
-        update=update, accumulate=update.accumulate)
+        update=update, accumulate=update.accumulate,
+        batch_stage=make_stage(update, settings.network.num_classes))
 
 
 def matched(args, values):

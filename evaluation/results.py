@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from attacks.threat import LAST_STEP
+from attacks.threat import ANY_STEP
 from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable, wilson
 from files.atomic import keep_older, write_text
 from files.json_files import read_json
@@ -153,7 +153,7 @@ def print_results(results):
     if attacked:
         print('Clean Top1 Error: {}'.format(clean['top1_error']))
         print('Clean Top5 Error: {}'.format(clean['top5_error']))
-    if attacked and results['verdict'] == LAST_STEP:
+    if attacked and results['verdict'] != ANY_STEP:
         print('Attack Success Rate At Any Step: {}'.format(results['attack_success_rate_at_any_step']))
     when = ' When Stopped' if stopped else ''
     print('Top1 Error{}: {}'.format(when, (attacked or clean)['top1_error']))

@@ -7,7 +7,7 @@ from settings.fields import SWITCH, Flag, option
 from settings.modes import ATTACKED, EVAL, EVALUATED, JUDGED, TRAINED, TRAINED_ON_IMAGES
 
 LINF = 'Linf'
-KIND = 'pgd'  # of every training, and of evaluations where no other is asked for; of 0 steps, no attack
+KIND = 'pgd'  # of evaluations where no other is asked for, always of those during training; of 0 steps, no attack
 _EVALUATION = 'evaluation attacker'
 
 
@@ -17,19 +17,21 @@ class Attack:
     GROUP: ClassVar[str] = 'attacker'
 
     kind: str = option(
-        '--attack', EVALUATED,
-        'of --eval; training has pgd. {explained} (default: pgd)', default=KIND, late=True, check='attacks')
+        '--attack', ATTACKED,
+        'evaluations during training have pgd. {explained} (default: pgd; in training the recipe\'s, pgd or apgd)',
+        default=KIND, late=True, check='attacks', fixes_run=True)
     norm: str = option(
-        '--norm', EVALUATED,
-        'of --eval, in which radius and steps are measured; L2 and L1 over all pixels and channels of an image, so '
-        'that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)', default=LINF, late=True, check='norms')
+        '--norm', ATTACKED,
+        'in which radius and steps are measured, also of the evaluations during training; L2 and L1 over all pixels '
+        'and channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)',
+        default=LINF, late=True, check='norms', fixes_run=True, shared=True)
     version: Optional[str] = option(
         '--autoattack-version', EVALUATED,
         'standard, apgd (the first two attacks of standard), plus, rand, or a list of attacks such as apgd-ce,square, '
         'with restarts of their own (default: standard)', default=None, unit='VERSION')
     num_iter: int = option(
         '--attack-iter', ATTACKED,
-        "steps of pgd or momentum, 0 for no attack (default: the recipe's, 1 or 30; with --eval 10 or 30)",
+        "steps of pgd, momentum or apgd, 0 for no attack (default: the recipe's, 1, 2 or 30; with --eval 10 or 30)",
         check=checks.at_least(0), unit='STEPS', fixes_run=True,
         judging=Flag(('--eval-attack-iter',), JUDGED, 'steps of the evaluations during training and of --eval '
                      '(default: 10; of --eval with feature-denoising 30)', checks.at_least(1), 'STEPS', _EVALUATION))
@@ -60,8 +62,8 @@ class Attack:
         default=False, check=SWITCH)
     prob_start_from_clean: float = option(
         '--prob-start-from-clean', TRAINED,
-        'probability that the training attack of an image starts from the image itself instead of a random point '
-        "(default: the recipe's, 0.2)", default=0.0, check=checks.probability, unit='P', fixes_run=True)
+        'probability that the training attack, pgd, of an image starts from the image itself instead of a random '
+        "point (default: the recipe's, 0.2 or 0)", default=0.0, check=checks.probability, unit='P', fixes_run=True)
     precision: Optional[str] = option(
         '--attack-precision', ATTACKED,
         'what the network computes in under attack; all else stays float32 (default: float32; bfloat16 in training '

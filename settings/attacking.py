@@ -31,6 +31,9 @@ class Kind(Protocol):
     @property
     def no_early_stop(self) -> Optional[str]: ...
 
+    @property
+    def no_training(self) -> Optional[str]: ...
+
 
 def _destinations(fields: Sequence[str]) -> List[str]:
     """Of the flags of some fields of ``Attack``, in the order of the fields; each field's own flag first."""
@@ -55,13 +58,17 @@ def take_lengths(args: Any) -> None:
         setattr(args, option.dest, length.levels)
 
 
-def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
-    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no recipe.
+def check_kind(args: Any, kinds: Mapping[str, Kind], recipe: Recipe) -> None:
+    """Refuse flags that the attack does not have, while only typed ones are set; then set what needs no lengths.
 
-    ``kinds`` (dict): of attacks, by the name that --attack gives.
+    ``kinds`` (dict): of attacks, by the name that --attack gives. ``recipe``: which has the kind of a training.
     """
-    default(args, 'attack', KIND)
+    usual = KIND if args.eval or args.eval_directory else recipe.attack
+    default(args, 'attack', usual)
     kind = kinds[args.attack]
+    if kind.no_training and not (args.eval or args.eval_directory):
+        raise ValueError('--attack {}: {}, and trains nothing; choose from {}'.format(
+            args.attack, kind.no_training, ', '.join(name for name, each in kinds.items() if not each.no_training)))
     if args.threat_models:
         for name in ('norm', 'attack_epsilon', 'attack_step_size'):
             if getattr(args, name) is not None:
@@ -80,7 +87,7 @@ def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
             raise ValueError('--{} and --attack-target {}: choose one'.format(
                 'targeted' if args.targeted else 'untargeted', args.attack_target))
         args.targeted = args.attack_target != 'none'
-    _check_steps(args, kind)
+    _check_steps(args, kind, usual)
     if args.norm in ('L2', 'L1') and args.attack_epsilon is None:
         raise ValueError('--norm {} needs --attack-epsilon, in pixel levels: {} times that for images in [0, 1]'.format(
             args.norm, lengths.LEVELS))
@@ -89,10 +96,13 @@ def check_kind(args: Any, kinds: Mapping[str, Kind]) -> None:
         default(args, _destinations([field])[0], value)
 
 
-def _check_steps(args: Any, kind: Kind) -> None:
-    steps = args.attack_iter if args.eval_attack_iter is None else args.eval_attack_iter
-    for flag, typed in (('--attack {}'.format(args.attack), args.attack != KIND),
-                        ('--norm {}'.format(args.norm), args.norm), ('--threat-models', args.threat_models)):
+def _check_steps(args: Any, kind: Kind, usual: str) -> None:
+    of_eval = args.eval and args.eval_attack_iter is not None
+    steps = args.eval_attack_iter if of_eval else args.attack_iter
+    for flag, typed in (('--attack {}'.format(args.attack), args.attack not in (KIND, usual)),
+                        # Of a training on clean images, that of its evaluations.
+                        ('--norm {}'.format(args.norm), args.norm if args.eval else None),
+                        ('--threat-models', args.threat_models)):
         if typed and steps == 0:
             raise ValueError('{} without steps: give --attack-iter of 1 or more'.format(flag))
     if not args.early_stop:
@@ -106,26 +116,41 @@ def _check_steps(args: Any, kind: Kind) -> None:
             raise ValueError('--early-stop: {}; leave it out'.format(why))
 
 
-def settle(args: Any, recipe: Recipe, epsilon: Optional[float], kind: Kind) -> None:
+def settle(args: Any, recipe: Recipe, epsilon: Optional[float], kinds: Mapping[str, Kind]) -> None:
     """Set steps and their length where the recipe's own do not fit.
 
     Args:
         args: ``eval`` and the attack's values. epsilon (float): that was typed.
-        kind (Kind): of the attack.
+        kinds (dict): see ``check_kind``.
     """
-    if args.eval:
-        # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
-        if args.eval_attack_iter is not None:
-            args.attack_iter = args.eval_attack_iter
-        default(args, 'attack_iter', kind.num_iter or recipe.judged_steps)
-        if args.attack_iter and kind.step_size:
-            default(args, 'attack_step_size', kind.step_size(
-                args.norm, args.attack_iter, recipe.attack_epsilon if epsilon is None else epsilon,
-                recipe.eval_attack_step_size))
-        default(args, 'attack_precision', 'float32')  # so that it has the same verdicts on every machine
-    if args.eval or args.attack_iter not in (None, recipe.attack_iter):
-        # The training step belongs to the training number of steps: SAT's 4 crosses the ball in one.
-        default(args, 'attack_step_size', recipe.eval_attack_step_size)
+    kind, radius = kinds[args.attack], recipe.attack_epsilon if epsilon is None else epsilon
+    if not args.eval:
+        _settle_training(args, recipe, radius, kinds)
+        return
+    # The SAT release has --eval-attack-iter, the Feature Denoising release --attack-iter.
+    if args.eval_attack_iter is not None:
+        args.attack_iter = args.eval_attack_iter
+    default(args, 'attack_iter', kind.num_iter or recipe.judged_steps)
+    if args.attack_iter and kind.step_size:
+        default(args, 'attack_step_size', kind.step_size(args.norm, args.attack_iter, radius,
+                                                         recipe.eval_attack_step_size))
+    default(args, 'attack_step_size', recipe.eval_attack_step_size)
+    default(args, 'attack_precision', 'float32')  # so that it has the same verdicts on every machine
+
+
+def _settle_training(args: Any, recipe: Recipe, radius: float, kinds: Mapping[str, Kind]) -> None:
+    kind, judging = kinds[args.attack], kinds[KIND]
+    assert kind.step_size and judging.step_size  # of the kinds that train, and that watch a training
+    default(args, 'attack_iter', kind.num_iter)
+    steps = recipe.attack_iter if args.attack_iter is None else args.attack_iter
+    # The training step belongs to the training attack and number of steps: SAT's 4 crosses the ball in one.
+    if (args.attack, args.norm, steps) != (recipe.attack, LINF, recipe.attack_iter) or 'step_size' in kind.without:
+        default(args, 'attack_step_size', kind.step_size(args.norm, steps, radius, recipe.eval_attack_step_size)
+                if steps else recipe.eval_attack_step_size)
+    if args.norm != LINF:
+        default(args, 'eval_attack_step_size', judging.step_size(
+            args.norm, args.eval_attack_iter or recipe.eval_attack_iter, args.eval_attack_epsilon or radius,
+            recipe.eval_attack_step_size))
 
 
 def take_threat_models(args: Any, recipe: Recipe, kind: Kind) -> None:

@@ -16,16 +16,17 @@ class Also(NamedTuple):
 class Recipe(Mapping[str, Any]):
     """Values of options, by destination, which stand where no flag and no checkpoint says otherwise.
 
-    Attack lengths are in pixel levels, 0-255; epochs count from 1; base_lr is the rate for 256 images in a step. The
-    values are attributes too.
+    Attack lengths are in pixel levels, 0-255; epochs count from 1. The values are attributes too.
 
     Attributes, of which no option has the value:
         judged_steps (int): number of PGD steps of ``--eval`` where none is given.
         judged_also (sequence of Also): what judges the network during training, beside ``--eval-attack-iter``.
+        otherwise (dict): of options, in a run of another number of epochs than the recipe's.
     """
 
-    def __init__(self, *, judged_steps: int, judged_also: Sequence[Also] = (), **values: Any) -> None:
-        self.judged_steps, self.judged_also = judged_steps, judged_also
+    def __init__(self, *, judged_steps: int, judged_also: Sequence[Also] = (), otherwise: Mapping[str, Any] = {},
+                 **values: Any) -> None:
+        self.judged_steps, self.judged_also, self.otherwise = judged_steps, judged_also, otherwise
         self._values = values
 
     def __getitem__(self, name: str) -> Any:
@@ -45,22 +46,24 @@ class Recipe(Mapping[str, Any]):
 
     def but(self, **values: Any) -> 'Recipe':
         """This recipe with other values of some options."""
-        own = dict(judged_steps=self.judged_steps, judged_also=self.judged_also)
+        own = dict(judged_steps=self.judged_steps, judged_also=self.judged_also, otherwise=self.otherwise)
         return Recipe(**{**own, **self._values, **values})
 
 
 _SAT = Recipe(
     activation_name='silu', padding='explicit',  # SAT release
-    targeted=False, attack_epsilon=4.0,  # SAT release
+    attack='pgd', targeted=False, attack_epsilon=4.0,  # SAT release
     # SAT Sec 3.1: PGD-1, one step. The step of 4 and the clean start are those of the same group's later training
     # script, at the same epsilon (github.com/ytongbai/ViTs-vs-CNNs, advres); SAT's release (ResNet/main.py) also has
     # the 0.2. One draw decides for each image here; in the releases one for each batch.
     attack_iter=1, attack_step_size=4.0, prob_start_from_clean=0.2,
     label_smoothing=0.1,  # SAT release; not known whether the paper's runs had it
+    mixup=0.0, cutmix=0.0, random_erasing=0.0,
     # SAT release, as 1H Sec 2 and 5.1: rate 0.1 for a batch of 256, 5 epochs of warm-up; no moving averages of weights.
     optimizer='momentum', weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5,
-    moving_average_decay=0.0, base_lr=0.1, warmup_epochs=5,
-    epochs=100, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,  # SAT release
+    moving_average_decay=0.0, base_lr=0.1, lr_scaling='linear', warmup_epochs=5, warmup_from=None,
+    moving_average_ramp=True,  # EN release's, where averages are asked for
+    epochs=100, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None, lr_cosine_to=None,  # SAT release
     eval_attack_iter=10, eval_attack_step_size=1.0, judged_steps=10)  # SAT release
 
 RECIPES: Dict[str, Recipe] = {
@@ -81,6 +84,16 @@ RECIPES: Dict[str, Recipe] = {
     'sat-efficientnet': _SAT.but(
         optimizer='rmsprop', weight_decay=1e-5, moving_average_decay=0.9999, base_lr=0.016, epochs=350,
         lr_drop_epochs=(), lr_decay_epochs=2.4),
+    # "Revisiting Adversarial Training for ImageNet" (RAT, Singh et al. 2023): the values of its release's command.
+    'revisiting-at': _SAT.but(
+        activation_name='gelu_erf', batch=80,
+        # RAT Sec 3: APGD with two steps from the image itself; it sets its step sizes, the first of twice the radius.
+        attack='apgd', attack_iter=2, attack_step_size=8.0, prob_start_from_clean=0.0,
+        label_smoothing=0.1, mixup=0.8, cutmix=1.0, random_erasing=0.25,  # smoothing in the mixed labels alone
+        optimizer='adamw', weight_decay=0.05, moving_average_decay=0.9999, moving_average_ramp=False,
+        base_lr=1e-3, lr_scaling='none', warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs=(),
+        # The release's program has a warm-up of 10 epochs; its command for 300 has 20.
+        epochs=300, warmup_epochs=20, otherwise={'warmup_epochs': 10}),
 }
 
 

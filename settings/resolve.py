@@ -65,6 +65,10 @@ def options_of_some(kinds: Mapping[str, Kind]) -> Set[str]:
 
 def take_recipe(args: Any) -> None:
     """Fill in what the recipe decides of all but the network, and then the options' own defaults."""
+    recipe = RECIPES[args.recipe]
+    if args.epochs not in (None, recipe.epochs):
+        for name, value in recipe.otherwise.items():
+            default(args, name, value)
     _take(args, set(names()).difference(option.dest for option in options_of(Network)))
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'

@@ -47,12 +47,17 @@ class Run:
         'training: also keep, judge and save moving averages of the weights, 0 for none; --eval and --eval-directory: '
         "judge them, 0 for the plain weights (default: the recipe's, 0 or 0.9999)", check=checks.below_one, unit='D',
         fixes_run=True, decides_verdict=True)
+    moving_average_ramp: bool = option(
+        '--moving-average-ramp', TRAINED, 'averages of D move faster in the first steps, by (1 + step) / (10 + step) '
+        "(default: the recipe's)", check=SWITCH, off=('--no-moving-average-ramp', 'averages move by D from the first '
+                                                      'step on'), fixes_run=True)
     keep_checkpoints: int = option(
         '--keep-checkpoints', TRAINED, 'newest checkpoints kept, beside the best one (default: %(default)s)',
         default=10, check=checks.at_least(1), unit='N')
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
-        'that only it has; sat-efficientnet for EfficientNet)', check='recipes', group='architecture', written=WORD)
+        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT)',
+        check='recipes', group='architecture', written=WORD)
     ignore_checkpoint_flags: bool = option(
         '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
         'data need not have its classes; without it a contradiction is refused', default=False, check=SWITCH,

@@ -9,14 +9,25 @@ from settings.modes import TRAINED
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """One step: its loss and what becomes of the gradient."""
+    """One step: what becomes of its batch before the attack, its loss, and what becomes of the gradient."""
     GROUP: ClassVar[str] = 'update'
 
+    mixup: float = option(
+        '--mixup', TRAINED, 'mix each image and label with those of another of the batch, in parts drawn from the beta '
+        "distribution of this A and A; 0 for never. Beside --cutmix one draw decides for a batch (default: the "
+        "recipe's, 0 or 0.8)", default=0.0, check=checks.at_least(0.0, float), unit='A', fixes_run=True)
+    cutmix: float = option(
+        '--cutmix', TRAINED, "replace a rectangle of each image by that of another one, and as much of its label "
+        "(default: the recipe's, 0 or 1)", default=0.0, check=checks.at_least(0.0, float), unit='A', fixes_run=True)
+    random_erasing: float = option(
+        '--random-erasing', TRAINED, 'probability that noise replaces a rectangle of an image, before images are mixed '
+        "(default: the recipe's, 0 or 0.25)", default=0.0, check=checks.probability, unit='P', fixes_run=True)
     update_gradient: Optional[str] = option(
         '--update-gradient', TRAINED, "activation whose derivative the update's gradient takes (default: the network's "
         'own)', default=None, check='slopes', unit='NAME', fixes_run=True)
-    label_smoothing: float = option('--label-smoothing', TRAINED, "(default: the recipe's, 0.1)",
-                                    check=checks.probability, unit='S', fixes_run=True)
+    label_smoothing: float = option(
+        '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, 0.1)",
+        check=checks.probability, unit='S', fixes_run=True)
     optimizer: str = option('--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True)
     accumulate: int = option(
         '--accumulate', TRAINED,
@@ -33,7 +44,8 @@ class Update:
         'read; evaluations never do (default: float32 is float32)', default=False, check=SWITCH, fixes_run=True)
     weight_decay: float = option(
         '--weight-decay', TRAINED,
-        "factor of half the sum of the squared weights (default: the recipe's, 1e-4 or 1e-5)",
+        'factor of half the sum of the squared weights; of adamw, of the rate, the part of the weights that a step '
+        "takes away (default: the recipe's, 1e-4, 1e-5 or 0.05)",
         check=checks.at_least(0.0, float), unit='W', fixes_run=True)
 
 
@@ -43,20 +55,31 @@ class Schedule:
     GROUP: ClassVar[str] = 'update'
 
     base_lr: float = option(
-        '--base-lr', TRAINED, 'learning rate for 256 images in a step; grows linearly with them (default: the '
-        "recipe's, 0.1 or 0.016)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
+        '--base-lr', TRAINED, 'learning rate, see --lr-scaling (default: the '
+        "recipe's, 0.1, 0.016 or 0.001)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
+    lr_scaling: str = option(
+        '--lr-scaling', TRAINED, "linear: --base-lr is that for 256 images in a step, and grows with them; none: it is "
+        "that of any number (default: the recipe's)", check=('linear', 'none'), fixes_run=True)
     warmup_epochs: float = option(
-        '--warmup-epochs', TRAINED, "linear warm-up, {told} (default: the recipe's, 5)",
+        '--warmup-epochs', TRAINED, "linear warm-up, {told} (default: the recipe's, 5; 20 or, for other --epochs "
+        "than its, 10)",
         check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)
+    warmup_from: Optional[float] = option(
+        '--warmup-from', TRAINED, "part of the rate from which the warm-up begins (default: the recipe's, that of the "
+        'optimizer or 1e-4)', default=None, check=checks.probability, unit='PART', fixes_run=True)
     lr_drop_epochs: Tuple[int, ...] = option(
         '--lr-drop-epochs', TRAINED, "the rate is divided by 10 after these epochs (default: the recipe's)",
         check=checks.epoch_list, unit='E,E,...', fixes_run=True)
     lr_decay_epochs: Optional[float] = option(
         '--lr-decay-epochs', TRAINED, "the rate is multiplied by 0.97 after every so many epochs (default: the "
         "recipe's, never or 2.4)", default=None, check=checks.above_zero, unit='EPOCHS', fixes_run=True)
+    lr_cosine_to: Optional[float] = option(
+        '--lr-cosine-to', TRAINED, 'after the warm-up the rate falls along half a cosine to this one at the end of the '
+        "last epoch (default: the recipe's, not at all or to 5e-6)", default=None, check=checks.at_least(0.0, float),
+        unit='RATE', fixes_run=True)
     starting_epoch: int = option('--starting-epoch', TRAINED, 'first epoch, with --load (default: %(default)s)',
                                  default=1, check=checks.at_least(1), unit='EPOCH', group='run')
-    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110 or 350)", check=checks.at_least(1),
+    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110, 300 or 350)", check=checks.at_least(1),
                          group='run')
     steps_per_epoch: Optional[int] = option(
         '--steps-per-epoch', TRAINED, '(default: images of the training set / images in a step over all ranks)',

@@ -372,7 +372,8 @@ def refusal(capsys, run, argv):
     (['--resume', '--starting-epoch', '5'], ['--resume', '--starting-epoch']),
     (['--attack-eps', '4'], ['--attack-eps']),
     (['--act', 'relu'], ['--act']),
-    (['--attack', 'pgd'], ['--attack is for --eval']), (['--norm', 'L2'], ['--norm is for --eval']),
+    (['--attack', 'autoattack'], ['--attack autoattack', 'trains nothing', 'pgd']),
+    (['--norm', 'L2'], ['--norm L2 needs --attack-epsilon']),
     (['--attack-target', 'random'], ['--attack-target is for --eval']),
     (['--use-fp16xla', '--attack-precision', 'bfloat16'], ['--use-fp16xla', '--attack-precision bfloat16']),
     (['--attack-precision', 'float8'], ['--attack-precision', 'float8']),
@@ -437,7 +438,8 @@ def test_flags_that_contradict_each_other_are_refused(capsys, npz, argv, named):
     (['--attack-iter', '0', '--early-stop'], '--early-stop: --attack-iter 0 has no steps'),
     (['--norm', 'L2'], '--norm L2 needs --attack-epsilon'), (['--norm', 'L1'], '--norm L1 needs --attack-epsilon'),
     (['--norm', 'L1', '--attack-epsilon', '0'], '--attack-epsilon 0'), (['--norm', 'L3'], '--norm'),
-    (['--attack', 'apgd'], '--attack'), (['--autoattack-version', 'plus'], '--attack pgd has no --autoattack-version'),
+    (['--attack', 'apgd2'], '--attack'), (['--attack', 'apgd', '--targeted'], '--attack apgd has no --targeted'),
+    (['--autoattack-version', 'plus'], '--attack pgd has no --autoattack-version'),
     (['--targeted', '--attack-target', 'none'], '--targeted and --attack-target none'),
     (['--untargeted', '--attack-target', 'least-likely'], '--untargeted and --attack-target least-likely')])
 def test_flags_that_an_attack_does_not_have_are_refused(capsys, npz, argv, line):

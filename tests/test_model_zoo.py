@@ -2,11 +2,14 @@
 
 The addresses are the local server's: nothing here has downloaded a published file.
 """
+import gzip
 import hashlib
 import importlib.util
+import json
 import os
 import sys
 import threading
+import types
 
 import cv2
 import gdown
@@ -19,12 +22,13 @@ from gdown.exceptions import FileURLRetrievalError
 import convert
 import main
 import model_zoo
+import nets
 from file_server import FileServer
 from networks import make_network
 from small_runs import mpirun, read_json
 from test_main import refusal
 from weights.find import read_checkpoint
-from weights.flags import published_model
+from weights.flags import published_as, published_model, refuse_another_network
 from weights.identity import AVERAGE
 from zoo import fetch as fetching, published
 from zoo.fetch import fetch
@@ -145,6 +149,38 @@ def test_the_models_of_revisiting_adversarial_training_are_as_published(row):
     flags = dict(zip(model.flags[::2], model.flags[1::2]))
     assert flags['--arch'] == name.split('-')[0] and flags['--model-name'] == name.lower()
     assert flags.get('--input-scaling') == ('imagenet' if name == 'ViT-S-CvSt' else None)
+
+
+def of_pytorch(name):
+    """The variables' shapes of a published model, from the names and shapes that the release's code has in PyTorch."""
+    family, size, *stem = name.lower().split('-')
+    sizes = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'} if family == 'convnext' else {}
+    pytorch = nets.ARCHITECTURES[published.find(name).flags[1]].pytorch
+    with gzip.open(os.path.join(ROOT, 'tests', 'fixtures', 'rat', 'variables.json.gz'), 'rt') as f:
+        entries = json.load(f)['_'.join([family, sizes.get(size, size), *stem])]['entries']
+    return {pytorch.variable(each): pytorch.shape(pytorch.variable(each), tuple(shape)) for each, shape in entries}
+
+
+@pytest.mark.parametrize('name', [row.split()[0] for row in REVISITING])
+def test_a_file_with_the_names_of_its_network_is_known_as_the_published_model(name):
+    model = published.find(name)
+    for file in (model.prefix, model.robustbench + '.pt')[:1 + bool(model.robustbench)]:
+        assert published_as(types.SimpleNamespace(path='/elsewhere/' + file, shapes=of_pytorch(name))) is model
+    other = 'ViT-S' if name != 'ViT-S' else 'ViT-B'
+    assert published_as(types.SimpleNamespace(path='/x/' + model.prefix, shapes=of_pytorch(other))) is None
+
+
+def test_a_file_that_came_with_a_normalisation_is_not_judged_without(monkeypatch):
+    """Of the models that RobustBench does not have, the release's page does not say it."""
+    came = types.SimpleNamespace(shapes=of_pytorch('ViT-B'), told=types.SimpleNamespace(scaling='imagenet'))
+    monkeypatch.setattr('weights.flags.open_checkpoint', lambda load: came)
+    argv = ['--eval', '--load', 'zoo:ViT-B']
+    with pytest.raises(ValueError, match="'zoo:ViT-B': the file has a normalisation.*type --input-scaling imagenet"):
+        refuse_another_network(main.parse_args(argv))
+    refuse_another_network(main.parse_args(argv + ['--input-scaling', 'imagenet']))
+    came.told.scaling = None
+    refuse_another_network(main.parse_args(argv))
+    refuse_another_network(main.parse_args(argv[:2] + ['zoo:ViT-S-CvSt', '--model-name', 'vit-b']))
 
 
 def test_those_fine_tuned_at_epsilon_8_are_a_folder(capsys, folder):

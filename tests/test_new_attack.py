@@ -125,7 +125,7 @@ def test_the_command_line_knows_it(network, data, capsys):
     with pytest.raises(SystemExit):
         main.main(['--help'])
     shown = ' '.join(capsys.readouterr().out.split())
-    assert '--attack {pgd,fgsm,momentum,autoattack,soft}' in shown
+    assert '--attack {pgd,fgsm,momentum,apgd,autoattack,soft}' in shown
     assert '; soft: FGSM with momentum on soft labels (default: pgd)' in shown
     asked = [*network, '--eval', '--load', 'weights.npz', '--data', data, '--attack', 'soft']
     for more, message in ((['--autoattack-version', 'rand'], '--attack soft has no --autoattack-version'),

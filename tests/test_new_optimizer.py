@@ -124,8 +124,8 @@ def test_its_variables_are_not_the_network_s(run, tmp_path):
 
 def test_the_command_line_tells_of_it(capsys, run):
     shown = ' '.join(main.get_parser().format_help().split())
-    assert '--optimizer {momentum,rmsprop,sign}' in shown
-    assert 'with rmsprop from 0, with sign from 0.004 to rates above it' in shown
+    assert '--optimizer {momentum,rmsprop,adamw,sign}' in shown
+    assert 'with rmsprop from 0, with adamw from 0, with sign from 0.004 to rates above it' in shown
     for other, said in ((['--optimizer', 'momentum'], 'optimizer sign, now it is momentum'),
                         (['--kept-momentum', '0.5'], 'kept_momentum 0.25, now it is 0.5')):
         assert said in refusal(capsys, lambda argv: start_training(None, run, *argv), [*NEW, *other, '--resume'])

@@ -60,8 +60,7 @@ def test_layer_norms_formula_is_its_derivative():
 
 @pytest.mark.filterwarnings('ignore:Mean of empty slice', 'ignore:Degrees of freedom')
 @pytest.mark.parametrize('dtype', TYPES)
-@pytest.mark.parametrize('shape', [[5, 1], [3, 16], [2, 7, 33], [2, 5, 3, 96], [1, 300, 48], [4, 197, 130], [0, 8],
-                                   [2, 0, 8], [3, 0]])
+@pytest.mark.parametrize('shape', [[5, 1], [3, 16], [2, 7, 33], [2, 5, 3, 96], [2, 197, 130], [2, 0, 8], [3, 0]])
 def test_layer_norm_and_its_gradients_are_numpys(sess, instructions, shape, dtype):  # noqa: F811
     ops = smooth_ops.load_op_library()
     x, dy = rounded(numbers(0, *shape) + 3).astype(np.float64), numbers(1, *shape)
@@ -104,8 +103,8 @@ def kernel_gradient(dy, x):
 
 
 @pytest.mark.parametrize('dtype', TYPES)
-@pytest.mark.parametrize('shape', [[1, 1, 1, 1], [2, 7, 7, 16], [2, 5, 9, 19], [1, 14, 15, 48], [3, 8, 2, 33],
-                                   [20, 4, 4, 8], [1, 3, 30, 17], [0, 4, 4, 8], [2, 0, 4, 3]])
+@pytest.mark.parametrize('shape', [[1, 1, 1, 1], [2, 5, 9, 19], [1, 14, 15, 48], [20, 8, 2, 33], [1, 3, 30, 17],
+                                   [0, 4, 4, 8], [2, 0, 4, 3]])
 def test_depthwise_convolution_and_its_gradients_are_numpys(sess, instructions, shape, dtype):  # noqa: F811
     ops = smooth_ops.load_op_library()
     x, dy, kernel, bias = numbers(0, *shape), numbers(1, *shape), numbers(2, 7, 7, shape[3], 1), numbers(3, shape[3])
@@ -154,8 +153,7 @@ def test_attentions_formula_is_its_derivative():
 
 @pytest.mark.parametrize('dtype', TYPES)
 @pytest.mark.parametrize('images, tokens, heads, depth', [
-    (1, 1, 1, 1), (2, 5, 3, 4), (1, 16, 2, 64), (2, 49, 1, 33), (1, 197, 2, 64), (3, 100, 4, 16), (0, 5, 2, 8),
-    (2, 0, 2, 8)])
+    (1, 1, 1, 1), (2, 5, 3, 4), (2, 49, 1, 33), (1, 197, 2, 64), (0, 5, 2, 8), (2, 0, 2, 8)])
 def test_attention_and_its_gradient_are_numpys(sess, instructions, images, tokens, heads, depth, dtype):  # noqa: F811
     ops = smooth_ops.load_op_library()
     qkv, dy = numbers(0, images, tokens, 3 * heads * depth) / 2, numbers(1, images, tokens, heads * depth)

@@ -3,6 +3,7 @@ import os
 
 from files import output_folders
 from nets import network_name
+from settings.attack import LINF
 
 RUN_FILE = 'run.json'
 
@@ -11,9 +12,10 @@ def log_directory(args, size):
     """Name of a training run's directory, as the releases build it; a --logdir with a slash is taken as it is."""
     if args.logdir and os.sep in args.logdir:
         return args.logdir.rstrip(os.sep)
-    name = 'train_log/PGD-{}-Batch{}-{}GPUs-iter{}-epsilon{}-step{}'.format(
-        network_name(args), args.batch, size, args.attack_iter, args.attack_epsilon, args.attack_step_size)
-    return name + ('-' + args.logdir if args.logdir else '')
+    name = 'train_log/{}-{}-Batch{}-{}GPUs-iter{}-epsilon{}-step{}'.format(
+        args.attack.upper(), network_name(args), args.batch, size, args.attack_iter, args.attack_epsilon,
+        args.attack_step_size)
+    return name + ('' if args.norm == LINF else '-' + args.norm) + ('-' + args.logdir if args.logdir else '')
 
 
 def open_log_directory(base, resume):

@@ -69,7 +69,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
         step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start)), FeedTrainingStep()]
-    averages = AverageWeights(run.moving_average_decay) if run.moving_average_decay else None
+    averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
     if validation:

@@ -166,5 +166,11 @@ def refuse_another_network(args):
     Raises:
         ValueError: what it is, and the flags to type.
     """
-    identity.refuse_another_network(network_of_flags(vars(args)), describe(open_checkpoint(args.load).shapes),
-                                    args.load)
+    stored = open_checkpoint(args.load)
+    identity.refuse_another_network(network_of_flags(vars(args)), describe(stored.shapes), args.load)
+    # Of a published file that was not here when the flags were parsed.
+    scaling = stored.told and stored.told.scaling
+    own = args.input_scaling or ARCHITECTURES[args.arch].model.input_scaling
+    if scaling and not args.ignore_checkpoint_flags and INPUT_SCALINGS[own] != INPUT_SCALINGS[scaling]:
+        raise ValueError("--load '{}': the file has a normalisation of its own; type --input-scaling {}".format(
+            args.load, scaling))

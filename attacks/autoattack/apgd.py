@@ -1,10 +1,10 @@
 """APGD: projected gradient descent that sets its own step size (AA Sec 3; in L1, MB Sec 4)."""
 import math
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
-from attacks.autoattack.attacker import Attacker, choose, ranked_label
+from attacks.autoattack.ascent import Result, ascend
+from attacks.autoattack.attacker import Attacker, ranked_label
 from attacks.autoattack.geometry import project_l1
 from attacks.autoattack.losses import cross_entropy, dlr, targeted_dlr
 from attacks.autoattack.steps import GRADIENT_SCALE, STEPS, L1Steps
@@ -79,37 +79,10 @@ class APGDAttacker(Attacker):
         return Result(best, None, adv, right)
 
     def run(self, victims, target, steps, start, sparse_start=False):
-        """One run of ``steps.num_iter`` iterations from ``start`` [N, D].
-
-        Args:
-            victims (Victims). target (tf.Tensor): int32 [N] for the targeted loss, else None.
-            steps: one of ``STEPS``. sparse_start (bool): in L1, take the first step's sparsity from the start.
-        Returns:
-            Result.
-        """
+        """One run on ``victims`` (Victims); ``target``: int32 [N] for the targeted loss, else None. The rest and what
+        it returns: see ``ascend``."""
         labels = (victims.label,) if target is None else (victims.label, target)
-
-        def one_point(number, point, before, best, best_gradient, best_loss, adv, right, size, *memory):
-            loss, correct, gradient = self._evaluate(victims, labels, point)
-            adv = choose(correct, adv, point)
-            right &= correct
-            better = loss > best_loss
-            best, best_gradient = choose(better, point, best), choose(better, gradient, best_gradient)
-            best_loss = tf.where_v2(better, loss, best_loss)
-            size, restart, memory = steps.adapt(number, size, loss, best, best_loss, *memory)
-            point, gradient = choose(restart, best, point), choose(restart, best_gradient, gradient)
-            following = steps.step(number, point, before, gradient, size, *memory)
-            return [number + 1, following, point, best, best_gradient, best_loss, adv, right, size] + memory
-
-        # Point 0 is the start, point i the one that iteration i - 1 of the published code comes to: so a single copy of
-        # the network in the graph sees them all.
-        begin = [tf.constant(0), start, start, start, tf.zeros_like(start), tf.fill(tf.shape(victims.label), -np.inf),
-                 start, tf.ones_like(victims.label, tf.bool)]
-        begin += steps.first_size_and_memory(start if sparse_start else None)
-        _, _, _, best, _, best_loss, adv, right, *_ = tf.while_loop(
-            lambda number, *_: number <= steps.num_iter, one_point, begin, back_prop=False, parallel_iterations=1,
-            name='apgd')
-        return Result(best, best_loss, adv, right)
+        return ascend(lambda point: self._evaluate(victims, labels, point), steps, start, sparse_start)
 
     def _evaluate(self, victims, labels, point):
         """Loss [N], whether the label is right [N], and gradient [N, D] times GRADIENT_SCALE at ``point``."""
@@ -132,11 +105,3 @@ class APGDAttacker(Attacker):
             [tf.constant(0), tf.zeros_like(victims.label, tf.float32), tf.ones_like(victims.label, tf.bool),
              tf.zeros_like(point)], back_prop=False, parallel_iterations=1, name='eot')
         return loss, correct, gradient / self.eot_iter
-
-
-class Result:
-    """Of one run; ``best`` [N, D] is the point of the highest loss, ``best_loss`` [N], ``adv`` [N, D] the last one with
-    a wrong label, ``right`` bool [N] whether there was none."""
-
-    def __init__(self, best, best_loss, adv, right):
-        self.best, self.best_loss, self.adv, self.right = best, best_loss, adv, right

@@ -12,6 +12,8 @@ GRADIENT_SCALE = 2.0 ** 23
 class _Steps:
     """A ball around ``image`` [N, D], cut to valid pixels, and the rule for the step sizes of a run in it.
 
+    ``radius`` and ``num_iter`` are numbers or scalars.
+
     ``adapt`` gives, after point ``number``, the size [N, 1] of the next step, whether it starts from the best point,
     bool [N], and what it hands on to the next call and to ``step``; ``first_size_and_memory`` what it is called with
     first.
@@ -19,6 +21,8 @@ class _Steps:
     first_step = 2.0  # in radii
     momentum = 0.75  # AA Sec 3.1: share of the gradient step in the step taken
     enough_rises = 0.75  # AA Sec 3.1, rho: share of the iterations between two checks
+    # AA Sec 3.1: iterations up to the first check, how many fewer up to each later one, and at least; parts of all.
+    first_check, sooner, least_check = 0.22, 0.03, 0.06
 
     def __init__(self, image, radius, num_iter):
         self.image, self.radius, self.num_iter = image, radius, num_iter
@@ -26,21 +30,23 @@ class _Steps:
     def first_size_and_memory(self, _):
         rows = tf.shape(self.image)[0]
         return [tf.fill([rows, 1], self.first_step * self.radius), tf.zeros([rows]), tf.fill([rows], np.inf),
-                tf.zeros([rows]), tf.ones([rows], tf.bool)]
+                tf.zeros([rows]), tf.ones([rows], tf.bool), _part(self.num_iter, self.first_check), tf.constant(-1)]
 
-    def adapt(self, number, size, loss, best, best_loss, rises, loss_before, best_at_check, halved):
+    def adapt(self, number, size, loss, best, best_loss, rises, loss_before, best_at_check, halved, until_check, since):
         """AA Sec 3.1: halve the step where the loss rose too rarely, or where it has not got anywhere."""
-        since_check = tf.constant(_checkpoints(self.num_iter))[number]
-        start, check = tf.equal(number, 0), since_check > 0
+        since += 1  # which the start does not count for
+        start, check = tf.equal(number, 0), tf.equal(since, until_check)
         rises += tf.cast(loss > loss_before, tf.float32)
-        rarely = rises <= self.enough_rises * tf.cast(since_check, tf.float32)
+        rarely = rises <= self.enough_rises * tf.cast(since, tf.float32)
         halve = check & (rarely | (~halved & (best_at_check >= best_loss)))
         size = tf.where_v2(halve[:, tf.newaxis], size / 2, size)
         # The published code compares the loss of its first iteration with 0, not with the start's.
         loss_before = tf.where_v2(start, 0.0, loss)
         rises = tf.where_v2(check, 0.0, rises)
         best_at_check = tf.where_v2(check | start, best_loss, best_at_check)
-        return size, halve, [rises, loss_before, best_at_check, tf.where_v2(check, halve, halved)]
+        sooner = tf.maximum(until_check - _part(self.num_iter, self.sooner), _part(self.num_iter, self.least_check))
+        return size, halve, [rises, loss_before, best_at_check, tf.where_v2(check, halve, halved),
+                             tf.where_v2(check, sooner, until_check), tf.where_v2(check, 0, since)]
 
     def step(self, number, point, before, gradient, size, *_):
         """The next point [N, D] from ``point``, which ``before`` came before."""
@@ -87,8 +93,12 @@ class L2Steps(_Steps):
 class L1Steps(_Steps):
     """See ``_Steps``. Steps go along the gradient's largest elements alone, without momentum (MB Sec 4.1)."""
     first_step = 1.0
-    first_share = 0.2  # of the elements
     shrink, smallest = 1.5, 0.1  # of the step size
+
+    def __init__(self, image, radius, num_iter, first_share=0.2):
+        """``first_share`` (float): of the elements that the first step moves, if not as many as the start has moved."""
+        super().__init__(image, radius, num_iter)
+        self.first_share = first_share
 
     def random_point(self, streams, seeds, stream):
         return project_l1(self.image, streams.normal(seeds, stream, self.image.shape[1:]), self.radius)
@@ -132,13 +142,6 @@ class L1Steps(_Steps):
 STEPS = {'Linf': LinfSteps, 'L2': L2Steps, 'L1': L1Steps}
 
 
-def _checkpoints(num_iter):
-    """Iterations since the last check, of each point at which the step size is judged, else 0 (AA Sec 3.1)."""
-    every, least, fewer = (max(int(share * num_iter), 1) for share in (0.22, 0.06, 0.03))
-    lengths, since = [0], 0
-    for _ in range(num_iter):
-        since += 1
-        lengths.append(since if since == every else 0)
-        if since == every:
-            since, every = 0, max(every - fewer, least)
-    return np.array(lengths, np.int32)
+def _part(num_iter, share):
+    """``share`` of the iterations, a whole number of at least 1; ``num_iter``: a number or int32 scalar."""
+    return tf.maximum(tf.cast(share * tf.cast(num_iter, tf.float64), tf.int32), 1)

@@ -65,7 +65,8 @@ void Multiply(Matrix a, const float* b, int64_t b_row, float* c, int64_t c_row, 
   }
 }
 
-// A head's sizes with what fills up tiles and vectors: of [tokens, depth], and of [depth, columns], which is turned round.
+// A head's sizes with what fills up tiles and vectors: of [columns, depth], of whose rows ``tokens`` are worked on, and of
+// [depth, columns], which is that turned round.
 struct Filled {
   explicit Filled(const Heads& at)
       : depth(UpTo(at.depth, kLanes)), tokens(UpTo(at.tokens, kTileRows)), columns(UpTo(tokens, kLanes)) {}
@@ -93,9 +94,30 @@ void Scatter(const float* from, int64_t row, T* to, int64_t stride, int64_t toke
   }
 }
 
-void Transpose(const float* from, int64_t row, float* to, int64_t to_row, const Heads& at) {
-  for (int64_t t = 0; t < at.tokens; ++t) {
-    for (int64_t k = 0; k < at.depth; ++k) to[k * to_row + t] = from[t * row + k];
+// Of whole vectors each way.
+void Transpose(const float* from, int64_t row, float* to, int64_t to_row) {
+  for (int64_t t = 0; t < to_row; t += kLanes) {
+    for (int64_t k = 0; k < row; k += kLanes) {
+      Vector lines[kLanes];
+      Repeat<kLanes>([&](auto i) __attribute__((always_inline)) { lines[i] = Load<Vector>(from + (t + i) * row + k); });
+      // One bit of the two numbers of a place after the other is exchanged.
+      Repeat<8>([&](auto log) __attribute__((always_inline)) {
+        constexpr int kStep = 1 << decltype(log)::value;
+        Repeat<kLanes>([&](auto i) __attribute__((always_inline)) {
+          if constexpr (kStep < kLanes && (decltype(i)::value & kStep) == 0) {
+            VectorBits upper, lower;
+            for (int lane = 0; lane < kLanes; ++lane) {
+              upper[lane] = lane & kStep ? kLanes + lane - kStep : lane;
+              lower[lane] = lane & kStep ? kLanes + lane : lane + kStep;
+            }
+            const Vector first = lines[i], second = lines[i + kStep];
+            lines[i] = __builtin_shuffle(first, second, upper);
+            lines[i + kStep] = __builtin_shuffle(first, second, lower);
+          }
+        });
+      });
+      Repeat<kLanes>([&](auto i) __attribute__((always_inline)) { Store(lines[i], to + (k + i) * to_row + t); });
+    }
   }
 }
 
@@ -114,10 +136,10 @@ void Exponentials(float* scores, int64_t row, int64_t rows, int64_t n, float* in
       }
     });
     for (int i = 0; i < kLanes; ++i) most = most_of[i] > most ? most_of[i] : most;
-    for (int64_t i = 0; i < n; ++i) scores[i] = Exp(scores[i] - most);
+    for (int64_t i = 0; i < row; ++i) scores[i] = Exp(scores[i] - most);
     for (int64_t i = n; i < row; ++i) scores[i] = 0.0f;
     Sum sum;
-    Over(n, [&](auto lanes, int64_t i) { sum.Add(Load<decltype(lanes)>(scores + i)); });
+    Over(row, [&](auto lanes, int64_t i) { sum.Add(Load<decltype(lanes)>(scores + i)); });
     inverses[r] = 1.0f / sum.Total();
   }
 }
@@ -125,16 +147,17 @@ void Exponentials(float* scores, int64_t row, int64_t rows, int64_t n, float* in
 // Numbers of the room that one head's attention, or its gradient, works in.
 int64_t AttentionRoom(const Heads& at, bool gradient) {
   const Filled size(at);
-  const int64_t matrix = size.tokens * size.depth, weights = kQueries * size.columns;
+  const int64_t matrix = size.columns * size.depth, weights = kQueries * size.columns;
   return gradient ? 6 * matrix + 2 * size.depth * size.columns + 2 * weights + kQueries * size.depth
                   : 2 * matrix + size.depth * size.columns + weights + kQueries * size.depth;
 }
 
-// ``qkv``: of one image [tokens, 3, heads, depth]; y: [tokens, heads, depth]. ``room``: AttentionRoom numbers.
+// ``qkv``: of one image [tokens, 3, heads, depth]; y: [tokens, heads, depth]. ``room``: AttentionRoom numbers,
+// which are 0 at first: what fills up stays 0.
 template <typename T>
 void Attention(const T* qkv, T* y, const Heads& at, int64_t head, float* room) {
   const Filled size(at);
-  const int64_t width = at.heads * at.depth, matrix = size.tokens * size.depth;
+  const int64_t width = at.heads * at.depth, matrix = size.columns * size.depth;
   float* const q = Take(&room, matrix);
   float* const v = Take(&room, matrix);
   float* const keys = Take(&room, size.depth * size.columns);
@@ -142,7 +165,7 @@ void Attention(const T* qkv, T* y, const Heads& at, int64_t head, float* room) {
   float* const out = Take(&room, kQueries * size.depth);
   qkv += head * at.depth, y += head * at.depth;
   Gather(qkv + width, 3 * width, v, size.depth, at);  // the keys, until they are turned round
-  Transpose(v, size.depth, keys, size.columns, at);
+  Transpose(v, size.depth, keys, size.columns);
   Gather(qkv, 3 * width, q, size.depth, at);
   Gather(qkv + 2 * width, 3 * width, v, size.depth, at);
   for (int64_t first = 0; first < at.tokens; first += kQueries) {
@@ -160,18 +183,17 @@ void Attention(const T* qkv, T* y, const Heads& at, int64_t head, float* room) {
 
 // ``weights``: exponentials, which are divided by their sums. ``slopes``: the gradients of the weights, which become those
 // of the scores.
-void ScoreGradients(float* weights, float* slopes, int64_t row, int64_t rows, int64_t n, const float* inverses) {
+void ScoreGradients(float* weights, float* slopes, int64_t row, int64_t rows, const float* inverses) {
   for (int64_t r = 0; r < rows; ++r, weights += row, slopes += row) {
     Sum sum;
-    Over(n, [&](auto lanes, int64_t i) {
+    Over(row, [&](auto lanes, int64_t i) {
       using V = decltype(lanes);
       const V weight = Load<V>(weights + i) * inverses[r];
       Store(weight, weights + i);
       sum.Add(weight * Load<V>(slopes + i));
     });
     const float mean = sum.Total();
-    for (int64_t i = 0; i < n; ++i) slopes[i] = weights[i] * (slopes[i] - mean);
-    for (int64_t i = n; i < row; ++i) slopes[i] = 0.0f;
+    for (int64_t i = 0; i < row; ++i) slopes[i] = weights[i] * (slopes[i] - mean);
   }
 }
 
@@ -179,7 +201,7 @@ void ScoreGradients(float* weights, float* slopes, int64_t row, int64_t rows, in
 template <typename T>
 void AttentionGradient(const T* dy, const T* qkv, T* dqkv, const Heads& at, int64_t head, float* room) {
   const Filled size(at);
-  const int64_t width = at.heads * at.depth, matrix = size.tokens * size.depth;
+  const int64_t width = at.heads * at.depth, matrix = size.columns * size.depth;
   float* const q = Take(&room, matrix);
   float* const k = Take(&room, matrix);
   float* const v = Take(&room, matrix);
@@ -196,8 +218,8 @@ void AttentionGradient(const T* dy, const T* qkv, T* dqkv, const Heads& at, int6
   Gather(qkv + width, 3 * width, k, size.depth, at);
   Gather(qkv + 2 * width, 3 * width, v, size.depth, at);
   Gather(dy, width, gradient, size.depth, at);
-  Transpose(k, size.depth, keys, size.columns, at);
-  Transpose(v, size.depth, values, size.columns, at);
+  Transpose(k, size.depth, keys, size.columns);
+  Transpose(v, size.depth, values, size.columns);
   std::memset(dk, 0, matrix * sizeof *dk);
   std::memset(dv, 0, matrix * sizeof *dv);
   for (int64_t first = 0; first < at.tokens; first += kQueries) {
@@ -209,7 +231,7 @@ void AttentionGradient(const T* dy, const T* qkv, T* dqkv, const Heads& at, int6
     Exponentials(weights, size.columns, rows, at.tokens, inverses);
     Multiply({gradient_here, size.depth, 1}, values, size.columns, slopes, size.columns, rows, size.columns, at.depth,
              false);
-    ScoreGradients(weights, slopes, size.columns, rows, at.tokens, inverses);
+    ScoreGradients(weights, slopes, size.columns, rows, inverses);
     // Of keys and values over all queries, n of which are here.
     Multiply({weights, 1, size.columns}, gradient_here, size.depth, dv, size.depth, size.tokens, size.depth, n, true);
     Multiply({slopes, 1, size.columns}, q_here, size.depth, dk, size.depth, size.tokens, size.depth, n, true);

@@ -3,6 +3,7 @@ from typing import Callable, Dict, NamedTuple, Tuple
 
 import tensorflow.compat.v1 as tf
 
+from training.optimizers.adamw import adamw
 from training.optimizers.decay import COUPLED, DecoupledDecay, half_squares
 from training.optimizers.released import momentum, rmsprop
 
@@ -28,6 +29,7 @@ class Optimizer(NamedTuple):
 OPTIMIZERS: Dict[str, Optimizer] = {
     'momentum': Optimizer(momentum, 0.1, ('Momentum',)),
     'rmsprop': Optimizer(rmsprop, 0.0, ('RMSProp', 'RMSProp_1')),
+    'adamw': Optimizer(adamw, 0.0, ('AdamW', 'AdamW_1', 'beta1_power', 'beta2_power'), decoupled=True),
 }
 
 
