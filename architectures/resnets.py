@@ -73,8 +73,9 @@ def _depth_and_classes(shapes, bottleneck):
 
 
 def _tell_cifar(shapes):
+    kernel, _, _, _ = shapes['conv0/W']
     # The ResNet-18 for ImageNet has the same blocks, behind a kernel of 7.
-    return _depth_and_classes(shapes, bottleneck=False) if shapes['conv0/W'][0] == 3 else None
+    return _depth_and_classes(shapes, bottleneck=False) if kernel == 3 else None
 
 
 def _tell_imagenet(shapes, denoise):
