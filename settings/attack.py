@@ -18,7 +18,7 @@ class Attack:
 
     kind: str = option(
         '--attack', ATTACKED,
-        'evaluations during training have pgd. {explained} (default: pgd; in training the recipe\'s, pgd or apgd)',
+        'in training by default that of the recipe; evaluations on the way have pgd. {explained} (default: pgd)',
         default=KIND, late=True, check='attacks', fixes_run=True)
     norm: str = option(
         '--norm', ATTACKED,

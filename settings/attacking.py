@@ -75,7 +75,8 @@ def check_kind(args: Any, kinds: Mapping[str, Kind], recipe: Recipe) -> None:
                 raise ValueError('{} and --threat-models: choose one; each threat model has a norm, a radius and steps '
                                  'of its own'.format(flags.spelling(name, getattr(args, name))))
     for name in _destinations(kind.without):
-        if getattr(args, name) is not None:
+        # In training the flags of the evaluations on the way are of another attack.
+        if getattr(args, name) is not None and (args.eval or not name.startswith('eval_')):
             raise ValueError('--attack {} has no {}'.format(args.attack, flags.spelling(name, getattr(args, name))))
     if args.use_fp16xla:
         if args.attack_precision not in (None, 'float16'):

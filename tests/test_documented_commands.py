@@ -93,7 +93,14 @@ TRAINED = {
     'CifarResNet': dict(dict(CIFAR_RESNET, depth=20), **SAT_TRAINER),
     'ResNetDenoise': dict(dict(SAT_TRAINER, **dict(DENOISE_152, depth=50)), lr_drop_epochs='35,70,95'),
     'EfficientNet': dict(dict(EFFICIENTNET, **SAT_TRAINER), moving_average_decay=0.9999, optimizer='rmsprop',
-                         weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4)}
+                         weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4),
+    # The warm-up follows the number of epochs.
+    'ConvNeXt': dict(
+        SAT_ATTACK, recipe='revisiting-at', arch='ConvNeXt', model_name='convnext-t', activation_name='gelu_erf',
+        input_scaling='unit', augmentation='revisiting-at', input_size=224, num_classes=1000, attack='apgd',
+        attack_iter=2, attack_step_size=8, mixup=0.8, cutmix=1, random_erasing=0.25, label_smoothing=0.1,
+        optimizer='adamw', weight_decay=0.05, base_lr=1e-3, lr_scaling='none', warmup_from=1e-4, lr_cosine_to=5e-6,
+        lr_drop_epochs='', moving_average_decay=0.9999, moving_average_ramp=False)}
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.

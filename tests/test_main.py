@@ -20,23 +20,32 @@ SAT = dict(activation_name='silu', padding='explicit', targeted=False, attack_ep
            attack_step_size=4.0, prob_start_from_clean=0.2, label_smoothing=0.1, optimizer='momentum',
            weight_decay=1e-4, batch_norm_momentum=0.9, batch_norm_epsilon=1e-5, moving_average_decay=0.0,
            epochs=100, base_lr=0.1, warmup_epochs=5, lr_drop_epochs=(30, 60, 90), lr_decay_epochs=None,
-           eval_attack_iter=10, eval_attack_step_size=1.0)
+           eval_attack_iter=10, eval_attack_step_size=1.0, attack='pgd', mixup=0.0, cutmix=0.0, random_erasing=0.0,
+           lr_scaling='linear', warmup_from=None, lr_cosine_to=None, moving_average_ramp=True, batch=32)
 FEATURE_DENOISING = dict(SAT, activation_name='relu', padding='same', targeted=True, attack_epsilon=16.0,
                          attack_iter=30, attack_step_size=1.0, prob_start_from_clean=0.2, epochs=110,
                          lr_drop_epochs=(35, 70, 95))
 # SAT's attack with the trainer of its EfficientNet release.
 SAT_EFFICIENTNET = dict(SAT, optimizer='rmsprop', weight_decay=1e-5, moving_average_decay=0.9999, epochs=350,
                         base_lr=0.016, lr_drop_epochs=(), lr_decay_epochs=2.4)
-RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING, 'sat-efficientnet': SAT_EFFICIENTNET}
-# For each field of a recipe a flag and a value that no recipe has; ``targeted``, ``padding`` and ``optimizer`` have
-# tests of their own.
+REVISITING_AT = dict(SAT, activation_name='gelu_erf', attack='apgd', attack_iter=2, attack_step_size=8.0,
+                     prob_start_from_clean=0.0, mixup=0.8, cutmix=1.0, random_erasing=0.25, optimizer='adamw',
+                     weight_decay=0.05, moving_average_decay=0.9999, moving_average_ramp=False, base_lr=1e-3,
+                     lr_scaling='none', warmup_epochs=20, warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs=(),
+                     epochs=300, batch=80)
+RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING, 'sat-efficientnet': SAT_EFFICIENTNET,
+           'revisiting-at': REVISITING_AT}
+PGD_RECIPES = [name for name, values in RECIPES.items() if values['attack'] == 'pgd']
+# For each field of a recipe a flag and a value that no recipe has; those of ``OF_WORDS`` have tests of their own.
+OF_WORDS = {'targeted', 'padding', 'optimizer', 'attack', 'lr_scaling', 'moving_average_ramp'}
 FLAGS = {'activation_name': ('mish', 'mish'), 'attack_epsilon': ('7.5', 7.5), 'attack_iter': ('5', 5),
          'attack_step_size': ('2.5', 2.5), 'prob_start_from_clean': ('0.7', 0.7), 'label_smoothing': ('0.3', 0.3),
          'weight_decay': ('3e-3', 3e-3), 'batch_norm_momentum': ('0.99', 0.99), 'batch_norm_epsilon': ('1e-3', 1e-3),
          'moving_average_decay': ('0.5', 0.5), 'epochs': ('17', 17), 'base_lr': ('0.7', 0.7),
          'warmup_epochs': ('2.5', 2.5),
          'lr_drop_epochs': ('9,3', (3, 9)), 'lr_decay_epochs': ('1.5', 1.5), 'eval_attack_iter': ('6', 6),
-         'eval_attack_step_size': ('0.25px', 0.25)}
+         'eval_attack_step_size': ('0.25px', 0.25), 'mixup': ('0.4', 0.4), 'cutmix': ('0.3', 0.3),
+         'random_erasing': ('0.1', 0.1), 'warmup_from': ('0.5', 0.5), 'lr_cosine_to': ('1e-4', 1e-4), 'batch': ('7', 7)}
 
 
 @pytest.fixture
@@ -111,13 +120,16 @@ def test_a_recipe_sets_every_field_as_its_paper_does(recipe):
     assert fields(main.parse_args(['--recipe', recipe]), SAT) == RECIPES[recipe]
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
-@pytest.mark.parametrize('field', FLAGS)
+# APGD has no such lengths and starts.
+@pytest.mark.parametrize('recipe, field', [(recipe, field) for recipe in RECIPES for field in FLAGS if not (
+    recipe == 'revisiting-at' and field in ('attack_step_size', 'prob_start_from_clean'))])
 def test_a_typed_flag_wins_over_the_recipe_and_changes_nothing_else_of_it(recipe, field):
     text, value = FLAGS[field]
     args = main.parse_args(['--recipe', recipe, '--' + field.replace('_', '-'), text])
     expected = dict(RECIPES[recipe], **{field: value})
-    if field == 'attack_iter':  # a recipe's training step belongs to its number of steps
+    if recipe == 'revisiting-at':
+        expected.update({'attack_epsilon': {'attack_step_size': 15.0}, 'epochs': {'warmup_epochs': 10}}.get(field, {}))
+    elif field == 'attack_iter':  # a recipe's training step belongs to its number of steps
         expected['attack_step_size'] = 1.0
     assert fields(args, SAT) == expected
 
@@ -128,7 +140,7 @@ def test_sat_s_step_of_4_belongs_to_its_single_step():
     assert main.parse_args(['--attack-iter', '3', '--attack-step-size', '4']).attack_step_size == 4.0
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('recipe', PGD_RECIPES)
 @pytest.mark.parametrize('flag, targeted', [('--targeted', True), ('--untargeted', False)])
 def test_the_attack_s_aim_can_be_chosen_in_every_recipe(recipe, flag, targeted):
     assert main.parse_args(['--recipe', recipe, flag]).targeted is targeted
@@ -141,7 +153,7 @@ def test_the_padding_can_be_chosen_in_every_recipe(recipe, padding):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-@pytest.mark.parametrize('optimizer', ['momentum', 'rmsprop'])
+@pytest.mark.parametrize('optimizer', ['momentum', 'rmsprop', 'adamw'])
 def test_the_optimizer_can_be_chosen_in_every_recipe(recipe, optimizer):
     assert main.parse_args(['--recipe', recipe, '--optimizer', optimizer]).optimizer == optimizer
 
@@ -149,7 +161,16 @@ def test_the_optimizer_can_be_chosen_in_every_recipe(recipe, optimizer):
 def test_the_fields_that_recipes_are_tested_for_are_all_there_are():
     assert set(SAT) == set(recipes.names())
     assert set(RECIPES) == set(recipes.RECIPES)
-    assert set(FLAGS) | {'targeted', 'padding', 'optimizer'} == set(SAT)
+    assert set(FLAGS) | OF_WORDS == set(SAT)
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('flag, dest, value', [
+    (['--attack', 'momentum'], 'attack', 'momentum'), (['--lr-scaling', 'none'], 'lr_scaling', 'none'),
+    (['--lr-scaling', 'linear'], 'lr_scaling', 'linear'), (['--moving-average-ramp'], 'moving_average_ramp', True),
+    (['--no-moving-average-ramp'], 'moving_average_ramp', False)])
+def test_words_and_switches_can_be_chosen_in_every_recipe(recipe, flag, dest, value):
+    assert getattr(main.parse_args(['--recipe', recipe, *flag]), dest) == value
 
 
 @pytest.mark.parametrize('model_name, expected', [

@@ -4,6 +4,7 @@ by their variables; their initial values, what decays, layouts, activations, oth
 The originals' sizes are in test_singh_networks.py, how attacks see these networks in test_frozen.py.
 """
 import re
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from small_runs import BATCH, STEPS, differing, read_json, variables
 from smooth_activations import backward_slope
 from test_main import refusal
 from test_singh_networks import VARIABLES
+from weights import card
 from weights.identity import describe, network_of_flags
 from weights.match import compare_variables, match_variables
 
@@ -145,8 +147,8 @@ def test_what_decays_is_what_the_originals_rule_says(network):
 
 # Trained and judged
 
-FLAGS = ['--batch', str(BATCH), '--attack-iter', '2', '--attack-step-size', '2', '--eval-attack-iter', '2',
-         '--moving-average-decay', '0.9', *TINY]
+FLAGS = ['--recipe', 'sat', '--batch', str(BATCH), '--attack-iter', '2', '--attack-step-size', '2',
+         '--eval-attack-iter', '2', '--moving-average-decay', '0.9', *TINY]
 
 
 def run(*flags):
@@ -261,6 +263,22 @@ def test_residual_networks_take_rgb_in_another_scaling(sess):
     found = logits_of(model, IMAGES), logits_of(own, scaled)
     sess.run(tf.global_variables_initializer())
     np.testing.assert_allclose(*sess.run(found), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_written_with_weights_says_another_scaling_and_its_channels():
+    cards = [card.make(main.parse_args(['--arch', 'CifarResNet', '--fake', *flags]), None)
+             for flags in ([], ['--input-scaling', 'imagenet'])]
+    assert [each['flags'].get('input_scaling') for each in cards] == [None, 'imagenet']
+    assert [each['channel_order'] for each in cards] == ['BGR', 'RGB']
+    for each in cards:
+        assert card.read(types.SimpleNamespace(path='X.npz', entry=card.as_entry(each)[card.ENTRY].tobytes())) == each
+
+
+def test_the_help_says_what_each_kind_of_network_has_where_nothing_is_typed():
+    shown = ' '.join(main.get_parser().format_help().split())
+    for words in ("(default: 224; CifarResNet 32; EfficientNet the size's)", '(default: 50; CifarResNet 20)',
+                  '(default: efficientnet-b0; ConvNeXt convnext-t; ViT vit-s)'):
+        assert words in shown
 
 
 def test_what_a_command_says_of_its_network_is_what_is_built():

@@ -1,5 +1,7 @@
 """The recipe revisiting-at: its values, AdamW, and whole trainings, against the published program's numbers."""
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from seeds import BATCH_STAGE, LAYER_SHIFT, image_seeds, layer_seed, stage_seeds
 from settings import recipes
 from settings.attack import Attack
 from settings.resolve import resolve
-from small_runs import BATCH, STEPS, differing, read_json, variables
+from small_runs import BATCH, MAIN, STEPS, differing, mpirun, read_json, variables
 from test_main import refusal
 from training import schedules
 from training.callbacks import FeedTrainingStep
@@ -25,6 +27,7 @@ from training.resume import Start
 from training.run import run_training
 from training.step.mixing import smoothed, with_reversed
 from training.stopping import StopSignal
+from weights.find import saved_steps
 from weights.identity import AVERAGE, is_of_training
 from weights.match import LoadWeights
 
@@ -303,25 +306,49 @@ class Crash(Exception):
     """What ends a run in the middle of an epoch."""
 
 
-@pytest.mark.parametrize('flags', [['--moving-average-decay', '0.25'], ['--accumulate', '2', '--norm', 'L1',
-                                                                        '--attack-epsilon', '500']])
-def test_a_run_that_crashed_ends_after_resuming_as_if_uninterrupted(train, finished, tmp_path, monkeypatch, flags):
+def crash():
+    raise Crash()
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize('end, how, flags', [
+    (terminate, SystemExit, ['--moving-average-decay', '0.25']),
+    pytest.param(crash, Crash, ['--moving-average-decay', '0.25'], marks=pytest.mark.slow),
+    pytest.param(crash, Crash, ['--accumulate', '2', '--norm', 'L1', '--attack-epsilon', '500'],
+                 marks=pytest.mark.slow)])
+def test_a_run_that_ended_in_an_epoch_is_after_resuming_as_if_uninterrupted(train, finished, tmp_path, monkeypatch, end,
+                                                                            how, flags):
     if 'L1' in flags:
         finished = tmp_path / 'whole'
         train(finished, *flags)
     before_run = FeedTrainingStep._before_run
 
-    def crash(self, context):
-        if self.global_step == STEPS + 2:
-            raise Crash()
+    def ending(self, context):
+        if self.global_step == STEPS + 1:
+            end()
         return before_run(self, context)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(FeedTrainingStep, '_before_run', crash)
+    with monkeypatch.context() as patch, pytest.raises(how):
+        patch.setattr(FeedTrainingStep, '_before_run', ending)
         train(tmp_path / 'run', *flags)
+    assert saved_steps(str(tmp_path / 'run')) == [STEPS] + [STEPS + 2] * (end is terminate)
     train(tmp_path / 'run', '--resume', *flags)
     whole, resumed = (variables(folder, 2 * STEPS) for folder in (finished, tmp_path / 'run'))
     assert differing(whole, resumed) == []
     assert 'conv0/W' in differing(variables(finished, STEPS), whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_end_after_resuming_as_if_uninterrupted(tmp_path):
+    fake = [MAIN, *SMALL, '--fake', '--steps-per-epoch', '2', '--moving-average-decay', '0.25', '--logdir']
+    for more in (['runs/whole', '--epochs', '2'], ['runs/two', '--epochs', '1'], ['runs/two', '--epochs', '2',
+                                                                                  '--resume']):
+        ended = mpirun(2, *fake, *more, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    whole, resumed = (variables(tmp_path / 'runs' / name, 4) for name in ('whole', 'two'))
+    assert differing(whole, resumed) == []
 
 
 @pytest.mark.parametrize('flags, said', [
@@ -345,6 +372,7 @@ def test_clean_weights_are_trained_on_under_attack_in_another_norm(train, tmp_pa
     assert read_json(tmp_path / 'run' / 'run.json')['eval_attack_step_size'] == 2.5 * 100 / 2
 
 
+@pytest.mark.slow
 def test_basic_augmentation_has_hard_labels_and_no_noise(train, tmp_path):
     train(tmp_path / 'run', '--mixup', '0', '--cutmix', '0', '--random-erasing', '0', '--label-smoothing', '0',
           '--epochs', '1')
