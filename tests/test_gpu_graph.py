@@ -29,6 +29,7 @@ from native import smooth_ops
 from ranks.launched import Ranks
 from settings import attacking, sections
 from settings.flags import typed
+from settings.recipes import RECIPES
 from settings.resolve import resolve
 from training.inputs import ServedBatches, served_input
 
@@ -64,6 +65,11 @@ def trainings():
                     *(['--' + name.replace('_', '-'), choice] for name in ('optimizer', 'recipe', 'data_format')
                       for choice in choices(name))):
             yield (*network, *way)
+    for way in (['--mixup', '1'], ['--cutmix', '1'], ['--random-erasing', '0.5'], ['--accumulate', '2'],
+                *(['--attack', kind] for kind in KINDS if not KINDS[kind].no_training),
+                *(['--norm', norm, '--attack-epsilon', '8', *computed] for norm in BALLS for computed in COMPUTED)):
+        for recipe in ('sat', 'revisiting-at'):
+            yield (*SMALL, '--recipe', recipe, *way)
     yield from ((*SMALL, '--padding', padding) for padding in choices('padding'))
     yield from ((*SMALL_EFFICIENTNET, '--input-scaling', scaling) for scaling in choices('input_scaling'))
     for network in OF_PATCHES:
@@ -92,7 +98,8 @@ def evaluations():
 # What the flags leave as it is, and numbers that the same ops take.
 NO_OTHER_OPS = set('''
     load eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs
-    steps_per_epoch keep_checkpoints base_lr warmup_epochs lr_drop_epochs lr_decay_epochs eval_every augment_name
+    steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
+    lr_cosine_to moving_average_ramp eval_every augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
     allow_unreadable prediction_file
     seed input_size batch_norm_momentum batch_norm_epsilon attack_step_size eval_attack_iter eval_attack_epsilon
@@ -109,7 +116,8 @@ def choices(name):
 def allowed(mode, flags):
     """Whether main.py takes flags of attacks together."""
     try:
-        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS)
+        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS,
+                             RECIPES['sat'])
     except ValueError:
         return False
     return True
