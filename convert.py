@@ -37,7 +37,7 @@ try:
     from weights.classes import read_classes
     from weights.export import for_pytorch, padding
     from weights.find import PARTS, open_checkpoint
-    from weights.flags import USUAL_DECAY, parse_with_checkpoint, published_as
+    from weights.flags import USUAL_DECAY, parse_with_checkpoint, published_as, refuse_another_network
     from weights.identity import AVERAGE, is_of_training, some
     from weights.match import load_into, match_variables
     from weights.pytorch import SAFETENSORS
@@ -67,14 +67,17 @@ def convert_weights(argv):
     parser.add_argument('--optimizer', action='store_true',
                         help='also keep what only training needs: momentum, learning rate, global step')
     add_architecture_flags(parser)
+    given = parser.parse_args(argv)
+    said = any(value != parser.get_default(name) for name, value in vars(given).items()
+               if name not in ('load', 'output', 'keep', 'optimizer'))
     # As for training: --keep chooses the averages.
-    args = parse_with_checkpoint(parser, argv, parser.parse_args(argv).load, training=True)
+    args = parse_with_checkpoint(parser, argv, given.load, training=True)
     with _mistakes_in_one_line(parser):
         bring(args.load, print)
         stored = open_checkpoint(args.load)
         values = select(stored, args.keep, args.optimizer, args.load)
         to_torch = args.output.endswith(SAFETENSORS)
-        network = _card(stored, any(name.endswith(AVERAGE) for name in values), args, parser, to_torch)
+        network = _card(stored, any(name.endswith(AVERAGE) for name in values), args, parser, said or to_torch)
         if to_torch:
             write_safetensors(args.output, values, network, args.load)
         else:
@@ -105,7 +108,7 @@ def _card(stored, averages, args, parser, wanted):
 
     Args:
         stored (Stored). averages (bool): whether there are moving averages beside the weights still. args: parsed, not
-            resolved. parser: of them. wanted (bool): take the flags where nothing else says what network it is.
+            resolved. parser: of them. wanted (bool): take the flags where no card says what network it is.
     Returns:
         dict, or None where the checkpoint is not known.
     Raises:
@@ -118,6 +121,7 @@ def _card(stored, averages, args, parser, wanted):
     if args.ignore_checkpoint_flags or network is None and (wanted or stored.told):
         args.moving_average_decay = USUAL_DECAY
         resolve_architecture(args, parser)
+        refuse_another_network(args)
         network = card.make(args, network and network['classes'])
     elif network is None and model:
         network = card.make(_resolved(published.flags_of(model.name)), None)

@@ -73,7 +73,9 @@ def _depth_and_classes(shapes, bottleneck):
 
 
 def _tell_cifar(shapes):
-    return _depth_and_classes(shapes, bottleneck=False)
+    kernel, _, _, _ = shapes['conv0/W']
+    # The ResNet-18 for ImageNet has the same blocks, behind a kernel of 7.
+    return _depth_and_classes(shapes, bottleneck=False) if kernel == 3 else None
 
 
 def _tell_imagenet(shapes, denoise):

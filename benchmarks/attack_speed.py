@@ -24,7 +24,7 @@ from ranks.launched import Ranks
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']
-ATTACK = ['--batch', '8', '--attack-iter', '4', '--attack-epsilon', '8', '--attack-step-size', '2']
+ATTACK = ['--batch', '8', '--attack', 'pgd', '--attack-iter', '4', '--attack-epsilon', '8', '--attack-step-size', '2']
 QUANTITY = measure.Quantity('image-steps/s')
 PRECISIONS = {'float32': [], 'bfloat16 autocast': ['--precision', 'bfloat16'],
               'bfloat16': ['--precision', 'bfloat16', '--cast']}

@@ -18,8 +18,9 @@ from settings.modes import (
 )
 from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
-LOAD_HELP = ('weights: .npz, name of a TensorFlow checkpoint, or zoo:NAME for a published one, which is downloaded if '
-             'it is not there; flags that the file or its published name tells of the network are the defaults')
+LOAD_HELP = ("weights: .npz, PyTorch's .pt or .pth, .safetensors, name of a TensorFlow checkpoint, or zoo:NAME for a "
+             'published one, which is downloaded if it is not there; flags that the file or its published name tells '
+             'of the network are the defaults')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,8 @@ def test_a_flag_is_taken_in_its_modes_and_refused_by_name_in_others(capsys, ask,
         main.parse_args(ask(mode, words + company))
     else:
         line = refusal(capsys, main.parse_args, ask(mode, words))
-        spelt = '--untargeted' if words == ['--untargeted'] else '--' + dest.replace('_', '-')
+        switched_off = words in (['--untargeted'], ['--no-moving-average-ramp'])
+        spelt = words[0] if switched_off else '--' + dest.replace('_', '-')
         assert spelt + ' is for ' in line
 
 

@@ -147,8 +147,8 @@ def test_what_decays_is_what_the_originals_rule_says(network):
 
 # Trained and judged
 
-FLAGS = ['--batch', str(BATCH), '--attack-iter', '2', '--attack-step-size', '2', '--eval-attack-iter', '2',
-         '--moving-average-decay', '0.9', *TINY]
+FLAGS = ['--recipe', 'sat', '--batch', str(BATCH), '--attack-iter', '2', '--attack-step-size', '2',
+         '--eval-attack-iter', '2', '--moving-average-decay', '0.9', *TINY]
 
 
 def run(*flags):

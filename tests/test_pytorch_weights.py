@@ -18,7 +18,7 @@ from test_main import refusal
 from torch_writer import save
 from weights.find import open_checkpoint, read_checkpoint
 from weights.identity import AVERAGE, describe
-from weights.match import load_into, match_variables
+from weights.match import LoadWeights, load_into, match_variables
 from weights.pytorch import _recognised
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -84,6 +84,22 @@ def test_it_gives_pytorch_s_logits_with_no_flag_typed(torch_path, capsys, name):
     assert ('of which these flags take the averages' in said) == (name == 'full_model.pth')
     if name == 'full_model.pth':  # its weights are those of a later step
         assert np.abs(logits(torch_path(name), mini_images(), '--moving-average-decay', '0') - found).max() > 1e-3
+
+
+def test_a_training_starts_from_its_weights_and_averages(torch_path, capsys):
+    path = torch_path('full_model.pth')
+    args = main.parse_args(['--fake', '--load', path])
+    assert (args.arch, args.blocks, args.num_classes) == ('ConvNeXt', '1,1,2,1', 5)
+    assert capsys.readouterr().err.endswith('it has weights and their averages\n')
+    with tf.Graph().as_default():
+        bias = tf.get_variable('head/fc/bias', [5])
+        average = tf.get_variable('head/fc/bias' + AVERAGE, [5], trainable=False)
+        stored = {name: value for name, value in open_checkpoint(path).items() if 'head/fc/bias' in name}
+        start = LoadWeights(path, stored)
+        start._setup_graph()
+        loaded = dict((variable.op.name, value) for variable, value in start.pairs)
+    assert np.array_equal(loaded[average.op.name], rule_weight('head/fc/bias', loaded[average.op.name]))
+    assert not np.array_equal(loaded[bias.op.name], loaded[average.op.name])
 
 
 @pytest.mark.parametrize('output', ['X.npz', 'X', 'X.safetensors'])
@@ -307,6 +323,25 @@ def test_a_torchvision_network_is_not_taken_for_one_of_bgr(torchvision_file, cap
     said = refusal(capsys, main.main, [
         '--eval-directory', HERE, '--load', torchvision_file, '--input-scaling', 'sat'])
     assert 'takes BGR' in said
+
+
+def test_a_wide_network_is_told_and_one_of_basic_blocks_for_imagenet_is_none():
+    pytorch = nets.ARCHITECTURES['ResNet'].pytorch
+    wide = {name: tuple(value.shape) for name, value in torchvision_state().items()}
+    for name, shape in wide.items():  # torchvision's wide_resnet50_2: twice the channels within a block
+        inner = re.fullmatch(r'layer\d\.\d+\.(conv([12])|(conv3)|bn[12])\..+', name)
+        if inner:
+            wide[name] = (2 * shape[0] if not inner.group(3) else shape[0],
+                          *(2 * shape[1] if inner.group(3) or inner.group(2) == '2' else n for n in shape[1:2]),
+                          *shape[2:])
+    network, _, variables = _recognised(wide)
+    assert network.flags() == ['--arch', 'ResNet', '-d', '50', '--res2-bottleneck', '128']
+    assert len(variables) == len(wide) and pytorch.shape('conv0/W', wide['conv1.weight']) == (7, 7, 3, 64)
+    basic = {name: (64, 64, 3, 3) for group in range(1, 5) for block in range(2)
+             for name in ('layer{}.{}.conv{}.weight'.format(group, block, conv) for conv in (1, 2))}
+    for kernel, expected in ((7, None), (3, 'CifarResNet')):
+        found, _, _ = _recognised({**basic, 'conv1.weight': (64, 3, kernel, kernel), 'fc.weight': (1000, 512)})
+        assert (found and found.arch) == expected
 
 
 # Files of safetensors from elsewhere

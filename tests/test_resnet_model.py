@@ -14,7 +14,7 @@ STYLE = Style(data_format='NHWC', training=False, activation='relu', padding='ex
 
 
 def zeros_around(size, kernel, stride, padding):
-    """Zeros before and after one spatial axis: 'same' is TensorFlow's (FD), 'explicit' k // 2 on both sides (SAT)."""
+    """Zeros before and after one spatial axis: 'same' is TensorFlow's (FD), the others k // 2 on both sides (SAT)."""
     if padding != 'same' and stride > 1 and kernel > 1:
         return kernel // 2, kernel // 2
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)

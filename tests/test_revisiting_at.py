@@ -379,6 +379,30 @@ def test_basic_augmentation_has_hard_labels_and_no_noise(train, tmp_path):
     assert read_json(tmp_path / 'run' / 'stats.json')[0]['xentropy-loss'] > 0
 
 
+PATCHES = ['--input-size', '16', '--num-classes', '2', '--patch-size', '4', '--batch', str(BATCH), '--fake',
+           '--steps-per-epoch', '2', '--epochs', '1', '--warmup-epochs', '0', '--logdir']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('network, kept, lost', [
+    (['--arch', 'ConvNeXt', '--model-name', 'convnext-t-cvst', '--blocks', '1,1', '--widths', '8,16'],
+     ['stages/0/blocks/0/conv_dw/bias', 'head/fc/bias'],
+     ['head/norm/weight', 'head/fc/weight']),
+    (['--arch', 'ViT', '--model-name', 'vit-s', '--blocks', '1', '--widths', '16', '--heads', '2'],
+     ['norm/weight', 'head/bias', 'blocks/0/norm1/weight'], ['pos_embed', 'head/weight'])],
+    ids=['ConvNeXt', 'ViT'])
+def test_networks_of_patches_train_by_default_with_the_recipe_and_its_decay(tmp_path, network, kept, lost):
+    for name, decay in (('without', '0'), ('with', '1')):
+        with tf.Graph().as_default():
+            main.main([*network, *PATCHES, str(tmp_path / name), '--weight-decay', decay, '--base-lr', '1e-3'])
+    without, with_decay = (variables(tmp_path / name, 2) for name in ('without', 'with'))
+    assert read_json(tmp_path / 'with' / 'run.json')['recipe'] == 'revisiting-at'
+    for name in kept + lost:
+        # 0.002 of a weight's size in two steps, if it decays; what the others' decay changes in its steps is less.
+        change = np.abs(without[name]).mean() - np.abs(with_decay[name]).mean()
+        assert (change > 0.001 * np.abs(without[name]).mean()) == (name in lost), name
+
+
 # Seeds
 
 def test_seeds_of_a_batch_stage_are_nobody_else_s(sess):

@@ -9,6 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
+import convert
+import main
+from test_main import refusal
 from weights import torch_pickle
 from weights.stored import Stored
 from weights.torch_files import TorchFile
@@ -107,6 +110,16 @@ def test_a_pickle_that_calls_something_is_refused_by_name_and_calls_nothing(tmp_
         Stored(path)
     assert '\n' not in str(error.value) and path in str(error.value)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize('program, argv', [
+    (convert.main, ['weights', '--load', 'x.pt', 'X.npz']), (convert.main, ['saved-model', '--load', 'x.pt', 'served']),
+    (main.main, ['--eval-directory', '.', '--load', 'x.pt']), (main.main, ['--fake', '--load', 'x.pt'])])
+def test_every_program_refuses_it_in_one_line(tmp_path, monkeypatch, capsys, program, argv):
+    monkeypatch.chdir(tmp_path)
+    zipped('x.pt', next(malicious('executed'))[0])
+    assert "'x.pt': not a readable checkpoint (it holds posix.system" in refusal(capsys, program, argv)
+    assert os.listdir() == ['x.pt']
 
 
 def test_those_pickles_would_call_it(tmp_path):
