@@ -22,7 +22,6 @@ from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from commands import training_data
 from commands.training_data import TrainingData
-from efficientnet.scaling import SIZES
 from gpu_graphs import Machine
 from gpu_kernels import fault, nodes_of
 from image_folders import make_noise_folder
@@ -40,6 +39,10 @@ pytestmark = [pytest.mark.gpu_graph, pytest.mark.skipif(
 # --- the command lines whose graphs are looked at ---
 SMALL = ('--arch', 'CifarResNet', '-d', '8')
 SMALL_EFFICIENTNET = ('--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.1')
+OF_PATCHES = [('--arch', 'ConvNeXt', '--model-name', 'convnext-b-cvst', '--blocks', '1,1', '--widths', '32,64',
+               '--patch-size', '2'),
+              ('--arch', 'ViT', '--model-name', 'vit-m-cvst', '--blocks', '1', '--widths', '48', '--heads', '3',
+               '--patch-size', '8')]
 COMPUTED = [('--attack-precision', precision, *xla) for precision in PRECISIONS for xla in ((), ('--xla',))]
 
 
@@ -69,6 +72,10 @@ def trainings():
             yield (*SMALL, '--recipe', recipe, *way)
     yield from ((*SMALL, '--padding', padding) for padding in choices('padding'))
     yield from ((*SMALL_EFFICIENTNET, '--input-scaling', scaling) for scaling in choices('input_scaling'))
+    for network in OF_PATCHES:
+        for way in (['--data-format', 'NHWC'], ['--accumulate', '2', '--recompute'], ['--input-scaling', 'imagenet']):
+            yield (*network, *way)
+        yield from ((*network, '--recipe', 'sat', *computed) for computed in COMPUTED)
     yield (*SMALL_EFFICIENTNET, '--survival-prob', '1', '--dropout-rate', '0')
     yield '--arch', 'ResNet', '--group', '32', '--res2-bottleneck', '4'
 
@@ -77,7 +84,7 @@ def evaluations():
     """Flags of --eval: each network of every depth and size once, each attack in every way."""
     for name, architecture in nets.ARCHITECTURES.items():
         yield from (('--arch', name, '-d', str(depth)) for depth in architecture.depths)
-    yield from (('--arch', 'EfficientNet', '--model-name', size) for size in SIZES)
+        yield from (('--arch', name, '--model-name', size) for size in architecture.sizes)
     for attack, norm, target, early_stop, computed in itertools.product(
             KINDS, BALLS, TARGETS, ((), ('--early-stop',)), COMPUTED):
         flags = (*SMALL, '--attack', attack, '--norm', norm, '--attack-target', target, *early_stop, *computed)
