@@ -102,6 +102,13 @@ def test_its_lengths_may_be_fed(sess, fixture, norm):
     assert APGD(2, 3.0, norm).graph_key == APGD(10, 4.0, norm).graph_key != APGD(2, 3.0, norm, xla=True).graph_key
 
 
+@pytest.mark.parametrize('norm', ['Linf', *(pytest.param(norm, marks=pytest.mark.slow) for norm in ('L2', 'L1'))])
+def test_xla_compiles_its_passes(sess, fixture, norm):
+    plain, compiled = (attacked(sess, APGD(2, EPSILON[norm], norm, xla), fixture, 'soft')[0] for xla in (False, True))
+    far = (np.abs(compiled - plain) > 1e-5).any(axis=(1, 2, 3))
+    assert far.sum() <= 1  # a gradient of nearly 0 has the sign of its rounding error
+
+
 def test_a_network_without_a_gradient_leaves_the_image_cut_to_valid_pixels(sess, fixture):
     def constant_logits(image):
         return 0.0 * tiny_cnn.get_logits(image)

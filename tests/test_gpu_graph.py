@@ -22,7 +22,6 @@ from attacks.parts import TARGETS
 from attacks.registry import KINDS
 from commands import training_data
 from commands.training_data import TrainingData
-from efficientnet.scaling import SIZES
 from gpu_graphs import Machine
 from gpu_kernels import fault, nodes_of
 from image_folders import make_noise_folder
@@ -30,6 +29,7 @@ from native import smooth_ops
 from ranks.launched import Ranks
 from settings import attacking, sections
 from settings.flags import typed
+from settings.recipes import RECIPES
 from settings.resolve import resolve
 from training.inputs import ServedBatches, served_input
 
@@ -39,6 +39,10 @@ pytestmark = [pytest.mark.gpu_graph, pytest.mark.skipif(
 # --- the command lines whose graphs are looked at ---
 SMALL = ('--arch', 'CifarResNet', '-d', '8')
 SMALL_EFFICIENTNET = ('--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.1')
+OF_PATCHES = [('--arch', 'ConvNeXt', '--model-name', 'convnext-b-cvst', '--blocks', '1,1', '--widths', '32,64',
+               '--patch-size', '2'),
+              ('--arch', 'ViT', '--model-name', 'vit-m-cvst', '--blocks', '1', '--widths', '48', '--heads', '3',
+               '--patch-size', '8')]
 COMPUTED = [('--attack-precision', precision, *xla) for precision in PRECISIONS for xla in ((), ('--xla',))]
 
 
@@ -61,8 +65,17 @@ def trainings():
                     *(['--' + name.replace('_', '-'), choice] for name in ('optimizer', 'recipe', 'data_format')
                       for choice in choices(name))):
             yield (*network, *way)
+    for way in (['--mixup', '1'], ['--cutmix', '1'], ['--random-erasing', '0.5'], ['--accumulate', '2'],
+                *(['--attack', kind] for kind in KINDS if not KINDS[kind].no_training),
+                *(['--norm', norm, '--attack-epsilon', '8', *computed] for norm in BALLS for computed in COMPUTED)):
+        for recipe in ('sat', 'revisiting-at'):
+            yield (*SMALL, '--recipe', recipe, *way)
     yield from ((*SMALL, '--padding', padding) for padding in choices('padding'))
     yield from ((*SMALL_EFFICIENTNET, '--input-scaling', scaling) for scaling in choices('input_scaling'))
+    for network in OF_PATCHES:
+        for way in (['--data-format', 'NHWC'], ['--accumulate', '2', '--recompute'], ['--input-scaling', 'imagenet']):
+            yield (*network, *way)
+        yield from ((*network, '--recipe', 'sat', *computed) for computed in COMPUTED)
     yield (*SMALL_EFFICIENTNET, '--survival-prob', '1', '--dropout-rate', '0')
     yield '--arch', 'ResNet', '--group', '32', '--res2-bottleneck', '4'
 
@@ -71,7 +84,7 @@ def evaluations():
     """Flags of --eval: each network of every depth and size once, each attack in every way."""
     for name, architecture in nets.ARCHITECTURES.items():
         yield from (('--arch', name, '-d', str(depth)) for depth in architecture.depths)
-    yield from (('--arch', 'EfficientNet', '--model-name', size) for size in SIZES)
+        yield from (('--arch', name, '--model-name', size) for size in architecture.sizes)
     for attack, norm, target, early_stop, computed in itertools.product(
             KINDS, BALLS, TARGETS, ((), ('--early-stop',)), COMPUTED):
         flags = (*SMALL, '--attack', attack, '--norm', norm, '--attack-target', target, *early_stop, *computed)
@@ -85,7 +98,8 @@ def evaluations():
 # What the flags leave as it is, and numbers that the same ops take.
 NO_OTHER_OPS = set('''
     load eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs
-    steps_per_epoch keep_checkpoints base_lr warmup_epochs lr_drop_epochs lr_decay_epochs eval_every augment_name
+    steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
+    lr_cosine_to moving_average_ramp eval_every augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
     allow_unreadable prediction_file
     seed input_size batch_norm_momentum batch_norm_epsilon attack_step_size eval_attack_iter eval_attack_epsilon
@@ -102,7 +116,8 @@ def choices(name):
 def allowed(mode, flags):
     """Whether main.py takes flags of attacks together."""
     try:
-        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS)
+        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS,
+                             RECIPES['sat'])
     except ValueError:
         return False
     return True

@@ -213,7 +213,8 @@ def test_verdicts_do_not_depend_on_the_batch_size(here, whole, attack, batch):
 @pytest.mark.parametrize('typed, name', [
     (['--attack', 'fgsm'], 'FGSM'), (['--attack', 'momentum', '--attack-iter', '2'], 'MI-FGSM-2'),
     (['--norm', 'L2', '--attack-epsilon', '100'], 'PGD-10-L2'),
-    (['--attack', 'fgsm', '--norm', 'L1', '--attack-epsilon', '600'], 'FGSM-L1')])
+    (['--attack', 'fgsm', '--norm', 'L1', '--attack-epsilon', '600'], 'FGSM-L1'),
+    (['--attack', 'apgd', '--attack-iter', '3'], 'APGD-3')])
 def test_other_attacks_are_judged_like_pgd(here, typed, name, capsys):
     results, rows = here(*typed)
     assert results['attack']['name'] == name and [a['name'] for a in results['attacks']] == [name]

@@ -225,6 +225,14 @@ def test_other_epochs_have_the_published_program_s_own_warm_up():
     assert main.parse_args(['--epochs', '50']).warmup_epochs == 5
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so():
+    said = '--warmup-epochs 10: the rate does not come to --base-lr within 5 epochs'
+    assert said in parsed('--epochs', '5').notes
+    for argv in (['--epochs', '11'], ['--epochs', '5', '--warmup-epochs', '2']):
+        assert not [note for note in parsed(*argv).notes if 'warmup' in note]
+    assert main.parse_args(['--epochs', '2']).notes == ()
+
+
 def test_other_recipes_are_what_they_were():
     settings = resolve(main.parse_args([]))
     assert settings.training_attack.kind == 'pgd' and settings.data.batch == 32
@@ -377,6 +385,30 @@ def test_basic_augmentation_has_hard_labels_and_no_noise(train, tmp_path):
     train(tmp_path / 'run', '--mixup', '0', '--cutmix', '0', '--random-erasing', '0', '--label-smoothing', '0',
           '--epochs', '1')
     assert read_json(tmp_path / 'run' / 'stats.json')[0]['xentropy-loss'] > 0
+
+
+PATCHES = ['--input-size', '16', '--num-classes', '2', '--patch-size', '4', '--batch', str(BATCH), '--fake',
+           '--steps-per-epoch', '2', '--epochs', '1', '--warmup-epochs', '0', '--logdir']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('network, kept, lost', [
+    (['--arch', 'ConvNeXt', '--model-name', 'convnext-t-cvst', '--blocks', '1,1', '--widths', '8,16'],
+     ['stages/0/blocks/0/conv_dw/bias', 'head/fc/bias'],
+     ['head/norm/weight', 'head/fc/weight']),
+    (['--arch', 'ViT', '--model-name', 'vit-s', '--blocks', '1', '--widths', '16', '--heads', '2'],
+     ['norm/weight', 'head/bias', 'blocks/0/norm1/weight'], ['pos_embed', 'head/weight'])],
+    ids=['ConvNeXt', 'ViT'])
+def test_networks_of_patches_train_by_default_with_the_recipe_and_its_decay(tmp_path, network, kept, lost):
+    for name, decay in (('without', '0'), ('with', '1')):
+        with tf.Graph().as_default():
+            main.main([*network, *PATCHES, str(tmp_path / name), '--weight-decay', decay, '--base-lr', '1e-3'])
+    without, with_decay = (variables(tmp_path / name, 2) for name in ('without', 'with'))
+    assert read_json(tmp_path / 'with' / 'run.json')['recipe'] == 'revisiting-at'
+    for name in kept + lost:
+        # 0.002 of a weight's size in two steps, if it decays; what the others' decay changes in its steps is less.
+        change = np.abs(without[name]).mean() - np.abs(with_decay[name]).mean()
+        assert (change > 0.001 * np.abs(without[name]).mean()) == (name in lost), name
 
 
 # Seeds

@@ -21,8 +21,8 @@ class _Steps:
     first_step = 2.0  # in radii
     momentum = 0.75  # AA Sec 3.1: share of the gradient step in the step taken
     enough_rises = 0.75  # AA Sec 3.1, rho: share of the iterations between two checks
-    # AA Sec 3.1: iterations up to the first check, how many fewer up to each later one, and at least; parts of all.
-    first_check, sooner, least_check = 0.22, 0.03, 0.06
+    # AA Sec 3.1: iterations up to the first check, how many fewer up to a later one, and at least; hundredths of all.
+    first_check, sooner, least_check = 22, 3, 6
 
     def __init__(self, image, radius, num_iter):
         self.image, self.radius, self.num_iter = image, radius, num_iter
@@ -142,6 +142,9 @@ class L1Steps(_Steps):
 STEPS = {'Linf': LinfSteps, 'L2': L2Steps, 'L1': L1Steps}
 
 
-def _part(num_iter, share):
-    """``share`` of the iterations, a whole number of at least 1; ``num_iter``: a number or int32 scalar."""
-    return tf.maximum(tf.cast(share * tf.cast(num_iter, tf.float64), tf.int32), 1)
+def _part(num_iter, hundredths):
+    """So many of the iterations, a whole number of at least 1; ``num_iter``: a number or int32 scalar.
+
+    For all numbers what the published code has by int(0.22 * num_iter) and the like.
+    """
+    return tf.maximum(hundredths * num_iter // 100, 1)
