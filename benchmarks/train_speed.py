@@ -11,6 +11,7 @@ Flags of main.py that are not in a variant count for all of them. A variant may 
 Markdown table, median (lowest to highest), and the ratio to the first variant. With --torch-python, for ConvNeXt and
 ViT, the same step is also timed in PyTorch: APGD of 2 steps, then AdamW.
 """
+import argparse
 import sys
 
 import measure
@@ -23,10 +24,9 @@ VARIANTS = ('clean: --attack-iter 0', 'PGD-1: --attack-iter 1', 'PGD-4: --attack
 
 def in_torch(flags, torch_python, steps):
     """{name: command} of PyTorch's training steps, whose weights stay float32."""
-    flags = flags[:]
-    if '--recipe' in flags:  # that of the step itself
-        del flags[flags.index('--recipe'):][:2]
-    theirs = torch_network(flags)
+    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    recipe.add_argument('--recipe', choices=['revisiting-at'])  # theirs is that
+    theirs = torch_network(recipe.parse_known_args(flags)[1])
     if theirs is None or '--network' not in theirs:
         sys.exit("train_speed.py: error: --torch-python: PyTorch's steps are those of --arch ConvNeXt or ViT, with "
                  '--model-name and --batch alone')

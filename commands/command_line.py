@@ -95,6 +95,10 @@ def _resolve(args, mode):
     resolve.take_recipe(args)
     if modes.EVAL not in mode and args.attack_iter == 0:
         attacking.note_unused(args, epsilon, step_size)
+    # Where the warm-up begins from next to nothing, and is all that there is.
+    if args.warmup_from is not None and args.warmup_epochs >= args.epochs:
+        args.notes += '--warmup-epochs {:g}: the rate does not come to --base-lr within {} epochs'.format(
+            args.warmup_epochs, args.epochs),
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
     resolve.check(args)

@@ -14,6 +14,7 @@ import compare
 import main
 import measure
 import timeline
+import train_speed
 from measure import Quantity
 
 SPEED, SECONDS = Quantity('images/s', 1), Quantity('seconds', higher_is_better=False)
@@ -216,6 +217,18 @@ def test_the_attacks_speed_is_measured_on_any_network(flags, arch, depth):
 def test_pytorch_is_asked_for_the_same_network_or_not_at_all(flags, theirs):
     found = attack_speed.torch_network(flags)
     assert found == (theirs and theirs.split())
+
+
+def test_pytorchs_training_steps_are_the_recipes(capsys):
+    loops = train_speed.in_torch('--recipe revisiting-at --arch ViT --batch 4'.split(), 'torch-python', 3)
+    assert len(loops) == 4 and not any('--cast' in command for command in loops.values())
+    for command in loops.values():
+        assert command[0] == 'torch-python'
+        assert ' --network vit_small_patch16_224 --batch 4 ' in ' '.join(command)
+        assert command[command.index('--train-steps') + 1] == '3'
+    for flags in (['-d', '50'], [], ['--arch', 'ViT', '--input-size', '32'], ['--recipe', 'sat', '--arch', 'ViT']):
+        with pytest.raises(SystemExit):
+            train_speed.in_torch(flags, 'torch-python', 3)
 
 
 @pytest.mark.parametrize('flags, first, count', [

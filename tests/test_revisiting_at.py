@@ -225,6 +225,14 @@ def test_other_epochs_have_the_published_program_s_own_warm_up():
     assert main.parse_args(['--epochs', '50']).warmup_epochs == 5
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so():
+    said = '--warmup-epochs 10: the rate does not come to --base-lr within 5 epochs'
+    assert said in parsed('--epochs', '5').notes
+    for argv in (['--epochs', '11'], ['--epochs', '5', '--warmup-epochs', '2']):
+        assert not [note for note in parsed(*argv).notes if 'warmup' in note]
+    assert main.parse_args(['--epochs', '2']).notes == ()
+
+
 def test_other_recipes_are_what_they_were():
     settings = resolve(main.parse_args([]))
     assert settings.training_attack.kind == 'pgd' and settings.data.batch == 32

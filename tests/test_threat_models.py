@@ -12,10 +12,12 @@ from adv_model import AdvImageNetModel
 from analysis import judged
 from attacks.ensemble import Ensemble
 from attacks.pgd import FGSMAttacker, PGDAttacker
+from commands.networks import make_evaluation_attacker
 from evaluation import journal, threat_models
 from evaluation.judging import Found, Outcome
 from evaluation.passes import Passes
 from evaluation.verdicts import Verdicts, wilson
+from settings.resolve import resolve
 from settings.threat_models import USUAL, parse
 from small_runs import mpirun
 from test_judging import ATTACKS, COUNT, PROGRAM, Killed, found_in, kill, stop_in
@@ -67,6 +69,14 @@ def test_what_each_threat_model_has_of_its_own_is_not_typed_beside(capsys, judge
 
 def test_training_has_no_threat_models(capsys):
     assert '--threat-models is for --eval' in refusal(capsys, main.parse_args, ['--threat-models'])
+
+
+def test_programs_of_one_threat_model_refuse_several(capsys, judge):
+    from analysis import flags
+    line = refusal(capsys, flags.parse, ['sweep', *[word for word in judge if word != '--eval']])
+    assert '--threat-models: the checks here are of PGD in Linf' in line
+    with pytest.raises(ValueError, match='--threat-models: there is one threat model here; type --norm and'):
+        make_evaluation_attacker(resolve(main.parse_args(judge)))
 
 
 @pytest.mark.parametrize('typed, steps', [
