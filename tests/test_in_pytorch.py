@@ -37,7 +37,7 @@ def weight(name, shape):
     if len(shape) > 1 and 'pos_embed' not in name:
         into = np.prod(shape[:2]) if 'depthwise' in name or 'dw' in name else np.prod(shape[:-1])
         # An EfficientNet's gates halve; the branch of a dot product is cubic.
-        gain = 2.2 if name.startswith('efficientnet') else 1e-8 if 'non_local' in name else 1.5
+        gain = 1.8 if name.startswith('efficientnet') else 1e-8 if 'non_local' in name else 1.5
         return rng.normal(0, (gain / into) ** 0.5, shape).astype(np.float32)
     scales = name.endswith(('gamma', 'weight')) * (0.4 if 'conv3/bn' in name else 1.0)
     return (scales + 0.2 * rng.uniform(-1, 1, shape)).astype(np.float32)

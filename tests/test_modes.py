@@ -27,7 +27,7 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'gradient_compression': 'none', 'optimizer': 'momentum', 'more_eval_attack_iter': '50',
           'lr_drop_epochs': '9', 'group': '1', 'res2_bottleneck': '64', 'input_size': '224',
           'batch_norm_momentum': '0.9', 'batch_norm_epsilon': '1e-5',
-          'label_smoothing': '0.1', 'moving_average_decay': '0', 'lr_scaling': 'none'}
+          'label_smoothing': '0.1', 'moving_average_decay': '0', 'lr_scaling': 'none', 'subset': 'robustbench'}
 MODES_OF = {option.dest: option.flag.modes for option in sections.options()}
 # Flags that need others, or exclude those of ASKED.
 COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],

@@ -185,6 +185,12 @@ def test_it_is_judged_by_what_its_checkpoint_says_of_it(trained, data, tmp_path)
     assert found['num_images'] == 5 and found['adversarial']['top1_correct'] <= found['clean']['top1_correct']
 
 
+def test_it_is_judged_at_another_size_of_images(trained, data, tmp_path):
+    run('--eval', '--load', trained[1], '--data', data, '--batch', '5', '--attack-iter', '0', '--input-size', '12',
+        '--ignore-checkpoint-flags', '--results-dir', tmp_path / 'out')
+    assert read_json(tmp_path / 'out' / 'results.json')['num_images'] == 5
+
+
 def test_another_width_is_refused_for_its_checkpoint(capsys, trained):
     kind, folder = trained
     widths = {'convnext': '8,24', 'vit': '32'}[kind]

@@ -108,25 +108,28 @@ def _defaults(load, training):
         _check_own(card, stored)
         return _Defaults(cards.words(card, training), card, path=path)
     told = stored.told if stored.told and stored.told.network else None
-    words = _told_words(told, training) if told else []
+    words = _told_words(stored.told, training) if stored.told else []
     if model:
         words += published.flags_of(model.name, training)
     return _Defaults(words, model=model, told=told, path=path)
 
 
 def _told_words(told, training):
-    """The flags of a file of PyTorch's: what its variables and its normalisation tell, then what is usual."""
-    network, entry = told.network, ARCHITECTURES[told.network.arch]
-    values = dict(entry.pytorch.usual)
-    if told.scaling:
-        values['input_scaling'] = told.scaling
-    if network.smooth_relu:
-        values.pop('activation_name', None)
-    lacking = options_of_some(ARCHITECTURES).difference(entry.defaults(network.options.get('model_name')))
+    """The flags of a file of PyTorch's: what its variables and its normalisation tell, then what is usual; of one that
+    is no network of this project, or none in full, which of weights and averages it holds."""
+    words, values = [], {}
+    if told.network:
+        network, entry = told.network, ARCHITECTURES[told.network.arch]
+        words, values = network.flags(), dict(entry.pytorch.usual)
+        if told.scaling:
+            values['input_scaling'] = told.scaling
+        if network.smooth_relu:
+            values.pop('activation_name', None)
+        for name in options_of_some(ARCHITECTURES).difference(entry.defaults(network.options.get('model_name'))):
+            values.pop(name, None)
     if not training:
         values['moving_average_decay'] = USUAL_DECAY if told.averages == 'both' else 0
-    return network.flags() + [word for name, value in values.items() if name not in lacking
-                              for word in ('--' + name.replace('_', '-'), str(value))]
+    return words + [word for name, value in values.items() for word in ('--' + name.replace('_', '-'), str(value))]
 
 
 def _check_own(card, stored):
