@@ -39,7 +39,8 @@ compile() {
   "$VENV/bin/python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$VENV/lib" >/dev/null 2>&1 || true
 }
 
-programs() { install_packages python3 openmpi-bin libzmq5 libjpeg62-turbo; }
+# Without certificates Debian 13's pip does not start, and programs download nothing.
+programs() { install_packages python3 openmpi-bin libzmq5 libjpeg62-turbo ca-certificates; }
 
 finish() {
   cp -r "$COMPILED/." .
