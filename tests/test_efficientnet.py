@@ -345,6 +345,8 @@ def test_the_network_takes_rgb_in_the_scaling_asked_for(sess, monkeypatch, few_b
     rgb = IMAGES[..., ::-1].astype(np.float64)
     if scaling == 'sat':
         want = rgb * 2 / 255 - 1
+    elif scaling == 'unit':
+        want = rgb / 255
     else:  # the EN release's means and standard deviations of ImageNet
         want = (rgb - np.array([0.485, 0.456, 0.406]) * 255) / (np.array([0.229, 0.224, 0.225]) * 255)
     np.testing.assert_allclose(to_nhwc(sess.run(judged[0]), data_format), want, rtol=0, atol=2e-6)
