@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+from native import c_library
+
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libjpeg_part.so')
 
 
@@ -16,12 +18,9 @@ def load_library():
     """Load the compiled functions, once.
 
     Raises:
-        ValueError: the library has not been built, or was built for another system.
+        ValueError: as ``c_library.load``.
     """
-    try:
-        library = ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        raise ValueError("jpeg_part: {} cannot be loaded; run `make setup` ({})".format(LIBRARY, error)) from None
+    library = c_library.load('jpeg_part', LIBRARY)
     number, address = ctypes.c_int, ctypes.POINTER(ctypes.c_int)
     library.jpeg_part_size.argtypes = [ctypes.c_char_p, ctypes.c_size_t, address, address]
     library.jpeg_part_has_end.argtypes = [ctypes.c_char_p, ctypes.c_size_t]

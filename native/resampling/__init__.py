@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+from native import c_library
+
 KERNELS = ('bicubic', 'bilinear')  # in the order of those in resampling.c
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'libresampling.so')
 
@@ -17,12 +19,9 @@ def load_library():
     """Load the compiled functions, once.
 
     Raises:
-        ValueError: the library has not been built, or was built for another system.
+        ValueError: as ``c_library.load``.
     """
-    try:
-        library = ctypes.CDLL(LIBRARY)
-    except OSError as error:
-        raise ValueError("resampling: {} cannot be loaded; run `make setup` ({})".format(LIBRARY, error)) from None
+    library = c_library.load('resampling', LIBRARY)
     number, address = ctypes.c_int, ctypes.c_void_p
     library.resampling_resize.argtypes = [number, address] + 8 * [number] + [address]
     library.resampling_warp.argtypes = [address, number, number, address, address]
