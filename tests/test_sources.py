@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,8 +57,9 @@ def three(tmp_path_factory):
 
 @pytest.fixture
 def said():
-    """What is logged, a list of lines."""
+    """What this thread logs, a list of lines: threads of tests before may still end, and say so."""
     lines, handler = [], logging.Handler()
+    handler.addFilter(lambda record: record.thread == threading.get_ident())
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger('tensorpack').addHandler(handler)
     yield lines
