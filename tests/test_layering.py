@@ -13,6 +13,7 @@ FLOORS = (
     ('benchmarks', 'scripts', 'tools', 'third_party'),
     ('main.py', 'analysis', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
      'efficientnet/table.py'),
+    ('sat',),
     ('commands',),
     ('training',),
     ('evaluation',),
