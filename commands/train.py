@@ -13,11 +13,13 @@ from commands.training_data import open_training_data
 from files import output_folders
 from machine.gpus import check_override
 from ranks.gather import gather_texts, together
+from ranks.launched import Ranks
 from ranks.precision import agreed_precision
 from settings.resolve import resolve
 from training.directory import last_run, log_directory, open_log_directory
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from training.samples import spread
 
 
 def train(args, ranks, signals, held):
@@ -40,7 +42,8 @@ def train(args, ranks, signals, held):
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
     run_training(
         make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
-        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files), lambda:
+                        validation_batches(settings, validation, Ranks(), spread(len(validation.files)))),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))

@@ -25,12 +25,16 @@ from ranks.sessions import session_config
 from settings import recipes
 from settings.resolve import flat
 from training import schedules
+from training.about import about
 from training.averaging import AverageWeights
 from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
 from training.directory import RUN_FILE
 from training.epochs import FollowEpochs
+from training.hparams import NoteFlags
 from training.inputs import staged
 from training.optimizers import OPTIMIZERS
+from training.page import RunPage
+from training.samples import DrawSamples
 from training.stopping import StopTogether
 from training.trainer import AgreedSessionInit, make_trainer
 from weights import card
@@ -47,7 +51,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     Args:
         model (AdvImageNetModel). settings (Settings): with ``steps_per_epoch`` set. ranks (Ranks).
         source (InputSource): batches of [image, label].
-        validation: (() -> ValidationBatches of this rank, number of images), or None for a run without evaluation.
+        validation: (() -> ValidationBatches of this rank, number of images, () -> some of them for one rank), or None
+            for a run without evaluation.
         make_attacker: (num_iter) -> attacker for the evaluations.
         classes (list of str): class names in label order.
         folder (str): log directory, used by the first rank.
@@ -58,7 +63,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
         OSError: ``source`` has given up waiting, or got what is no batch.
     """
-    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
+    run, schedule = settings.run, settings.schedule
     watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
     saver = None
     monitors, listeners = [], []
@@ -73,18 +78,27 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
+    evaluation = None
     if validation:
-        make_batches, num_images = validation
-        callbacks.append(EvaluateRobustness(
+        make_batches, num_images, make_samples = validation
+        evaluation = EvaluateRobustness(
             model, [watching], ranks, lambda: stop.watched(make_batches()), num_images,
-            lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
+            lambda epoch: _attackers_after(settings, make_attacker, epoch), averages)
+        callbacks.append(evaluation)
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver, FollowEpochs(folder, listeners)]
-        write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
+        samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
+        page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
+        listeners.append(page)
+        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver, *[samples] * bool(samples), page,
+                      FollowEpochs(folder, listeners), NoteFlags(flags, folder, schedule)]
+        _write_record(folder, flags, classes)
     callbacks.append(stop)
+    _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+
+
+def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):
+    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
 
     tf.set_random_seed(run.seed)
     trainer = make_trainer(ranks, compression)
@@ -100,6 +114,12 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         raise source.ds.failure
     if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
+
+
+def _write_record(folder, flags, classes):
+    write_classes(folder, classes)
+    write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+        flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
 def _saver(settings, watching, classes, folder, statistics):
