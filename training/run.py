@@ -65,7 +65,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
         OSError: ``source`` has given up waiting, or got what is no batch.
     """
-    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
+    run, schedule = settings.run, settings.schedule
     watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
     saver = None
     monitors, listeners = [], []
@@ -92,10 +92,13 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         listeners.append(EpochLine(schedule.epochs, model.attacker, watching))
         callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
                       FollowEpochs(folder, listeners)]
-        write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
+        _write_record(folder, flags, classes)
     callbacks.append(stop)
+    _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+
+
+def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):
+    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
 
     tf.set_random_seed(run.seed)
     trainer = make_trainer(ranks, compression)
@@ -112,6 +115,12 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         raise source.ds.failure
     if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
+
+
+def _write_record(folder, flags, classes):
+    write_classes(folder, classes)
+    write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+        flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
 def _saver(settings, watching, classes, folder, statistics):
