@@ -15,6 +15,7 @@ from analysis.subject import Subject
 from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
+from files import output_folders
 from files.atomic import write_text
 from machine.gpus import check_override
 from machine.versions import library_versions, source_version
@@ -23,7 +24,6 @@ from ranks.end import end_by, fail
 from ranks.gather import together
 from ranks.launched import Ranks, launched_rank
 from sat.images import open_images
-from training.directory import open_log_directory
 from weights.classes import read_classes
 from weights.find import find_checkpoint
 
@@ -53,7 +53,7 @@ def _asked(action):
 def _new_folder(own, networks):
     name = own.results_dir or os.path.join('results', '-'.join([own.command] + [
         '{}-{}'.format(network_name(n.args), os.path.basename(find_checkpoint(n.args.load))) for n in networks]))
-    name = open_log_directory(name.rstrip(os.sep), resume=False)
+    name = output_folders.make_new(name.rstrip(os.sep))
     _asked(lambda: make_results_folder(name))
     return name
 

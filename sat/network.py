@@ -9,7 +9,6 @@ from typing import List, NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorpack.utils import logger
 
 import nets
 from adv_model import ATTACK_SUCCESS, PREDICTION, TARGET
@@ -18,6 +17,7 @@ from commands.networks import make_evaluation_attacker
 from data.synsets import synset_words
 from data.views import default_augmentation
 from ranks.launched import Ranks
+from ranks.terminal import open_terminal, say
 from sat import options, pixels
 from sat.images import open_images
 from sat.in_session import ADVERSARIAL, LOGITS, InSession, one_graph_at_a_time, parts_of
@@ -26,6 +26,8 @@ from training.stopping import StopSignal
 from weights.classes import read_classes
 from weights.flags import refuse_another_network
 from zoo.fetch import bring
+
+open_terminal()
 
 _IMAGENET = 1000  # classes
 _SEEDS = 2 ** 31  # as of --seed
@@ -75,7 +77,7 @@ class Network:
         self._words = ['--load=' + os.fspath(load), *options.words('load', options.of_loading(), given)]
         args = options.parse(self._words)
         with options.in_words():
-            bring(args.load, logger.info)
+            bring(args.load, say)
             refuse_another_network(args)
             self.settings = resolve(args)
             self._in_session = InSession(*parts_of(args))
@@ -170,7 +172,7 @@ class Network:
         index = np.arange(len(taken)) if index is None else _whole('index', index, taken, 0, _SEEDS)
         if seed is None:
             seed = secrets.randbelow(_SEEDS)
-            logger.info('{}: seed={}'.format(attacker.name, seed))
+            say('{}: seed={}'.format(attacker.name, seed))
         seed = int(_whole('seed', seed, None, 0, _SEEDS))
         tensors, feed = net.under(attacker, slope, precision)
         found = self._over(taken, tensors, [ADVERSARIAL, PREDICTION, ATTACK_SUCCESS, TARGET, LOGITS],
