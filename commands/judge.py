@@ -93,8 +93,8 @@ def evaluate(args, ranks, signals, held, show=True):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks.
 
     Args:
-        held (contextlib.ExitStack): keeps the folder of the results for this process alone. show (bool): print them, and
-            what command would use all GPUs.
+        held (contextlib.ExitStack): keeps the folder of the results for this process alone. show (bool): print them
+            and which command would use all GPUs.
     Returns:
         dict: the content of results.json, on the first rank.
     """

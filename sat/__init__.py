@@ -9,6 +9,8 @@ Images are RGB [N,H,W,3], uint8 or float32 in pixel levels, 0-255; lengths are i
 --eval`` would refuse in one line raises ValueError with that line. The process runs TensorFlow in graph mode, without
 eager execution. ``import sat`` is quick: TensorFlow is imported where a network is loaded.
 """
+import importlib
+
 from machine.quiet_tensorflow import quieten_tensorflow
 
 __all__ = ['attacks', 'load', 'networks']
@@ -29,21 +31,21 @@ def load(checkpoint, **options):
         ValueError: there is no such checkpoint, or it is not this network's. OSError: the download failed. TypeError:
             there is no such option.
     """
-    quieten_tensorflow()
+    _quieten()
     from sat.network import Network
     return Network(checkpoint, options)
 
 
 def attacks():
     """The attacks by name, each with a line about it; dict."""
-    quieten_tensorflow()
+    _quieten()
     from attacks.registry import KINDS
     return {name: kind.help for name, kind in KINDS.items()}
 
 
 def networks():
     """The networks that ``arch`` may be, each with a line about it and its choices; dict."""
-    quieten_tensorflow()
+    _quieten()
     from nets import ARCHITECTURES
     found = {}
     for name, entry in ARCHITECTURES.items():
@@ -52,3 +54,10 @@ def networks():
         found[name] = '; '.join([about] + ['{}: {}'.format(option, ', '.join(map(str, words)))
                                            for option, words in choices if words])
     return found
+
+
+def _quieten():
+    """Before TensorFlow is imported: without its log, and without its word of what is deprecated, which tensorpack
+    switches off."""
+    quieten_tensorflow()
+    importlib.import_module('tensorpack')
