@@ -8,13 +8,13 @@ from tensorpack.tfutils.tower import TowerContext
 import measure
 import nets
 from adv_model import AdvImageNetModel, image_preprocess
-from analysis.subject import open_images
 from commands.command_line import parse_args
 from commands.networks import matched, open_session
 from commands.run import bring_weights
 from ranks.command_line import OneLineParser
 from ranks.gather import together
 from ranks.launched import Ranks
+from sat.images import open_images
 from settings.resolve import resolve
 from weights.find import open_checkpoint
 

@@ -8,18 +8,20 @@ from tensorpack.utils import logger
 from commands import sources
 from commands.judge import validation_batches
 from commands.networks import make_attacker, make_training_model
-from commands.saying import print_recipe, say_idle_gpus
+from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
+from data.subsets import spread
 from files import output_folders
 from machine.gpus import check_override
 from ranks.gather import gather_texts, together
 from ranks.launched import Ranks
 from ranks.precision import agreed_precision
+from ranks.terminal import keep_log, say
 from settings.resolve import resolve
-from training.directory import last_run, log_directory, open_log_directory
+from training.directory import last_run, open_log_directory
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
-from training.samples import spread
+from training.samples import COUNT
 
 
 def train(args, ranks, signals, held):
@@ -40,13 +42,17 @@ def train(args, ranks, signals, held):
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
+    model = make_training_model(settings, ranks.rank)
+    say_training(args, ranks, data, validation, model.attacker, folder, start)
     run_training(
-        make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
+        model, settings, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files), lambda:
-                        validation_batches(settings, validation, Ranks(), spread(len(validation.files)))),
+                        validation_batches(settings, validation, Ranks(), spread(len(validation.files), COUNT))),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
+    say('Training has ended.\n  --load {0}: the last weights{1}'.format(
+        folder, '\n  --load {}/best: the most robust ones'.format(folder) if validation else ''))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
@@ -61,9 +67,8 @@ def _open_run(args, ranks, classes, fast, held):
     error = None
     if ranks.is_chief:
         try:
-            base = log_directory(args, ranks.size)
-            last = last_run(base) if args.resume_if_any else None
-            folder = last or open_log_directory(base, args.resume)
+            last = last_run(args, ranks.size) if args.resume_if_any else None
+            folder = last or open_log_directory(args, ranks.size)
             held.enter_context(output_folders.locked(folder, 'give another --logdir'))
             resume = args.resume or last is not None
             before = None
@@ -72,7 +77,7 @@ def _open_run(args, ranks, classes, fast, held):
                 check_same_classes(folder, classes)
             args.attack_precision, why = decide_precision(args.attack_precision, before, fast)
             start = find_start(args, folder, resume)
-            logger.set_logger_dir(folder, action='k')
+            keep_log(folder)
             logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             trim_statistics(folder, start.epoch)
             told = json.dumps([folder, start, args.attack_precision])

@@ -80,8 +80,7 @@ def curves(about, epochs):
         drawn.append(chart('Validation images that are right', judged, 'epoch', _percent_of_axis, _of_images(epochs)))
     for title, name, value, shown, note in (
             ('Training images that are right', about.trained_on, lambda epoch: _or_none(
-                lambda error: 100 * (1 - error), epoch.train_error), _percent_of_axis,
-             'running average over the steps, while the network changes'),
+                lambda error: 100 * (1 - error), epoch.train_error), _percent_of_axis, _training_images(epochs)),
             ('Loss', 'loss and weight decay', lambda epoch: epoch.cost, '{:.3g}'.format,
              'running average over the steps'),
             ('Learning rate', 'at the last step of the epoch', lambda epoch: epoch.learning_rate, '{:.3g}'.format, '')):
@@ -91,6 +90,12 @@ def curves(about, epochs):
             drawn.append(chart(title, [Curve(name, points, _OF_TRAINING, value='{}, epoch {}'.format(
                 shown(points[-1].y), points[-1].x))], 'epoch', shown, note))
     return drawn
+
+
+def _training_images(epochs):
+    """What the training images' figures are of, in words."""
+    return 'while the network changes: all images of an epoch' if all(epoch.counted for epoch in epochs) else \
+        'while the network changes: running average over the steps, or all images of an epoch where they were counted'
 
 
 def _of_images(epochs):
@@ -197,9 +202,9 @@ def numbers(about, epochs):
                      *(_in_numbers(each) if each else '' for each in judged),
                      _cell(next((each.num_unreadable for each in epoch.judged), None), '{}'),
                      '{:.1f}'.format(sum(seconds)) if seconds else ''])
-    return Table(header, rows, 'Rate: of the last step. Loss, with weight decay, and training images, {}: running '
-                 'averages over the steps. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and '
-                 'evaluations.'.format(about.trained_on))
+    return Table(header, rows, 'Rate: of the last step. Loss: with weight decay, running average over the steps. '
+                 'Training images: {}, {}. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and '
+                 'evaluations.'.format(about.trained_on, _training_images(epochs)))
 
 
 def _cell(value, form):

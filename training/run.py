@@ -8,13 +8,11 @@ from tensorpack.callbacks import (
     EstimatedTimeLeft,
     MergeAllSummaries,
     MovingAverageSummary,
-    ProgressBar,
     RunUpdateOps,
     ScalarPrinter,
     TFEventWriter,
 )
 from tensorpack.input_source import QueueInput
-from tensorpack.tfutils.sesscreate import NewSessionCreator
 
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
@@ -22,13 +20,22 @@ from files.atomic import write_text
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
+from ranks.terminal import row, say
 from settings import recipes
 from settings.resolve import flat
 from training import schedules
 from training.about import about
 from training.averaging import AverageWeights
-from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
+from training.callbacks import (
+    EpochBar,
+    FeedTrainingStep,
+    LearningRate,
+    RestOfEpoch,
+    Statistics,
+    TrainingAccuracy,
+)
 from training.directory import RUN_FILE
+from training.epoch_line import EpochLine, training_accuracy_under
 from training.epochs import FollowEpochs
 from training.hparams import NoteFlags
 from training.inputs import staged
@@ -36,7 +43,7 @@ from training.optimizers import OPTIMIZERS
 from training.page import RunPage
 from training.samples import DrawSamples
 from training.stopping import StopTogether
-from training.trainer import AgreedSessionInit, make_trainer
+from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
 from weights import card
 from weights.classes import write_classes
 from weights.save import CheckpointSaver
@@ -75,6 +82,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
         step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start)), FeedTrainingStep()]
+    accuracy = TrainingAccuracy(ranks, settings.data.batch)
+    callbacks.append(accuracy)
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
@@ -89,9 +98,10 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
         page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
-        listeners.append(page)
-        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver, *[samples] * bool(samples), page,
-                      FollowEpochs(folder, listeners), NoteFlags(flags, folder, schedule)]
+        listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
+        callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
+                      *[samples] * bool(samples), page, FollowEpochs(folder, listeners),
+                      NoteFlags(flags, folder, schedule)]
         _write_record(folder, flags, classes)
     callbacks.append(stop)
     _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
@@ -103,9 +113,10 @@ def _train(model, settings, ranks, source, start, session_init, callbacks, monit
     tf.set_random_seed(run.seed)
     trainer = make_trainer(ranks, compression)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
+    say(row('parameters', '{:,}'.format(sum(v.shape.num_elements() for v in tf.trainable_variables()))))
     try:
         with tensor_float_32(settings.update.tf32):
-            trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
+            trainer.train(callbacks, monitors, SessionCreator(session_config(ranks)),
                           AgreedSessionInit(ranks, session_init), schedule.steps_per_epoch, start.epoch,
                           schedule.epochs)
     except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline

@@ -1,5 +1,4 @@
 """Some images of the validation set, clean and under the evaluations' attack, as the network sees them in training."""
-import numpy as np
 from tensorpack.callbacks import Callback
 
 from files.pictures import image_grid, magnified_difference
@@ -7,11 +6,6 @@ from machine.gpus import tensor_float_32
 
 COUNT = 6
 TAG = 'clean-attacked-difference'  # of TensorBoard's images
-
-
-def spread(total, count=COUNT):
-    """Places of ``count`` images, or all there are, evenly over a set of ``total``, whose order is often by class."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
 
 
 class DrawSamples(Callback):
