@@ -70,7 +70,8 @@ class Network:
 
     Attributes:
         classes (list of str): names in label order; numbers where none are known. num_classes (int).
-        input_size (int): S. settings (Settings): all that the checkpoint and the keywords have decided.
+        input_size (int): S. settings (Settings): all that the checkpoint and the keywords have decided. in_session
+        (InSession): graph and session.
     """
 
     def __init__(self, load, given):
@@ -80,7 +81,7 @@ class Network:
             bring(args.load, say)
             refuse_another_network(args)
             self.settings = resolve(args)
-            self._in_session = InSession(*parts_of(args))
+            self.in_session = InSession(*parts_of(args))
             names = read_classes(args.load)
         self._view = self._usual_view(given)
         self.num_classes, self.input_size = self.settings.network.num_classes, self._view.input_size
@@ -101,7 +102,7 @@ class Network:
     def close(self):
         """Free the memory of weights and graph; the network answers no more."""
         self._closed = True
-        self._in_session.close()
+        self.in_session.close()
 
     def predict(self, images, bounds=None, evaluated=None):
         """The network's logits of images.
@@ -231,7 +232,7 @@ class Network:
     def _open(self):
         if self._closed:
             raise ValueError('this network is closed; load it again')
-        return self._in_session
+        return self.in_session
 
     def _taken(self, images, bounds, evaluated):
         return pixels.Images(images, self._view, evaluated, bounds)
