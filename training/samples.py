@@ -1,7 +1,8 @@
 """Some images of the validation set, clean and under the evaluations' attack, as the network sees them in training."""
+import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
 
-from files.pictures import image_grid, magnified_difference
+from files.pictures import image_grid, magnified_difference, png_bytes
 from machine.gpus import tensor_float_32
 
 COUNT = 6
@@ -41,7 +42,10 @@ class DrawSamples(Callback):
             self.latest = self.evaluation.tower.samples(self.trainer.sess, self._batches, self.attacker)
         self.step = self.global_step
         if self.latest:
-            self.trainer.monitors.put_image(TAG, self._grid())
+            # tensorpack 0.11's put_image calls what NumPy 2.3 no longer has.
+            grid = self._grid()
+            self.trainer.monitors.put_summary(tf.Summary(value=[tf.Summary.Value(tag=TAG, image=tf.Summary.Image(
+                height=grid.shape[0], width=grid.shape[1], colorspace=3, encoded_image_string=png_bytes(grid)))]))
 
     def _grid(self):
         columns = [(sample.image, sample.attacked, magnified_difference(sample.image, sample.attacked)[0])
