@@ -7,7 +7,8 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
 from commands import sources
-from commands.judge import classify_directory, evaluate
+from commands.classify import classify_directory
+from commands.judge import evaluate
 from commands.train import train
 from ranks.end import end_by, fail
 from ranks.gather import together

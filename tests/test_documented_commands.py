@@ -104,9 +104,9 @@ TRAINED = {
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'logdir', 'resume_if_any', 'mode',
-             'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16', 'transpose_input', 'strategy',
-             'sat_preprocessing'}
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+             'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
+             'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
@@ -311,6 +311,12 @@ def check_training(workplace, done):
 
 
 def check_predictions(workplace, done):
+    if '--prediction-file predictions.txt' not in workplace.run.text:
+        with open(os.path.join(workplace.folder, 'predictions.csv'), newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert len(rows) == 3 and all(row['class_name'] and not row['unreadable'] for row in rows), rows
+        assert os.path.exists(os.path.join(workplace.folder, 'predictions.png')) == ('--show' in workplace.run.text)
+        return
     with open(os.path.join(workplace.folder, 'predictions.txt')) as f:
         lines = f.read().splitlines()
     assert len(lines) == 3
