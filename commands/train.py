@@ -12,12 +12,15 @@ from commands.saying import print_recipe, say_idle_gpus
 from commands.training_data import open_training_data
 from files import output_folders
 from machine.gpus import check_override
+from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
 from ranks.precision import agreed_precision
 from settings.resolve import resolve
 from training.directory import last_run, log_directory, open_log_directory
+from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from weights.identity import some
 
 
 def train(args, ranks, signals, held):
@@ -30,16 +33,21 @@ def train(args, ranks, signals, held):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
+    untrained = together(ranks, lambda: variables_to_freeze(resolve(args)))
     fast = agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
-    session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
+    fresh = ARCHITECTURES[args.arch].classifier if args.new_classifier else None
+    session_init = together(ranks, lambda: start.session_init(
+        bool(fresh or untrained), fresh) if ranks.is_chief else None)
     print_recipe(args)
+    if untrained:
+        logger.info('Not trained: {} variables, {}'.format(len(untrained), some(sorted(untrained))))
     say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
     run_training(
-        make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
+        make_training_model(settings, ranks.rank, untrained), settings, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
