@@ -237,6 +237,18 @@ class AdvImageNetModel(ModelDesc):
         return [smoothed_cross_entropy(logits, truth, self.label_smoothing)] + [
             tf.reduce_mean(metrics[name]) for name in shown]
 
+    def judge_under(self, attacker, image, label, seeds, slope=None, precision='float32', lengths=None):
+        """What the network says of images under attack; see ``attack`` for the arguments.
+
+        Returns:
+            tf.Tensor: the attacked images. tf.Tensor: their logits [N, num_classes]. dict: see ``get_inference_func``.
+        """
+        adv, target, succeeded_before = self.attack(attacker, image, label, seeds, slope, precision, lengths)
+        logits = self.get_logits(adv)
+        metrics = add_metrics(logits, label, target)
+        ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
+        return adv, logits, dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
+
     def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32', lengths=None):
         """The tower function that judges the network under ``attacker``.
 
@@ -255,11 +267,7 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target, succeeded_before = self.attack(attacker, image, label, seeds, attack_gradient,
-                                                        attack_precision, lengths)
-            metrics = add_metrics(self.get_logits(adv), label, target)
-            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
-            return dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
+            return self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)[2]
         return tower_func
 
     def optimizer(self):

@@ -58,6 +58,9 @@ class Run:
     keep_checkpoints: int = option(
         '--keep-checkpoints', TRAINED, 'newest checkpoints kept, beside the best one (default: %(default)s)',
         default=10, check=checks.at_least(1), unit='N')
+    verbose: bool = option(
+        '--verbose', EVERY, "all that is logged on the terminal too; without it a training's flags, variables and "
+        "notes of libraries are in its directory's log.log alone", default=False, check=SWITCH)
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
         'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT); fine-tune is for '

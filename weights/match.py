@@ -8,6 +8,7 @@ from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
 from nets import ARCHITECTURES
+from ranks.terminal import row, say
 from training.optimizers import is_of_optimizer
 from weights.identity import (
     AVERAGE,
@@ -215,10 +216,9 @@ class LoadWeights(SessionInit):
         pairs = match_variables(variables, self.values, self.path, averages, self.fresh)
         values = {v.op.name: value for v, value in pairs}
         begun = [v for v in network_variables(variables) if v.op.name not in values]
-        logger.info("From '{}': {}{}".format(
-            self.path, 'the moving averages of the weights' if averages else 'the weights',
-            '; new, for the classes of the data: ' + ', '.join('{} {}'.format(v.op.name, v.shape.as_list())
-                                                               for v in begun) if begun else ''))
+        say(row('weights', "{} of '{}'{}".format(
+            'moving averages' if averages else 'those', self.path,
+            '; new for these classes: ' + ', '.join(v.op.name for v in begun) if begun else '')))
         # The averages of fresh variables begin with their initial values, as all do without a checkpoint.
         return pairs + [(v, values[v.op.name[:-len(AVERAGE)]]) for v in variables
                         if v.op.name.endswith(AVERAGE) and v.op.name[:-len(AVERAGE)] in values]
