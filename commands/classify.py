@@ -17,6 +17,7 @@ from machine.gpus import check_override
 from ranks.end import fail
 from ranks.gather import gather_texts, together
 from ranks.launched import Ranks
+from ranks.terminal import say
 from settings.resolve import resolve
 from settings.run import RELEASED
 from weights.classes import names_of_outputs
@@ -46,7 +47,7 @@ def classify_directory(args, ranks):
     if ranks.is_chief:
         write_text(args.prediction_file, listing.as_released(files, found) if args.prediction_format == RELEASED else
                    listing.as_csv(files, found, names, reasons))
-        logger.info('{} predictions are in {}; {} files could not be read'.format(
+        say('{} predictions are in {}; {} files could not be read'.format(
             read, args.prediction_file, len(files) - read))
         if args.show and read:
             _write_sheet(os.path.splitext(args.prediction_file)[0] + '.png', settings, dataset, found, names)
@@ -63,6 +64,6 @@ def _write_sheet(path, settings, dataset, found, names):
     captions = [listing.caption(names, label, share, os.path.basename(dataset.files[k]))
                 for k, label, share in zip(shown, found.prediction, found.probability)]
     write_bytes(path, png_bytes(listing.contact_sheet(images, captions)))
-    logger.info('{} with their classes are in {}'.format(
+    say('{} with their classes are in {}'.format(
         'All {} images'.format(len(shown)) if len(shown) == len(found.index) else
         'The first {} of {} images'.format(len(shown), len(found.index)), path))
