@@ -14,7 +14,7 @@ import nets
 from image_folders import make_noise_folder
 from settings import recipes
 from settings.resolve import resolve
-from small_runs import BATCH, LEAN, STEPS, differing, read_json, variables
+from small_runs import BATCH, LEAN, MAIN, STEPS, differing, mpirun, read_json, variables
 from test_card import write_headers
 from test_identity import SHAPES, SINGH_SHAPES
 from test_main import refusal
@@ -377,3 +377,24 @@ def test_the_recipe_leaves_a_published_network_as_its_release_has_it(tmp_path):
     args = parsed('--load', path, '--new-classifier', '--recipe', 'fine-tune', '--fake', '--num-classes', '5')
     assert (args.depth, args.activation_name, args.padding, args.targeted) == (152, 'relu', 'same', False)
     assert args.weight_decay == recipes.RECIPES['fine-tune'].weight_decay and args.num_classes == 5
+
+
+# Several ranks
+
+@pytest.mark.slow
+def test_ranks_train_the_same_and_leave_the_same(base, tmp_path):
+    ended = mpirun(2, MAIN, '--load', base / 'best', '--new-classifier', '--recipe', 'fine-tune', '--fake', '--epochs',
+                   '1', '--steps-per-epoch', '3', '--num-classes', '4', '--freeze-until', 'group0', '--classifier-rate',
+                   '3', '--batch', '4', '--attack-iter', '1', '--accumulate', '2', '--sync-batch-norm',
+                   '--moving-average-decay', '0.9', '--logdir', tmp_path / 'run', cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    stored, found = read_checkpoint(str(base / 'best')), variables(tmp_path / 'run', 3)
+    for name, value in network_of(found).items():
+        if FROZEN.match(name):
+            assert value.tobytes() == found[name + AVERAGE].tobytes() == stored[name + AVERAGE].tobytes(), name
+        elif name not in HEAD:
+            assert value.tobytes() != stored[name + AVERAGE].tobytes(), name
+    assert found['linear/W'].shape == (64, 4)
+    command = ['--load', base / 'best', '--new-classifier', '--freeze-until', 'gruop0', '--fake', '--logdir', 'other']
+    ended = mpirun(2, MAIN, *command, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.count('near: group0') == 1 and not (tmp_path / 'other').exists()
