@@ -101,8 +101,8 @@ def evaluations():
 
 # What the flags leave as it is, and numbers that the same ops take.
 NO_OTHER_OPS = set('''
-    load new_classifier eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs
-    steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
+    load new_classifier eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch
+    epochs steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
     lr_cosine_to moving_average_ramp eval_every augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
     allow_unreadable prediction_file subset threat_models
