@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
 from analysis import activations, figures, flags, judged, landscape, masking, page, report, sweep, transfer
-from analysis.subject import Subject, open_images
+from analysis.subject import Subject
 from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
@@ -23,6 +23,7 @@ from nets import network_name
 from ranks.end import end_by, fail
 from ranks.gather import together
 from ranks.launched import Ranks, launched_rank
+from sat.images import open_images
 from weights.classes import read_classes
 from weights.find import find_checkpoint
 

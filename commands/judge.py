@@ -89,10 +89,14 @@ def _results_folder(args, attackers):
     return unfinished[-1] if unfinished else output_folders.make_new(base)
 
 
-def evaluate(args, ranks, signals, held):
+def evaluate(args, ranks, signals, held, show=True):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks.
 
-    ``held`` (contextlib.ExitStack): keeps the folder of the results for this process alone.
+    Args:
+        held (contextlib.ExitStack): keeps the folder of the results for this process alone. show (bool): print them
+            and which command would use all GPUs.
+    Returns:
+        dict: the content of results.json, on the first rank.
     """
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
@@ -102,7 +106,8 @@ def evaluate(args, ranks, signals, held):
     attackers = together(ranks, lambda: make_evaluation_attackers(settings))
     parts = [part for attacker in attackers for part in attacker.parts]
     print_recipe(args)
-    say_idle_gpus(ranks)
+    if show:
+        say_idle_gpus(ranks)
     say_evaluation(args, ranks, dataset, attackers)
 
     model = nets.build(settings)
@@ -124,13 +129,15 @@ def evaluate(args, ranks, signals, held):
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
+    results = None
     if ranks.is_chief:
-        _report(args, ranks, attackers, dataset, kept, outcome, kept.seconds + time.time() - begin)
+        results = _report(args, ranks, attackers, dataset, kept, outcome, kept.seconds + time.time() - begin, show)
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
     _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
                                                          'be read, --resume-eval judges them too')
+    return results
 
 
 def _refuse_unreadable(args, ranks, read, total, what):
@@ -141,15 +148,15 @@ def _refuse_unreadable(args, ranks, read, total, what):
             total - read, total, 100 * MAX_UNREADABLE, what), ranks.rank, UNREADABLE_EXIT_CODE)
 
 
-def _report(args, ranks, attackers, dataset, kept, outcome, seconds):
-    """Write and print what an evaluation has found, all of it or up to a signal."""
+def _report(args, ranks, attackers, dataset, kept, outcome, seconds, show):
+    """Write, print and return what an evaluation has found, all of it or up to a signal."""
     folder = os.path.dirname(kept.path)
     clean = outcome.clean
     stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
         signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
     if not len(clean.index):
         logger.warning(stopped.format(''))
-        return
+        return None
     results, cells = _results(args, attackers, outcome, dict(vars(args), ranks=ranks.size), library_versions(), seconds,
                               not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
@@ -168,14 +175,17 @@ def _report(args, ranks, attackers, dataset, kept, outcome, seconds):
                 ' ({norm} {epsilon:g})'.format(**found['threat_model']) if args.threat_models else '', **attack))
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
-        return
+        return results
     if args.allow_unreadable or not results['too_many_unreadable']:
         kept.remove()
+    if not show:
+        return results
     if args.threat_models:
         print('\n'.join(threat_models.table(results)), flush=True)
     else:
         print_results(results)
     say('Results are in {}'.format(folder))
+    return results
 
 
 def _results(args, attackers, outcome, *about):

@@ -60,7 +60,7 @@ def _started(args):
     with Heartbeats(ranks):
         bring_weights(args.load, ranks)
         if args.load:
-            together(ranks, lambda: refuse_another_network(args))
+            together(ranks, lambda: refuse_another_network(args, args.new_classifier))
         yield ranks
 
 

@@ -29,6 +29,10 @@ class Run:
     GROUP: ClassVar[str] = 'run'
 
     load: Optional[str] = option('--load', EVERY, LOAD_HELP, default=None, unit='CHECKPOINT')
+    new_classifier: bool = option(
+        '--new-classifier', TRAINED, 'with --load: a fresh last layer for the classes of the data; all else is from '
+        'the checkpoint, the moving averages where it has them, and optimizer and steps begin anew', default=False,
+        check=SWITCH)
     logdir: Optional[str] = option(
         '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
         default=None, unit='NAME')
@@ -59,7 +63,8 @@ class Run:
         "notes of libraries are in its directory's log.log alone", default=False, check=SWITCH)
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
-        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT)',
+        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT); fine-tune is for '
+        '--load with --new-classifier, and every network',
         check='recipes', group='architecture', written=WORD)
     ignore_checkpoint_flags: bool = option(
         '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
