@@ -270,7 +270,8 @@ def test_there_is_no_top_5_error_of_five_classes_or_fewer(capsys, classes, shown
     from evaluation.results import print_results
     clean, attacked = {'top1_error': 0.4, 'top5_error': 0.2}, {'top1_error': 0.5, 'top5_error': 0.3}
     print_results({'clean': clean, 'adversarial': attacked, 'attack': {}, 'verdict': 'last step',
-                   'attack_success_rate': 0.1, 'attack_success_rate_at_any_step': 0.1, 'args': {'num_classes': classes}})
+                   'attack_success_rate': 0.1, 'attack_success_rate_at_any_step': 0.1,
+                   'args': {'num_classes': classes}})
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if 'Top5' in line] == shown and 'Top1 Error: 0.5' in printed
 
