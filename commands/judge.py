@@ -168,7 +168,7 @@ def _report(args, ranks, attackers, dataset, kept, outcome, seconds, show):
         logger.warning(warning)
     for attacker, found in zip(attackers, results.get('threat_models', [results])):
         for attack in found['attacks'] if attacker.one_after_another else ():
-            say('After {name}{}: robust {robust_correct} of {num_images}'.format(
+            logger.info('After {name}{}: robust {robust_correct} of {num_images}'.format(
                 ' ({norm} {epsilon:g})'.format(**found['threat_model']) if args.threat_models else '', **attack))
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
