@@ -98,6 +98,9 @@ class AdvImageNetModel(ModelDesc):
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
             expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``. update
             (settings.update.Update): what the optimizer is made of beside these; None for one without options.
+        classifier (str): regular expression of the whole names of the last layer's variables; None where not known.
+        untrained (frozenset): names of the variables that are not trained. A batch norm whose factor and offset are
+            among them has its moving averages in training too, and does not update them.
         batch_stage: see ``training.step.mixing``.
         accumulate (int): parts of a batch that a training step takes one after another.
         attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
@@ -118,6 +121,8 @@ class AdvImageNetModel(ModelDesc):
     weight_decay_variables = '.*/W'  # likewise
     optimizer_name = 'momentum'
     update = None
+    classifier = None
+    untrained = frozenset()
     batch_stage = staticmethod(as_it_is)
     accumulate = 1
     noise_seed = None
@@ -140,12 +145,15 @@ class AdvImageNetModel(ModelDesc):
 
         May be called any number of times in a graph: all calls share the network's variables.
         """
-        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=self._get_variable):
             if self.frozen is None or self.frozen.dtype == tf.float32:
                 return self.network(image)
             scale = FLOAT16_LOSS_SCALE if self.frozen.dtype == tf.float16 else 1.0
             logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), self.frozen.dtype))
             return _scale_gradient(tf.cast(logits, tf.float32), scale)
+
+    def _get_variable(self, getter, name, *args, **kwargs):
+        return getter(name, *args, **(dict(kwargs, trainable=False) if name in self.untrained else kwargs))
 
     def classify(self, image):
         """Logits [N, num_classes], at inference, of images uint8 or float32 [N,S,S,3], BGR, 0-255."""
@@ -274,4 +282,5 @@ class AdvImageNetModel(ModelDesc):
 
     def optimizer(self):
         """See ``make_optimizer``."""
-        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables)
+        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables,
+                              self.classifier)

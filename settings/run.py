@@ -18,6 +18,8 @@ from settings.modes import (
 )
 from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
+CSV, RELEASED = 'csv', 'released'  # formats of predictions
+
 LOAD_HELP = ("weights: .npz, PyTorch's .pt or .pth, .safetensors, name of a TensorFlow checkpoint, or zoo:NAME for a "
              'published one, which is downloaded if it is not there; flags that the file or its published name tells '
              'of the network are the defaults')
@@ -29,6 +31,10 @@ class Run:
     GROUP: ClassVar[str] = 'run'
 
     load: Optional[str] = option('--load', EVERY, LOAD_HELP, default=None, unit='CHECKPOINT')
+    new_classifier: bool = option(
+        '--new-classifier', TRAINED, 'with --load: a fresh last layer for the classes of the data; all else is from '
+        'the checkpoint, the moving averages where it has them, and optimizer and steps begin anew', default=False,
+        check=SWITCH)
     logdir: Optional[str] = option(
         '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
         default=None, unit='NAME')
@@ -59,7 +65,8 @@ class Run:
         "notes of libraries are in its directory's log.log alone", default=False, check=SWITCH)
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
-        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT)',
+        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT); fine-tune is for '
+        '--load with --new-classifier, and every network',
         check='recipes', group='architecture', written=WORD)
     ignore_checkpoint_flags: bool = option(
         '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
@@ -79,8 +86,15 @@ class Evaluation:
     subset: Optional[str] = option(
         '--subset', EVALUATED, 'judge only these images of the validation set, in the order of their list: {explained} '
         '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True)
-    prediction_file: str = option('--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)',
-                                  default='predictions.txt', unit='FILE')
+    prediction_file: Optional[str] = option(
+        '--prediction-file', LISTED, 'output of --eval-directory (default: predictions.csv, or predictions.txt in the '
+        'released format)', default=None, unit='FILE')
+    prediction_format: Optional[str] = option(
+        '--prediction-format', LISTED, "of --prediction-file; csv: a header, then each file with its class, the "
+        "class's name and probability, or why it could not be read; released: the originals' lines, path,class "
+        '(default: released for a --prediction-file that ends in .txt, else csv)', default=None, check=(CSV, RELEASED))
+    show: bool = option('--show', LISTED, 'also write a picture of the first images with their classes, beside the '
+                        'predictions', default=False, check=SWITCH)
     results_dir: Optional[str] = option(
         '--results-dir', EVALUATED,
         'where --eval writes results.json and per_example.csv (default: a new folder, results/'

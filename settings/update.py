@@ -26,9 +26,20 @@ class Update:
         '--update-gradient', TRAINED, "activation whose derivative the update's gradient takes (default: the network's "
         'own)', default=None, check='slopes', unit='NAME', fixes_run=True)
     label_smoothing: float = option(
-        '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, 0.1)",
-        check=checks.probability, unit='S', fixes_run=True)
+        '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, "
+        '0.1 or 0)', check=checks.probability, unit='S', fixes_run=True)
     optimizer: str = option('--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True)
+    classifier_rate: Optional[float] = option(
+        '--classifier-rate', TRAINED, "learning rate of the network's last layer, as a factor of the others' (default: "
+        'that of the others)', default=None, check=checks.above_zero, unit='FACTOR', fixes_run=True)
+    freeze: Optional[str] = option(
+        '--freeze', TRAINED, 'variables in whose names this regular expression is found are not trained; a batch norm '
+        'whose factor and offset it finds keeps its statistics, too', default=None, check=checks.regular_expression,
+        unit='REGEX', fixes_run=True)
+    freeze_until: Optional[str] = option(
+        '--freeze-until', TRAINED, "likewise all variables from the network's first layer to this one, which is named "
+        'by the beginning of its variables: group1, group1/block0, blocks_3, stages/2; beside --freeze, both',
+        default=None, unit='LAYER', fixes_run=True)
     accumulate: int = option(
         '--accumulate', TRAINED,
         "compute a step's gradient in K parts of batch / K images, one after another: the memory of one part; each has "
@@ -45,7 +56,7 @@ class Update:
     weight_decay: float = option(
         '--weight-decay', TRAINED,
         'factor of half the sum of the squared weights; of adamw, of the rate, the part of the weights that a step '
-        "takes away (default: the recipe's, 1e-4, 1e-5 or 0.05)",
+        "takes away (default: the recipe's, 1e-4, 1e-5, 5e-4 or 0.05)",
         check=checks.at_least(0.0, float), unit='W', fixes_run=True)
 
 
@@ -56,13 +67,13 @@ class Schedule:
 
     base_lr: float = option(
         '--base-lr', TRAINED, 'learning rate, see --lr-scaling (default: the '
-        "recipe's, 0.1, 0.016 or 0.001)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
+        "recipe's, 0.1, 0.016, 0.01 or 0.001)", check=checks.at_least(0.0, float), unit='RATE', fixes_run=True)
     lr_scaling: str = option(
         '--lr-scaling', TRAINED, "linear: --base-lr is that for 256 images in a step, and grows with them; none: it is "
         "that of any number (default: the recipe's)", check=('linear', 'none'), fixes_run=True)
     warmup_epochs: float = option(
-        '--warmup-epochs', TRAINED, "linear warm-up, {told} (default: the recipe's, 5; 20 or, for other --epochs "
-        "than its, 10)",
+        '--warmup-epochs', TRAINED, "linear warm-up, {told} (default: the recipe's, 5 or 0; 20 or, for other "
+        "--epochs than its, 10)",
         check=checks.at_least(0.0, float), unit='EPOCHS', fixes_run=True)
     warmup_from: Optional[float] = option(
         '--warmup-from', TRAINED, "part of the rate from which the warm-up begins (default: the recipe's, that of the "
@@ -79,8 +90,8 @@ class Schedule:
         unit='RATE', fixes_run=True)
     starting_epoch: int = option('--starting-epoch', TRAINED, 'first epoch, with --load (default: %(default)s)',
                                  default=1, check=checks.at_least(1), unit='EPOCH', group='run')
-    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110, 300 or 350)", check=checks.at_least(1),
-                         group='run')
+    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110, 150, 300 or 350)",
+                         check=checks.at_least(1), group='run')
     steps_per_epoch: Optional[int] = option(
         '--steps-per-epoch', TRAINED, '(default: images of the training set / images in a step over all ranks)',
         default=None, check=checks.at_least(1), unit='STEPS', group='run', fixes_run=True)

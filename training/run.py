@@ -35,7 +35,7 @@ from training.callbacks import (
     TrainingAccuracy,
 )
 from training.directory import RUN_FILE
-from training.epoch_line import EpochLine, training_accuracy_under
+from training.epoch_line import EpochLine
 from training.epochs import FollowEpochs
 from training.hparams import NoteFlags
 from training.inputs import staged
@@ -99,7 +99,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
         page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
         listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
-        callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
+        callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
                       *[samples] * bool(samples), page, FollowEpochs(folder, listeners),
                       NoteFlags(flags, folder, schedule)]
         _write_record(folder, flags, classes)
