@@ -34,8 +34,8 @@ class Run:
         'the checkpoint, the moving averages where it has them, and optimizer and steps begin anew', default=False,
         check=SWITCH)
     logdir: Optional[str] = option(
-        '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
-        default=None, unit='NAME')
+        '--logdir', TRAINED,
+        "part of the log directory's name, before its date; with a slash in it, the directory itself", default=None, unit='NAME')
     resume: bool = option('--resume', TRAINED, 'continue the last run of this log directory exactly', default=False,
                           check=SWITCH, excludes='again')
     resume_if_any: bool = option(
