@@ -16,6 +16,7 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 try:
+    from machine import programs
     from ranks.command_line import mode_parser, run_mode
     from zoo import published
 except ModuleNotFoundError as missing:
@@ -49,7 +50,7 @@ def download(argv):
         try:
             print('{}: {}'.format(model.name, fetch(model, args.dir, print)))
         except OSError as error:
-            print('model_zoo.py: error: {}'.format(error), file=sys.stderr)
+            print('{}: error: {}'.format(programs.name('model_zoo.py'), error), file=sys.stderr)
             code = 2
     return code
 
@@ -146,7 +147,8 @@ def describe(model, folder):
         yield '  RobustBench ' + model.robustbench
     yield '  flags       ' + _flags(model)
     if model.flags is not None:
-        yield '  judge it    python main.py --eval --load {}{} --data DIR'.format(published.PREFIX, model.name)
+        yield '  judge it    ' + programs.spelt('python main.py --eval --load {}{} --data DIR'.format(
+            published.PREFIX, model.name))
     for file in model.files:
         yield '  file        {}  {}'.format(file.name, file.address)
     for page in model.pages:

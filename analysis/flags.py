@@ -6,6 +6,7 @@ from typing import List, NamedTuple
 
 from analysis import landscape, sweep
 from commands.command_line import parse_args
+from machine import programs
 from nets import network_name
 from ranks.command_line import OneLineParser
 from settings import attack, lengths
@@ -109,7 +110,7 @@ def _add_models(parser, least):
 
 def get_parser():
     """The parser of all commands; flags that it does not know are those of ``main.py --eval``."""
-    parser = OneLineParser(prog=PROGRAM, description='Is a robustness figure to be believed? Looks at networks as '
+    parser = OneLineParser(prog=programs.name(PROGRAM), description='Is a robustness figure to be believed? Looks at networks as '
                            '`main.py --eval` does, and takes its flags.', allow_abbrev=False)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 

@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import sys
 import time
 
 import matplotlib
@@ -16,6 +15,7 @@ from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import check_override
 from machine.versions import library_versions, source_version
 from nets import network_name
@@ -90,7 +90,7 @@ def _pgd(args):
 
 
 def _command():
-    return flags.PROGRAM.split() + sys.argv[1:]
+    return programs.command()
 
 
 def _versions():

@@ -1,10 +1,8 @@
 """What a command says of itself before it begins."""
-import shlex
-import sys
-
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
+from machine import programs
 from machine.devices import resolve_data_format
 from settings import recipes
 from smooth_activations import can_compile
@@ -29,4 +27,4 @@ def say_idle_gpus(ranks, beside=''):
     gpus = len(tf.config.list_physical_devices('GPU'))
     if ranks.size == 1 and gpus > 1:
         logger.info('1 of {0} GPUs is used; for all of them type:  mpirun -np {0} -bind-to none {1}{2}'.format(
-            gpus, shlex.join(['python'] + sys.argv), beside))
+            gpus, programs.to_type(), beside))

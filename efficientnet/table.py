@@ -55,8 +55,8 @@ def rows():
                published[0], '{:.2f}'.format(products / 1e9), published[1]]
 
 
-def main():
-    OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False).parse_args()
+def main(argv=None):
+    OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False).parse_args(argv)
     print('| {} |\n|{}'.format(' | '.join(HEADER), '---|' * len(HEADER)))
     for row in rows():
         print('| {} |'.format(' | '.join(row)), flush=True)

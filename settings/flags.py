@@ -1,10 +1,12 @@
 """Command lines from the options: parsers, and the refusal of flags that mean nothing in a mode."""
 import argparse
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+import dataclasses
+from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
-from settings import sections
+from settings import sections, serving
 from settings.fields import SWITCH, Flag, Option
 from settings.modes import DIRECTORY, EVAL, FAKE, SERVED, TRAINING
+from settings.nearest import did_you_mean
 
 # Groups of the help, in their order; others follow.
 GROUPS = {
@@ -50,6 +52,19 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
             add_flag(place, option.flag, tables, default, told.get(option.dest, option.flag.told))
 
 
+def most_used(options: Sequence[Option], modes: Optional[Sequence[str]] = None) -> List[Option]:
+    """Of ``options`` those of the help of one screen, with its words; of some modes, or (None) of all."""
+    return [option._replace(flag=dataclasses.replace(
+        option.flag, help=option.flag.brief, unit=option.flag.unit or 'NAME'))
+        for option in options if option.flag.brief and (modes is None or set(modes) & set(option.flag.modes))]
+
+
+def others_names(known: Container[str]) -> Dict[str, str]:
+    """What the field calls the flags of a parser: its name there to that of the flag, one of ``known``."""
+    return {name: option.flag.names[-1] for option in [*sections.options(), *serving.data_server_options()]
+            for name in option.flag.called if option.flag.names[-1] in known}
+
+
 def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optional[str] = None) -> None:
     """Add one flag to a parser or a group of one; see ``add``."""
     words = _words(flag, tables)
@@ -64,9 +79,26 @@ def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optiona
         return
     parse = tables[flag.check].parse if isinstance(flag.check, str) else flag.check
     chosen = parse is None or isinstance(parse, tuple)
-    place.add_argument(*flag.names, type=None if chosen else parse, choices=words or None if chosen else None,
-                       default=default, metavar=flag.unit, help=shown, const=flag.alone,
-                       nargs=None if flag.alone is None else '?')
+    if words:
+        parse = _word_of(flag, words, None if chosen else parse)
+    place.add_argument(*flag.names, type=None if isinstance(parse, tuple) else parse,
+                       choices=words or None if chosen else None, default=default, metavar=flag.unit, help=shown,
+                       const=flag.alone, nargs=None if flag.alone is None else '?')
+
+
+def _word_of(flag: Flag, words: Sequence[str], parse: Any) -> Callable[[str], Any]:
+    """``parse``, or (None) the text itself if it is of ``words``; a mistake is told with what was meant."""
+    def parsed(text: str) -> Any:
+        try:
+            if parse:
+                return parse(text)
+            if text not in words:
+                raise argparse.ArgumentTypeError("invalid choice: '{}' (choose from {})".format(
+                    text, ', '.join("'{}'".format(word) for word in words)))
+            return text
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(str(error) + did_you_mean(text, words, flag.meant))
+    return parsed
 
 
 def _words(flag: Flag, tables: Tables) -> List[str]:

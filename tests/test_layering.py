@@ -30,6 +30,7 @@ FLOORS = (
     ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part', 'native/resampling'),
     ('native', 'settings'),
     ('files', 'machine'),
+    ('machine/programs.py',),
 )
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 

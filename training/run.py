@@ -1,7 +1,6 @@
 """A training run: input, trainer, schedule, evaluation, checkpoints, logs."""
 import json
 import os
-import sys
 
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import (
@@ -19,6 +18,7 @@ from tensorpack.tfutils.sesscreate import NewSessionCreator
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
@@ -82,7 +82,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
         write_classes(folder, classes)
         write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-            flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
+            flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
     callbacks.append(stop)
 
     tf.set_random_seed(run.seed)
