@@ -8,13 +8,19 @@ from evaluation.passes import EvaluationTower
 from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable
 from machine.gpus import tensor_float_32
 
+# Scalars of an evaluation, behind ``prefix`` or ``monitored_name``, and one of both evaluations of an epoch.
+NUM_IMAGES, NUM_UNREADABLE = 'num-images', 'num-unreadable'
+TOP1, TOP5, SUCCESS = '-top1-error', '-top5-error', '-attack-success-rate'
+SECONDS_OF_EVALUATION = 'seconds-of-evaluation'
+
 
 class EvaluateRobustness(Callback):
     """Judges the network during training, over all ranks; every rank runs it, the first one reports.
 
     Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
     ``eval-<k>step-attack-success-rate``, with the attacker's name in place of ``<k>step`` where its steps are not to be
-    chosen; with ``averages`` all of these for the averaged weights too, as ``eval-ema-...``.
+    chosen; ``eval-num-images``, of which the errors are, and ``eval-num-unreadable``; with ``averages`` all of these
+    for the averaged weights too, as ``eval-ema-...``. ``seconds-of-evaluation`` is of both.
 
     Args:
         model, attackers, ranks: see ``EvaluationTower``.
@@ -38,10 +44,12 @@ class EvaluateRobustness(Callback):
         attackers = self.attackers_after(self.epoch_num)
         if not attackers:
             return
+        begin = time.time()
         self._judge(attackers, averaged=False)
         if self.averages:
             with self.averages.in_place():
                 self._judge(attackers, averaged=True)
+        self.trainer.monitors.put_scalar(SECONDS_OF_EVALUATION, time.time() - begin)
 
     def _judge(self, attackers, averaged):
         begin = time.time()
@@ -53,15 +61,17 @@ class EvaluateRobustness(Callback):
         if not judged:
             logger.error('none of the {} validation images could be read: no evaluation'.format(self.num_images))
             return
+        self.trainer.monitors.put_scalar(prefix(averaged) + NUM_IMAGES, judged)
+        self.trainer.monitors.put_scalar(prefix(averaged) + NUM_UNREADABLE, self.num_images - judged)
         names = {CLEAN: monitored_name(CLEAN, averaged)}
         names.update((a.name, monitored_name(a, averaged)) for a in attackers)
         for key, verdict in verdicts.items():
             summary = verdict.summary()
-            self.trainer.monitors.put_scalar(names[key] + '-top1-error', summary['top1_error'])
-            self.trainer.monitors.put_scalar(names[key] + '-top5-error', summary['top5_error'])
+            self.trainer.monitors.put_scalar(names[key] + TOP1, summary['top1_error'])
+            self.trainer.monitors.put_scalar(names[key] + TOP5, summary['top5_error'])
             if key != CLEAN:
                 success, trials = attack_success(verdicts[CLEAN], verdict)
-                self.trainer.monitors.put_scalar(names[key] + '-attack-success-rate', success / max(trials, 1))
+                self.trainer.monitors.put_scalar(names[key] + SUCCESS, success / max(trials, 1))
         if too_many_unreadable(judged, self.num_images):
             logger.warning('{} of {} validation images could not be read: the figures are of the others alone'.format(
                 self.num_images - judged, self.num_images))
@@ -76,4 +86,9 @@ def monitored_name(attack, averaged=False):
     its number of steps, where that is to be chosen; ``averaged`` weights have their own."""
     if attack != CLEAN:
         attack = '{}step'.format(attack.lengths.num_iter) if attack.lengths else attack.name
-    return 'eval-{}{}'.format('ema-' if averaged else '', attack)
+    return prefix(averaged) + attack
+
+
+def prefix(averaged):
+    """What the names of all scalars of an evaluation during training begin with."""
+    return 'eval-ema-' if averaged else 'eval-'

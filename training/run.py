@@ -28,6 +28,7 @@ from training import schedules
 from training.averaging import AverageWeights
 from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
 from training.directory import RUN_FILE
+from training.epochs import FollowEpochs
 from training.inputs import staged
 from training.optimizers import OPTIMIZERS
 from training.stopping import StopTogether
@@ -60,7 +61,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
     watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
     saver = None
-    monitors = []
+    monitors, listeners = [], []
     if ranks.is_chief:
         statistics = Statistics()
         saver = _saver(settings, watching, classes, folder, statistics)
@@ -79,7 +80,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
             lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver]
+        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver, FollowEpochs(folder, listeners)]
         write_classes(folder, classes)
         write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
             flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
