@@ -110,8 +110,8 @@ def _add_models(parser, least):
 
 def get_parser():
     """The parser of all commands; flags that it does not know are those of ``main.py --eval``."""
-    parser = OneLineParser(prog=programs.name(PROGRAM), description='Is a robustness figure to be believed? Looks at networks as '
-                           '`main.py --eval` does, and takes its flags.', allow_abbrev=False)
+    parser = OneLineParser(prog=programs.name(PROGRAM), allow_abbrev=False, description=(
+        'Is a robustness figure to be believed? Looks at networks as `main.py --eval` does, and takes its flags.'))
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
     def add(name, text, own_flags_only=False):

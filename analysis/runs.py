@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from analysis import activations, figures, flags, judged, landscape, masking, page, report, sweep, transfer
+from analysis import activations, figures, judged, landscape, masking, page, report, sweep, transfer
 from analysis.subject import Subject, open_images
 from commands import sources
 from commands.run import bring_weights

@@ -146,7 +146,8 @@ def _boot() -> str:
 
 def _this_process() -> Dict[str, Union[str, int]]:
     return {'boot': _boot(), 'host': socket.gethostname()[:_TEXT], 'pid': os.getpid(),
-            'since': datetime.datetime.now().isoformat(' ', 'seconds'), 'command': shlex.join(programs.command())[:_TEXT]}
+            'since': datetime.datetime.now().isoformat(' ', 'seconds'),
+            'command': shlex.join(programs.command())[:_TEXT]}
 
 
 def _boot_in(content: bytes) -> Optional[str]:

@@ -10,10 +10,10 @@ from typing import List, Sequence, Tuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The programs as documents and messages spell them, and the commands of ``sat`` that do the same; where one's words
 # begin another's, the longer is first.
-SAME = {'main.py --eval --load': 'eval', 'main.py --eval': 'eval', 'main.py': 'train', 'model_zoo.py': 'zoo',
-        'convert.py': 'convert', 'third_party/serve-data.py': 'serve', 'efficientnet/table.py': 'table',
-        '-m analysis': 'analyze'}
-_SPELT = re.compile(r'((?:\.venv/bin/)?python3? )?({})(?=\s|$)(.*)'.format('|'.join(map(re.escape, SAME))), re.DOTALL)
+SAME = {'main.py --eval --load': 'eval', 'main.py --eval-directory': 'eval --eval-directory', 'main.py --eval': 'eval',
+        'main.py': 'train', 'model_zoo.py': 'zoo', 'convert.py': 'convert', 'third_party/serve-data.py': 'serve',
+        'efficientnet/table.py': 'table', '-m analysis': 'analyze'}
+_SPELT = re.compile(r'((?:\.venv/bin/)?python )({})(?=\s|$)'.format('|'.join(map(re.escape, SAME))))
 
 _sat: Tuple[str, ...] = ()  # the words that start ``sat``; none where it was not typed
 
@@ -53,19 +53,21 @@ def spelt(text: str) -> str:
     program's file from where we are.
 
     Args:
-        text (str): as 'python main.py --eval --load CKPT' or '.venv/bin/python third_party/serve-data.py --fake'.
+        text (str): as 'mpirun -np 2 python main.py --eval --load CKPT'; '.venv/bin/python' may stand for 'python'.
     """
-    found = _SPELT.fullmatch(text)
-    assert found, text
-    python, program, rest = found.groups()
+    return _SPELT.sub(lambda found: _here(*found.groups()), text, count=1)
+
+
+def _here(python: str, program: str) -> str:
     if _sat:
-        return '{} {}{}'.format(shlex.join(_sat), SAME[program], rest)
+        return '{} {}'.format(shlex.join(_sat), SAME[program])
     file, *words = program.split(' ')
-    if file == '-m' or os.path.exists(file):
-        return text
-    if python and python.startswith('.venv'):
+    path = os.path.join(ROOT, file)
+    if file == '-m' or os.path.realpath(file) == os.path.realpath(path):
+        return python + program
+    if python.startswith('.venv'):
         python = shlex.quote(sys.executable) + ' '
-    return (python or '') + ' '.join([shlex.quote(os.path.join(ROOT, file)), *words]) + rest
+    return python + ' '.join([shlex.quote(path), *words])
 
 
 def how_sat_was_typed() -> List[str]:

@@ -1,6 +1,7 @@
 """Command lines of programs that may run as several ranks: a mistake is one line of the first one, which says what was
 meant; the help is one screen, and all of it where that is asked for."""
 import argparse
+import textwrap
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
 from machine import programs
@@ -9,9 +10,11 @@ from ranks.launched import launched_rank
 from settings import flags
 from settings.nearest import did_you_mean
 
+_COLUMNS = 78  # of a description; argparse leaves two of 80
+
 
 class OneLineParser(argparse.ArgumentParser):
-    """Complains of a command line in one line, on the first rank only, and names what is spelt nearly like a mistake."""
+    """Complains of a command line in one line, on the first rank only, with the name that was meant."""
 
     def error(self, message: str) -> NoReturn:
         fail(message, launched_rank() or 0)
@@ -19,9 +22,10 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = self.parse_known_args(args, namespace)
         if rest:
-            name = next((word.split('=')[0] for word in rest if word.startswith('-')), None)
-            self.error('unrecognized arguments: {}{}'.format(' '.join(rest), '' if name is None else did_you_mean(
-                name, self._option_string_actions, flags.others_names(self._option_string_actions))))
+            known = self._option_string_actions
+            meant = [did_you_mean(word.split('=')[0], known, flags.others_names(known)) for word in rest
+                     if word.startswith('-')]
+            self.error('unrecognized arguments: {}{}'.format(' '.join(rest), next(filter(None, meant), '')))
         return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -46,6 +50,12 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+def examples(text: str, most: int = 3) -> str:
+    """The first commands of a docstring, its indented lines, as they are typed here, for the end of a help."""
+    lines = [line.partition('  #')[0].strip() for line in text.split('\n') if line.startswith('    ')]
+    return '\n'.join(['examples:', *('  ' + programs.spelt(line) for line in lines[:most])])
+
+
 # A parser without help: of all flags, or of those that the help of one screen shows where these were typed.
 Maker = Callable[[Optional[argparse.Namespace]], OneLineParser]
 
@@ -53,11 +63,14 @@ Maker = Callable[[Optional[argparse.Namespace]], OneLineParser]
 def helped(make: Maker) -> OneLineParser:
     """The parser of all flags, with ``-h`` for one screen of them and ``--help-all`` for all."""
     parser = make(None)
-    parser.add_argument('-h', '--help', action=_Help, text=lambda args: make(args).format_help(),
-                        help='the most-used flags, with examples')
-    parser.add_argument('--help-all', dest='help', action=_Help, text=lambda args: parser.format_help(),
-                        help='all flags')
-    return parser
+
+    def add_to(place: OneLineParser) -> OneLineParser:
+        place.add_argument('-h', '--help', action=_Help, text=lambda typed: add_to(make(typed)).format_help(),
+                           help='the most-used flags')
+        place.add_argument('--help-all', dest='help', action=_Help, text=lambda typed: parser.format_help(),
+                           help='all flags')
+        return place
+    return add_to(parser)
 
 
 class Mode(NamedTuple):
@@ -72,7 +85,7 @@ def mode_parser(program: str, name: str, mode: Mode) -> OneLineParser:
     def make(typed: Optional[argparse.Namespace]) -> OneLineParser:
         parser = OneLineParser(
             prog='{} {}'.format(programs.name(program), name), description=mode.run.__doc__, allow_abbrev=False,
-            add_help=False, epilog=None if typed is None else '--help-all: all flags')
+            add_help=False)
         mode.fill(parser, typed is not None)
         return parser
     return helped(make)
@@ -82,17 +95,17 @@ def run_mode(program: str, modes: Dict[str, Mode], description: str, argv: List[
     """Run the mode that ``argv`` begins with, on what follows in it.
 
     Args:
-        program (str): as the program calls itself. description (str): its first line is the program's, its indented
-            ones are examples.
+        program (str): as the program calls itself. description (str): its first line is the program's; see
+            ``examples`` for the others.
     Returns:
         what the mode returns.
     """
-    text, _, examples = description.partition('\n\n')
-    lines = ['{:<12} {}'.format(name, (mode.run.__doc__ or '').split('\n')[0]) for name, mode in modes.items()]
     parser = OneLineParser(
-        prog=programs.name(program), description=text.split('\n')[0], allow_abbrev=False, add_help=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter, epilog='\n'.join(lines))
-    parser.add_argument('mode', choices=modes, help='`MODE --help` lists its flags')
-    parser.add_argument('-h', '--help', '--help-all', action='help', help='this')
+        prog=programs.name(program), description=textwrap.fill(description.split('\n')[0], _COLUMNS),
+        allow_abbrev=False, add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=examples(description))
+    parser.add_argument('mode', choices=modes, help=' '.join(
+        '{}: {}'.format(name, mode.run.__doc__) for name, mode in modes.items()))
+    parser.add_argument('-h', '--help', '--help-all', action='help', help='this; behind a mode, its flags')
     name = parser.parse_args(argv[:1]).mode
     return modes[name].run(mode_parser(program, name, modes[name]), argv[1:])

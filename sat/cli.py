@@ -33,7 +33,7 @@ class Command(NamedTuple):
 def _to_train(words: List[str]) -> List[str]:
     for word in words:
         if word.split('=')[0] in _JUDGING:
-            fail('{}: this trains; type {} CHECKPOINT'.format(word, programs.spelt('main.py --eval --load')),
+            fail('{}: this trains; type {} CHECKPOINT'.format(word, programs.spelt('python main.py --eval --load')),
                  launched_rank() or 0)
     return words
 

@@ -60,7 +60,7 @@ class Served:
         wire: check (``files.typed``) of the value in its description, which has the option's name; None: the
             description does not have it by this name. compared: ALWAYS, OF_IMAGES, OF_VIEW or None, see there.
         maybe (bool): a description may lack it.
-        excludes (str): name of the group of flags of which only one may be typed.
+        excludes (str): name of the group of flags of which only one may be typed. brief (str): see ``option``.
     """
     help: str
     check: Check = None
@@ -70,6 +70,7 @@ class Served:
     compared: Optional[str] = None
     maybe: bool = False
     excludes: Optional[str] = None
+    brief: Optional[str] = None
 
 
 class Option(NamedTuple):

@@ -55,7 +55,8 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
 def most_used(options: Sequence[Option], modes: Optional[Sequence[str]] = None) -> List[Option]:
     """Of ``options`` those of the help of one screen, with its words; of some modes, or (None) of all."""
     return [option._replace(flag=dataclasses.replace(
-        option.flag, help=option.flag.brief, unit=option.flag.unit or 'NAME'))
+        option.flag, help=option.flag.brief, off=None, unit=option.flag.unit or (
+            None if option.flag.check in (None, SWITCH) or callable(option.flag.check) else 'NAME')))
         for option in options if option.flag.brief and (modes is None or set(modes) & set(option.flag.modes))]
 
 
@@ -97,7 +98,9 @@ def _word_of(flag: Flag, words: Sequence[str], parse: Any) -> Callable[[str], An
                     text, ', '.join("'{}'".format(word) for word in words)))
             return text
         except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(str(error) + did_you_mean(text, words, flag.meant))
+            # In what is more than a word the mistake may be in the rest.
+            known = parse and text.split(':')[0].lower() in map(str.lower, words)
+            raise argparse.ArgumentTypeError(str(error) + ('' if known else did_you_mean(text, words, flag.meant)))
     return parsed
 
 

@@ -359,7 +359,7 @@ def check_shards(workplace, done):
 
 
 def check_server(workplace, done):
-    assert 'serve-data: ready' in done.stdout
+    assert re.search('(serve-data|sat serve): ready', done.stdout)
 
 
 def check_printed(workplace, done):

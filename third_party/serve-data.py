@@ -5,7 +5,10 @@ trainers.
 The released programs (FD, SAT) have a server of this name with --data, --fake, --batch, --benchmark and --no-zmq-ops.
 
     .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
+    .venv/bin/python third_party/serve-data.py --data cifar10 --batch 64 --input-size 32
+    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --shard 0/2
 """
+import argparse
 import logging
 import signal
 import sys
@@ -26,7 +29,7 @@ try:
     from data.views import AUGMENTATIONS, default_augmentation, settled
     from data.workers import WorkerDied, WorkerPool
     from machine import programs
-    from ranks.command_line import OneLineParser
+    from ranks.command_line import OneLineParser, examples, helped
     from settings import flags, sections, serving
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
@@ -37,10 +40,18 @@ BENCHMARK_REPORT = 5.0  # seconds
 
 
 def get_parser():
-    parser = OneLineParser(prog=programs.name(NAME), allow_abbrev=False, description=(
-        'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
-    flags.add(parser, serving.data_server_options(), {'augmentations': flags.Named(AUGMENTATIONS),
-                                                      'policies': flags.Named(POLICIES)},
+    return helped(_parser)
+
+
+def _parser(typed):
+    """See ``ranks.command_line.Maker``."""
+    parser = OneLineParser(
+        prog=programs.name(NAME), allow_abbrev=False, add_help=False, epilog=examples(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Serve augmented training batches (uint8 BGR images, int32 labels) to trainers of this machine.')
+    options = serving.data_server_options()
+    flags.add(parser, options if typed is None else flags.most_used(options), {
+        'augmentations': flags.Named(AUGMENTATIONS), 'policies': flags.Named(POLICIES)},
               told={'workers': str(MAX_WORKERS)})
     return parser
 

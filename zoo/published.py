@@ -144,7 +144,8 @@ def find(name: str) -> Model:
         return _BY_NAME[name.lower()]
     near = dict.fromkeys(_BY_NAME[key].name for key in nearest(name, _BY_NAME, most=3))
     raise ValueError("no published model is called '{}'; {}`{}` shows all".format(
-        name, 'did you mean {}? '.format(' or '.join(near)) if near else '', programs.spelt('python model_zoo.py list')))
+        name, 'did you mean {}? '.format(' or '.join(near)) if near else '',
+        programs.spelt('python model_zoo.py list')))
 
 
 def of_file(name: str) -> Optional[Model]:
