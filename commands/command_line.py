@@ -63,6 +63,11 @@ def add_averages_flag(parser, default=None):
         "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
 
 
+def add_flags(parser, options):
+    """Add to a parser some of ``settings.sections.options()``."""
+    flags.add(parser, options, TABLES, told=told())
+
+
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
     return helped(_parser)
@@ -72,7 +77,7 @@ def _parser(typed):
     """See ``ranks.command_line.Maker``."""
     if typed is None:
         parser = OneLineParser(description=DESCRIPTION, allow_abbrev=False, add_help=False)
-        flags.add(parser, sections.options(), TABLES, told=told())
+        add_flags(parser, sections.options())
         return parser
     mode, *_ = modes.modes_of(typed, launched_rank() is not None)
     # What is typed with --fake is what a training has.
@@ -82,7 +87,7 @@ def _parser(typed):
         usage='{} [FLAGS]'.format(programs.spelt(command)), description=description, allow_abbrev=False, add_help=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
         epilog='\n'.join([examples(__doc__.split(place + ':\n\n')[1].split('\n\n')[0]), '', 'others:', *others]))
-    flags.add(parser, flags.most_used(sections.options(), [mode]), TABLES, told=told())
+    add_flags(parser, flags.most_used(sections.options(), [mode]))
     return parser
 
 

@@ -58,6 +58,8 @@ COMMANDS: Dict[str, Command] = {
     'serve': Command('read and augment images for trainings of several processes', 'third_party/serve-data.py',
                      called=('server', 'data', 'serve-data')),
     'table': Command("EfficientNet's sizes: parameters and multiply-adds", 'efficientnet/table.py', called=('sizes',)),
+    'completion': Command('of all this by the Tab key, for bash, zsh or fish', 'sat/cli/completion.py',
+                          called=('completions', 'complete', 'autocomplete')),
 }
 
 
