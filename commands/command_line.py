@@ -18,7 +18,6 @@ Classification:
 
     python main.py --eval-directory path/to/image/directory --load zoo:Res50-silu
 """
-import argparse
 import os
 import sys
 
@@ -28,7 +27,7 @@ from commands import sources
 from data.folders import default_data
 from data.policies import policy_of
 from machine import programs
-from ranks.command_line import OneLineParser, examples, helped
+from ranks.command_line import OneLineParser, OneScreen, examples, helped
 from ranks.launched import launched_rank
 from settings import attacking, checks, flags, modes, recipes, resolve, sections
 from tables import TABLES, told
@@ -42,7 +41,7 @@ _ARCHITECTURE = 'architecture'  # a group of flags
 _HELP = {
     modes.TRAINING: ('Train a network, by default under attack, as the recipe of its kind does.',
                      'python main.py', 'Training'),
-    modes.EVAL: ('Judge a network, clean and under attack. What its checkpoint says of it need not be typed.',
+    modes.EVAL: ('Judge a network, clean and under attack; its checkpoint says which one it is.',
                  'python main.py --eval --load CHECKPOINT', 'Evaluation'),
     modes.DIRECTORY: ('Classify every image of a folder.',
                       'python main.py --eval-directory DIR --load CHECKPOINT', 'Classification')}
@@ -63,9 +62,9 @@ def add_averages_flag(parser, default=None):
         "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
 
 
-def add_flags(parser, options):
-    """Add to a parser some of ``settings.sections.options()``."""
-    flags.add(parser, options, TABLES, told=told())
+def add_flags(parser, options, **words):
+    """Add to a parser some of ``settings.sections.options()``; ``words``: of ``settings.flags.add``."""
+    flags.add(parser, options, TABLES, told=told(), **words)
 
 
 def get_parser():
@@ -85,9 +84,9 @@ def _parser(typed):
     others = ['  {} -h'.format(programs.spelt(words)) for _, words, _ in _HELP.values() if words != command]
     parser = OneLineParser(
         usage='{} [FLAGS]'.format(programs.spelt(command)), description=description, allow_abbrev=False, add_help=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+        formatter_class=OneScreen,
         epilog='\n'.join([examples(__doc__.split(place + ':\n\n')[1].split('\n\n')[0]), '', 'others:', *others]))
-    add_flags(parser, flags.most_used(sections.options(), [mode]))
+    add_flags(parser, flags.most_used(sections.options(), [mode]), described=False)
     return parser
 
 

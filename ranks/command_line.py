@@ -1,6 +1,7 @@
 """Command lines of programs that may run as several ranks: a mistake is one line of the first one, which says what was
 meant; the help is one screen, and all of it where that is asked for."""
 import argparse
+import re
 import textwrap
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
@@ -11,6 +12,16 @@ from settings import flags
 from settings.nearest import did_you_mean
 
 _COLUMNS = 78  # of a description; argparse leaves two of 80
+
+
+class OneScreen(argparse.RawDescriptionHelpFormatter):
+    """Help without blank lines between the groups of flags, each flag in a line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def format_help(self) -> str:
+        return re.sub(r'\n\n(?=[a-z ]+:\n)', '\n', super().format_help())
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -84,8 +95,8 @@ def mode_parser(program: str, name: str, mode: Mode) -> OneLineParser:
     """The parser of a mode of the program that calls itself ``program``."""
     def make(typed: Optional[argparse.Namespace]) -> OneLineParser:
         parser = OneLineParser(
-            prog='{} {}'.format(programs.name(program), name), description=mode.run.__doc__, allow_abbrev=False,
-            add_help=False)
+            prog='{} {}'.format(programs.name(program), name), allow_abbrev=False, add_help=False,
+            description=textwrap.fill(mode.run.__doc__ or '', _COLUMNS), formatter_class=OneScreen)
         mode.fill(parser, typed is not None)
         return parser
     return helped(make)

@@ -20,7 +20,7 @@ class Attack:
         '--attack', ATTACKED,
         'in training by default that of the recipe; evaluations on the way have pgd. {explained} (default: pgd)',
         default=KIND, late=True, check='attacks', fixes_run=True,
-        brief='of {names} (default: pgd)',
+        brief='{names}',
         called=('--attack-name', '--attack-type', '--adversary', '--attacker'),
         meant={
             'pgd-?(\\d+)': 'pgd --attack-iter {0}', 'bim|i-?fgsm': 'pgd', 'm(?:i)?-?i?fgsm|mim': 'momentum',
@@ -32,7 +32,7 @@ class Attack:
         'in which radius and steps are measured, also of the evaluations during training; L2 and L1 over all pixels '
         'and channels of an image, so that 0.5 for images in [0, 1] is 127.5 pixel levels (default: Linf)',
         default=LINF, late=True, check='norms', fixes_run=True, shared=True,
-        brief='of radius and steps: {names}',
+        brief='of its radius: {names} (default: Linf)',
         called=('--attack-norm', '--constraint', '--ord', '--lp'),
         meant={'l?-?inf(?:inity)?': 'Linf', '([12])': 'L{0}'})
     version: Optional[str] = option(
@@ -65,14 +65,12 @@ class Attack:
         check=lengths.parse, unit='PIXELS', fixes_run=True,
         judging=Flag(('--eval-attack-step-size',), TRAINED_ON_IMAGES, 'length of a step during training (default: 1)',
                      lengths.parse, 'PIXELS', _EVALUATION, instead={EVAL: '--attack-step-size'}),
-        brief='length of a step, of 255',
         called=(
             '--alpha', '--step-size', '--stepsize', '--eps-step', '--attack-lr', '--attack-alpha', '--eps-iter',
             '--fgsm-step'))
     targeted: bool = option(
         '--targeted', ATTACKED, "aim at a random wrong label (default: the recipe's; feature-denoising does)",
-        check=SWITCH, off=('--untargeted', 'away from the true label'), fixes_run=True, shared=True,
-        brief='aim at a random wrong label')
+        check=SWITCH, off=('--untargeted', 'away from the true label'), fixes_run=True, shared=True)
     target: str = option(
         '--attack-target', EVALUATED,
         'of --eval: none is --untargeted, random is --targeted, least-likely aims at the wrong label that the network '
@@ -91,7 +89,8 @@ class Attack:
         '--attack-precision', ATTACKED,
         'what the network computes in under attack; all else stays float32 (default: float32; bfloat16 in training '
         "where all ranks are on CPUs that have units for it; with --resume the run's own)", default=None,
-        check='precisions', fixes_run=True, decides_verdict=True)
+        check='precisions', fixes_run=True, decides_verdict=True,
+        meant={'fp16|half': 'float16', 'bf16': 'bfloat16', 'fp32|full': 'float32'})
     xla: bool = option('--xla', ATTACKED, "let XLA compile the attack's steps: for GPUs", default=False, late=True,
                        check=SWITCH)
     use_fp16xla: bool = option('--use-fp16xla', ATTACKED, 'the same as --attack-precision float16 --xla', default=False,

@@ -23,7 +23,7 @@ class Data:
         served=Served('root of the data set, with train/<class>/ inside (default: SAT_DATA of the environment, else '
                       'the embedded 32x32 digits)', unit='FOLDER', excludes='source',
                       brief='data set, with train/<class>/ inside (default: SAT_DATA, or digits)'),
-        brief='ImageNet, or a folder with train/ and val/ of classes',
+        brief='ImageNet, or a folder with train/ and val/',
         called=(
             '--dataset', '--data-dir', '--data-path', '--data-root', '--datadir', '--dataset-dir', '--dataset-path',
             '--imagenet', '--imagenet-dir', '--root', '--train-dir', '--val-dir', '--folder'))

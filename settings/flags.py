@@ -29,17 +29,18 @@ Tables = Mapping[str, Named]
 
 
 def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tables,
-        defaults: Mapping[str, Any] = {}, told: Mapping[str, str] = {}) -> None:
+        defaults: Mapping[str, Any] = {}, told: Mapping[str, str] = {}, described: bool = True) -> None:
     """Add the flags of ``options`` to a parser.
 
     Args:
         tables (dict): name of a ``Check`` to what it may be. defaults (dict): by destination, other ones than the
-            options' own. told (dict): by destination, for the help, likewise.
+            options' own. told (dict): by destination, for the help, likewise. described (bool): whether the help says
+            more of a group than its name.
     """
     wanted = list(dict.fromkeys(str(option.flag.group) for option in options))
     exclusive: Dict[str, Any] = {}
     for title in sorted(wanted, key=lambda title: list(GROUPS).index(title) if title in GROUPS else len(GROUPS)):
-        group = parser.add_argument_group(title, GROUPS.get(title))
+        group = parser.add_argument_group(title, GROUPS.get(title) if described else None)
         for option in options:
             if option.flag.group != title:
                 continue
@@ -55,7 +56,7 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
 def most_used(options: Sequence[Option], modes: Optional[Sequence[str]] = None) -> List[Option]:
     """Of ``options`` those of the help of one screen, with its words; of some modes, or (None) of all."""
     return [option._replace(flag=dataclasses.replace(
-        option.flag, help=option.flag.brief, off=None, unit=option.flag.unit or (
+        option.flag, names=option.flag.names[:1], help=option.flag.brief, off=None, unit=option.flag.unit or (
             None if option.flag.check in (None, SWITCH) or callable(option.flag.check) else 'NAME')))
         for option in options if option.flag.brief and (modes is None or set(modes) & set(option.flag.modes))]
 

@@ -21,11 +21,12 @@ class Network:
         ('-d', '--depth'), EVERY, 'layers, of residual networks: 50, 101 or 152; CifarResNet 8, 20, 32, 56 or 18 '
         '(default: {told})', default=None, check=int, unit='LAYERS', fixes_run=True, decides_verdict=True,
         written=_COUNT,
-        brief='layers, of residual networks: 50, 101, 152; CifarResNet 8, 20, ...',
+        brief='layers, of residual networks: 50, 101, 152',
         called=('--layers', '--num-layers', '--resnet-size'))
-    arch: str = option('--arch', EVERY, 'network (default: %(default)s)', default='ResNet', check='networks',
-                       fixes_run=True, decides_verdict=True, written=WORD,
-        brief='network: {names}',
+    arch: str = option(
+        '--arch', EVERY, 'network (default: %(default)s)', default='ResNet', check='networks', fixes_run=True,
+        decides_verdict=True, written=WORD,
+        brief='{names}',
         called=('-a', '--model', '--architecture', '--network', '--net', '--backbone'),
         meant={
             'resnet-?(50|101|152)': 'ResNet -d {0}', '(?:cifar-?)?resnet-?(8|18|20|32|56)': 'CifarResNet -d {0}',
@@ -84,7 +85,7 @@ class Network:
     activation_name: str = option(
         '--activation-name', EVERY, 'one of {names}; NAME:ALPHA sets the alpha of parametric_softplus or celu '
         "(default: the recipe's)", check='activations', unit='NAME', fixes_run=True, decides_verdict=True, written=WORD,
-        brief='one of {names}',
+        brief='silu, relu, gelu, ...',
         called=('--activation', '--act', '--act-layer', '--nonlinearity'),
         meant={'swish-?.*|sil': 'silu', 'gelu-tanh': 'gelu', 'gelu-(?:exact|none)': 'gelu_erf',
                'smooth-relu': 'smoothrelu', 'psoftplus|psp': 'parametric_softplus'})

@@ -28,8 +28,9 @@ class Run:
     """Weights, randomness, and a training run's directory."""
     GROUP: ClassVar[str] = 'run'
 
-    load: Optional[str] = option('--load', EVERY, LOAD_HELP, default=None, unit='CHECKPOINT',
-        brief='weights to begin with, or to judge: a file, a run, zoo:NAME',
+    load: Optional[str] = option(
+        '--load', EVERY, LOAD_HELP, default=None, unit='CHECKPOINT',
+        brief='weights: a file, a run or zoo:NAME',
         called=(
             '--checkpoint', '--ckpt', '--ckpt-path', '--weights', '--pretrained', '--init-checkpoint',
             '--model-path', '--restore'))
@@ -40,8 +41,9 @@ class Run:
         called=(
             '--log-dir', '--output', '--output-dir', '--out', '--out-dir', '--save-dir', '--work-dir', '--name',
             '--exp-name'))
-    resume: bool = option('--resume', TRAINED, 'continue the last run of this log directory exactly', default=False,
-                          check=SWITCH, excludes='again',
+    resume: bool = option(
+        '--resume', TRAINED, 'continue the last run of this log directory exactly', default=False, check=SWITCH,
+        excludes='again',
         brief='go on with the last run of this name',
         called=('--continue', '--auto-resume'))
     resume_if_any: bool = option(
@@ -52,7 +54,6 @@ class Run:
         decides_verdict=True,
         served=Served('seed of order and augmentation, 0 or more; as --seed of main.py (default: %(default)s)',
                       check=int, default=0, wire=typed.whole(0, 2 ** 128), compared=OF_IMAGES),
-        brief='of all randomness (default: %(default)s)',
         called=('--random-seed', '--rng'))
     moving_average_decay: float = option(
         '--moving-average-decay', EVERY,
@@ -71,7 +72,7 @@ class Run:
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
         'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT)',
         check='recipes', group='architecture', written=WORD,
-        brief='whose values are the defaults: {names}',
+        brief='the defaults: {names}',
         called=('--config', '--cfg', '--preset'))
     ignore_checkpoint_flags: bool = option(
         '--ignore-checkpoint-flags', EVERY, 'typed flags win over what the checkpoint says of its network, and the '
@@ -84,20 +85,18 @@ class Evaluation:
     """What is judged, when, and where the verdicts go."""
     GROUP: ClassVar[str] = 'run'
 
-    eval: bool = option('--eval', EVERY, 'judge a network, clean and under attack, instead of training', default=False,
-                        check=SWITCH,
+    eval: bool = option(
+        '--eval', EVERY, 'judge a network, clean and under attack, instead of training', default=False, check=SWITCH,
         called=('--evaluate', '--evaluation', '--test', '--val', '--validate', '--eval-only', '--test-only'))
-    eval_directory: Optional[str] = option('--eval-directory', EVERY, 'classify every image file of a folder',
-                                           default=None, unit='DIR',
-        brief='folder of the images to classify',
+    eval_directory: Optional[str] = option(
+        '--eval-directory', EVERY, 'classify every image file of a folder', default=None, unit='DIR',
         called=('--predict', '--classify', '--images', '--image-dir', '--infer'))
     subset: Optional[str] = option(
         '--subset', EVALUATED, 'judge only these images of the validation set, in the order of their list: {explained} '
-        '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True,
-        brief='judge only these images: {names}')
-    prediction_file: str = option('--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)',
-                                  default='predictions.txt', unit='FILE',
-        brief='output (default: %(default)s)')
+        '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True)
+    prediction_file: str = option(
+        '--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)', default='predictions.txt',
+        unit='FILE', brief='output (default: %(default)s)')
     results_dir: Optional[str] = option(
         '--results-dir', EVALUATED,
         'where --eval writes results.json and per_example.csv (default: a new folder, results/'
@@ -111,7 +110,6 @@ class Evaluation:
         'what withstands all of them; Linf:8,L2:510 for instance, in pixel levels, or Linf,L2,L1 at the usual 4, 510 '
         'and 19125 (4/255, 2 and 75 for images in [0, 1]), as without a value', default=(), check='threat models',
         unit='NORM:PIXELS,...', alone=EVERY_THREAT_MODEL, group='attacker',
-        brief='several norms and radii at once, as Linf:4,L2:510',
         called=('--threat-model', '--norms'))
     allow_unreadable: bool = option(
         '--allow-unreadable', EVALUATED_OR_LISTED,

@@ -30,7 +30,8 @@ class Update:
         '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, 0.1)",
         check=checks.probability, unit='S', fixes_run=True,
         called=('--smoothing',))
-    optimizer: str = option('--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True,
+    optimizer: str = option(
+        '--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True,
         called=('--opt', '--optim', '--optimiser'),
         meant={'sgd|nesterov': 'momentum', 'adam-?w?': 'adamw', 'rmsprop-?tf': 'rmsprop'})
     accumulate: int = option(
@@ -93,8 +94,8 @@ class Schedule:
         called=('--min-lr', '--cosine'))
     starting_epoch: int = option('--starting-epoch', TRAINED, 'first epoch, with --load (default: %(default)s)',
                                  default=1, check=checks.at_least(1), unit='EPOCH', group='run')
-    epochs: int = option('--epochs', TRAINED, "(default: the recipe's, 100, 110, 300 or 350)", check=checks.at_least(1),
-                         group='run',
+    epochs: int = option(
+        '--epochs', TRAINED, "(default: the recipe's, 100, 110, 300 or 350)", check=checks.at_least(1), group='run',
         brief="(default: the recipe's)",
         called=('--epoch', '--num-epochs', '--max-epoch', '--max-epochs', '--n-epochs', '--train-epochs'))
     steps_per_epoch: Optional[int] = option(

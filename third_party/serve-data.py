@@ -8,7 +8,6 @@ The released programs (FD, SAT) have a server of this name with --data, --fake, 
     .venv/bin/python third_party/serve-data.py --data cifar10 --batch 64 --input-size 32
     .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --shard 0/2
 """
-import argparse
 import logging
 import signal
 import sys
@@ -29,7 +28,7 @@ try:
     from data.views import AUGMENTATIONS, default_augmentation, settled
     from data.workers import WorkerDied, WorkerPool
     from machine import programs
-    from ranks.command_line import OneLineParser, examples, helped
+    from ranks.command_line import OneLineParser, OneScreen, examples, helped
     from settings import flags, sections, serving
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
@@ -47,7 +46,7 @@ def _parser(typed):
     """See ``ranks.command_line.Maker``."""
     parser = OneLineParser(
         prog=programs.name(NAME), allow_abbrev=False, add_help=False, epilog=examples(__doc__),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=OneScreen,
         description='Serve augmented training batches (uint8 BGR images, int32 labels) to trainers of this machine.')
     options = serving.data_server_options()
     flags.add(parser, options if typed is None else flags.most_used(options), {
