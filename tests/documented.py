@@ -9,7 +9,7 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 MARKDOWN = ('README.md', 'CONTRIBUTING.md', 'docs/*.md', 'tests/fixtures/originals_commands.md')
-PROGRAMS = ('*.py', '[!t]*/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
+PROGRAMS = ('*.py', '[!t]*/*.py', 'sat/cli/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
 JOB_SCRIPTS = ('slurm/*.sh',)
 
 _PROMPT = re.compile(r'^\s*\w*\$ ')
@@ -40,7 +40,8 @@ class Command(NamedTuple):
 def as_script(text):
     """A command of `sat` as that of the program which does it; another text as it is."""
     text = re.sub(r'(?<!\S)sat eval (?=--eval-directory )', 'python main.py ', text)
-    return _SAT.sub(lambda found: _SCRIPTS[found.group(1)], text, count=1).replace(' --load --load ', ' --load ')
+    text = re.sub(r'(?<!\S)sat eval (?=-)', 'python main.py --eval ', text)
+    return _SAT.sub(lambda found: _SCRIPTS[found.group(1)], text, count=1)
 
 
 def program_of(text):
@@ -49,6 +50,8 @@ def program_of(text):
     first, *others = text[_LEADING.match(text).end():].split(' ')
     if first == '-m':
         return others[0]
+    if first == 'sat' and others:
+        return 'sat ' + others[0]
     if first in _NO_PROGRAM:
         return first
     for path in map(os.path.normpath, (first, os.path.join('third_party', first))):

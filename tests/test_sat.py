@@ -9,9 +9,9 @@ import pytest
 import sat.cli
 from data.handshake import server_command
 from documented import as_script, documented
-from image_folders import make_folder
+from image_folders import make_noise_folder
 from machine import programs
-from machine.gpus import place_ranks
+from machine.gpus import share_out
 from small_runs import read_json
 from test_main import refusal
 from zoo import published
@@ -81,14 +81,14 @@ def test_a_server_that_cannot_serve_says_so_under_the_name_that_was_typed(typed,
 
 
 def test_training_judging_and_the_rest_are_the_programs_own(typed, capsys, tmp_path):
-    data = str(make_folder(tmp_path / 'images'))
+    data = make_noise_folder(tmp_path / 'images', {'train': 4, 'val': 2}, ['ant', 'bee'])
     small = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--batch', '2', '--data', data]
     assert not typed('train', *small, '--logdir', 'runs/one', '--epochs', '1', '--steps-per-epoch', '1',
                      '--attack-iter', '1', '--eval-attack-iter', '1')
     assert read_json(tmp_path / 'runs' / 'one' / 'run.json')['command'][:2] == ['sat', 'train']
-    assert not typed('eval', 'runs/one', '--data', data, '--batch', '2', '--attack-iter', '1', '--results-dir', 'judged')
+    assert not typed('eval', 'runs/one', '--data', data, '--attack-iter', '1', '--results-dir', 'judged')
     assert read_json(tmp_path / 'judged' / 'results.json')['complete'] is True
-    assert not typed('eval', '--eval-directory', os.path.join(data, 'val'), '--load', 'runs/one')
+    assert not typed('eval', '--eval-directory', os.path.join(data, 'val', 'ant'), '--load', 'runs/one')
     assert os.path.getsize(tmp_path / 'predictions.txt')
     assert not typed('convert', 'weights', '--load', 'runs/one', 'plain.npz')
     assert typed('zoo', 'verify', 'plain.npz') == 0
@@ -126,7 +126,7 @@ def test_what_is_told_to_type_is_what_works_for_who_typed_sat(monkeypatch):
     assert programs.command() == ['sat', 'eval', 'run 1/best', '--data', 'D']
     assert programs.to_type() == "sat eval 'run 1/best' --data D"
     with pytest.raises(ValueError, match="mpirun -np 1 sat eval 'run 1/best' --data D"):
-        place_ranks([['a'], ['a']], [0, 0])
+        share_out([['a'], ['a']])
     assert server_command({'dataset': 'D', 'batch': 32}, 'ipc://@imagenet-train-b32').startswith('sat serve --data D')
     with pytest.raises(ValueError, match='`sat zoo list` shows all'):
         published.find('nothing like it')
