@@ -90,6 +90,9 @@ class AdvImageNetModel(ModelDesc):
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
             expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``. update
             (settings.update.Update): what the optimizer is made of beside these; None for one without options.
+        classifier (str): regular expression of the whole names of the last layer's variables; None where not known.
+        untrained (frozenset): names of the variables that are not trained. A batch norm whose factor and offset are
+            among them has its moving averages in training too, and does not update them.
         batch_stage: see ``training.step.mixing``.
         accumulate (int): parts of a batch that a training step takes one after another.
         attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
@@ -110,6 +113,8 @@ class AdvImageNetModel(ModelDesc):
     weight_decay_variables = '.*/W'  # likewise
     optimizer_name = 'momentum'
     update = None
+    classifier = None
+    untrained = frozenset()
     batch_stage = staticmethod(as_it_is)
     accumulate = 1
     noise_seed = None
@@ -132,12 +137,15 @@ class AdvImageNetModel(ModelDesc):
 
         May be called any number of times in a graph: all calls share the network's variables.
         """
-        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=self._get_variable):
             if self.frozen is None or self.frozen.dtype == tf.float32:
                 return self.network(image)
             scale = FLOAT16_LOSS_SCALE if self.frozen.dtype == tf.float16 else 1.0
             logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), self.frozen.dtype))
             return _scale_gradient(tf.cast(logits, tf.float32), scale)
+
+    def _get_variable(self, getter, name, *args, **kwargs):
+        return getter(name, *args, **(dict(kwargs, trainable=False) if name in self.untrained else kwargs))
 
     def classify(self, image):
         """Logits [N, num_classes], at inference, of images uint8 or float32 [N,S,S,3], BGR, 0-255."""
@@ -229,6 +237,18 @@ class AdvImageNetModel(ModelDesc):
         return [smoothed_cross_entropy(logits, truth, self.label_smoothing)] + [
             tf.reduce_mean(metrics[name]) for name in shown]
 
+    def judge_under(self, attacker, image, label, seeds, slope=None, precision='float32', lengths=None):
+        """What the network says of images under attack; see ``attack`` for the arguments.
+
+        Returns:
+            tf.Tensor: the attacked images. tf.Tensor: their logits [N, num_classes]. dict: see ``get_inference_func``.
+        """
+        adv, target, succeeded_before = self.attack(attacker, image, label, seeds, slope, precision, lengths)
+        logits = self.get_logits(adv)
+        metrics = add_metrics(logits, label, target)
+        ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
+        return adv, logits, dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
+
     def get_inference_func(self, attacker, attack_gradient=None, attack_precision='float32', lengths=None):
         """The tower function that judges the network under ``attacker``.
 
@@ -247,13 +267,10 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            adv, target, succeeded_before = self.attack(attacker, image, label, seeds, attack_gradient,
-                                                        attack_precision, lengths)
-            metrics = add_metrics(self.get_logits(adv), label, target)
-            ever = tf.maximum(metrics[ATTACK_SUCCESS], tf.cast(succeeded_before, tf.float32), name=SUCCESS_AT_ANY_STEP)
-            return dict(metrics, **{TARGET: tf.identity(target, name=TARGET), SUCCESS_AT_ANY_STEP: ever})
+            return self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)[2]
         return tower_func
 
     def optimizer(self):
         """See ``make_optimizer``."""
-        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables)
+        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables,
+                              self.classifier)

@@ -35,13 +35,13 @@ def image_seeds(seed, stream, position):
     """Seeds for the random choices of an attack, one pair an image.
 
     Args:
-        seed (int): of the run. stream (int): see ``*_STREAM``; training adds 2 for every rank.
+        seed (int, or tf.Tensor of int64): of the run. stream (int): see ``*_STREAM``; training adds 2 for every rank.
         position (tf.Tensor): int [N], different for every image of a stream.
     Returns:
         tf.Tensor: int64 [N, 2].
     """
     position = tf.cast(position, tf.int64)
-    first = tf.fill(tf.shape(position), tf.constant((seed << 24) + stream, tf.int64))
+    first = tf.fill(tf.shape(position), tf.convert_to_tensor(seed, tf.int64) * (1 << 24) + stream)
     return tf.stack([first, position], axis=1)
 
 

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.subject import Images
+from sat.images import Images
 from seeds import LANDSCAPE
 
 GRID = 21  # points on a side; ours

@@ -10,10 +10,11 @@ import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
 from analysis import activations, figures, judged, landscape, masking, page, report, sweep, transfer
-from analysis.subject import Subject, open_images
+from analysis.subject import Subject
 from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
+from files import output_folders
 from files.atomic import write_text
 from machine import programs
 from machine.gpus import check_override
@@ -22,7 +23,7 @@ from nets import network_name
 from ranks.end import end_by, fail
 from ranks.gather import together
 from ranks.launched import Ranks, launched_rank
-from training.directory import open_log_directory
+from sat.images import open_images
 from weights.classes import read_classes
 from weights.find import find_checkpoint
 
@@ -52,7 +53,7 @@ def _asked(action):
 def _new_folder(own, networks):
     name = own.results_dir or os.path.join('results', '-'.join([own.command] + [
         '{}-{}'.format(network_name(n.args), os.path.basename(find_checkpoint(n.args.load))) for n in networks]))
-    name = open_log_directory(name.rstrip(os.sep), resume=False)
+    name = output_folders.make_new(name.rstrip(os.sep))
     _asked(lambda: make_results_folder(name))
     return name
 

@@ -5,10 +5,11 @@ import numpy as np
 from tensorpack.utils.utils import get_tqdm
 
 from analysis.noise import RandomNoise
-from analysis.subject import Images, Outcome
+from analysis.subject import Outcome
 from attacks.autoattack.square import SquareAttacker
 from attacks.pgd import PGDAttacker
 from evaluation.verdicts import wilson
+from sat.images import Images
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
 EPSILONS = (0, 1, 2, 4, 8, 16, 32, 64, 128)

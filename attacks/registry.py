@@ -60,7 +60,8 @@ def _autoattack(attack, num_classes, seed):
 
 KINDS: Dict[str, Kind] = {
     # Madry et al. 2017 Sec 5, for L2.
-    'pgd': Kind(_pgd, lambda norm, num_iter, epsilon, linf: linf if norm == 'Linf' else 2.5 * epsilon / num_iter),
+    'pgd': Kind(_pgd, lambda norm, num_iter, epsilon, linf: linf if norm == 'Linf' else 2.5 * epsilon / num_iter,
+                'steps of one length up the loss, from a random point'),
     'fgsm': Kind(_fgsm, lambda norm, num_iter, epsilon, linf: epsilon, 'one step of the whole radius',
                  ('num_iter', 'step_size', 'prob_start_from_clean', 'version'), num_iter=1,
                  no_early_stop='has only one step'),

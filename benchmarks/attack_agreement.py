@@ -20,7 +20,6 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 from attack_case import asked, get_parser, open_case, parse
@@ -40,11 +39,9 @@ def arts_attack(network, attacker):
         function (image, label) -> adversarial image, of np.ndarrays.
     """
     from art.attacks.evasion import FastGradientMethod, MomentumIterativeMethod, ProjectedGradientDescentNumpy
-    from art.estimators.classification import TensorFlowClassifier
-    one_hot = tf.placeholder(tf.float32, [None, int(network.logits.shape[1])])
-    loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits_v2(labels=one_hot, logits=network.logits))
-    classifier = TensorFlowClassifier(network.image, network.logits, labels_ph=one_hot, loss=loss, sess=network.session,
-                                      clip_values=(-1, 1), channels_first=int(network.image.shape[1]) == 3)
+
+    from sat.adapters.with_art import classifier_of
+    classifier = classifier_of(network)
     options = dict(norm={'Linf': np.inf, 'L2': 2, 'L1': 1}[attacker.norm], eps=attacker.epsilon * PIXEL,
                    batch_size=10 ** 6)
     if attacker.family == FGSM:
@@ -60,15 +57,16 @@ def arts_attack(network, attacker):
 
 def foolboxs_attack(network, attacker):
     """Foolbox's; see ``arts_attack``."""
-    import in_foolbox
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=network.logits, labels=network.label)
-    gradient, = tf.gradients(tf.reduce_sum(loss), network.image)
-    model = in_foolbox.SessionModel(network, gradient)
+    from foolbox import attacks
+
+    from sat.adapters.with_foolbox import SessionModel, in_session
+    model = SessionModel(network)
     if attacker.family == FGSM:
-        attack = in_foolbox.FGSM[attacker.norm](random_start=False)
+        kind = {'Linf': attacks.LinfFastGradientAttack, 'L2': attacks.L2FastGradientAttack}[attacker.norm]
+        attack = in_session(kind)(random_start=False)
     else:
-        attack = in_foolbox.PGD[attacker.norm](abs_stepsize=attacker.step_size * PIXEL, steps=attacker.num_iter,
-                                               random_start=False)
+        kind = {'Linf': attacks.LinfPGD, 'L2': attacks.L2PGD, 'L1': attacks.SparseL1DescentAttack}[attacker.norm]
+        attack = in_session(kind)(abs_stepsize=attacker.step_size * PIXEL, steps=attacker.num_iter, random_start=False)
 
     def generate(image, label):
         _, adv, _ = attack(model, image, label, epsilons=attacker.epsilon * PIXEL)
@@ -106,7 +104,7 @@ def compare(network, adv, attacker, batches, libraries):
     """Attack batches with our implementation and with others.
 
     Args:
-        network (Network). adv (tf.Tensor): our adversarial images of ``network.image``.
+        network (Tensors). adv (tf.Tensor): our adversarial images of ``network.image``.
         attacker (GradientAttacker): untargeted, from the clean image; whose parameters the others take.
         batches: iterable of image, label (np.ndarray). libraries: names of ``LIBRARIES``.
     Returns:

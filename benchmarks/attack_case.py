@@ -8,38 +8,22 @@ from tensorpack.tfutils.tower import TowerContext
 import measure
 import nets
 from adv_model import AdvImageNetModel, image_preprocess
-from analysis.subject import open_images
 from commands.command_line import parse_args
 from commands.networks import matched, open_session
 from commands.run import bring_weights
 from ranks.command_line import OneLineParser
 from ranks.gather import together
 from ranks.launched import Ranks
+from sat.adapters.tensors import Tensors
+from sat.images import open_images
 from settings.resolve import resolve
 from weights.find import open_checkpoint
-
-
-class Network(NamedTuple):
-    """A network in a session with its weights.
-
-    image: placeholder, float32 in the network's layout, in [-1, 1]. label: placeholder, int32 [N]. logits: of
-    ``image``.
-    """
-    session: tf.Session
-    image: tf.Tensor
-    label: tf.Tensor
-    logits: tf.Tensor
-
-    def predict(self, image):
-        """int [N], of np.ndarray images; -1 where the logits are not finite."""
-        logits = self.session.run(self.logits, {self.image: image})
-        return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
 
 
 class Case(NamedTuple):
     """``network`` is ``model`` with weights; image: as it takes them. label, index: int32 [N], as of ``Images``."""
     model: AdvImageNetModel
-    network: Network
+    network: Tensors
     image: np.ndarray
     label: np.ndarray
     index: np.ndarray
@@ -85,5 +69,5 @@ def open_case(args, count):
     with TowerContext('', is_training=False):
         logits = model.get_logits(image)
     session = open_session(Ranks(), matched(args, values))
-    return Case(model, Network(session, image, label, logits), session.run(prepared, {pixels: images.pixels}),
+    return Case(model, Tensors(session, image, label, logits), session.run(prepared, {pixels: images.pixels}),
                 images.label, images.index)

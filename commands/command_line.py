@@ -117,7 +117,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     try:
         mode = _check_mode(args, parser, argv)
-        args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
+        args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory),
+                                     new_classifier=args.new_classifier)
         return _resolve(args, mode)
     except ValueError as error:
         parser.error(error)
@@ -153,6 +154,7 @@ def _resolve(args, mode):
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
     resolve.check(args)
+    _check_classifier(args)
     _check_files(args)
     attacking.check_lengths(args)
     if KINDS[args.attack].step_size is None:  # it has steps of its own
@@ -168,6 +170,13 @@ def _choose_data(args, served):
         args.data = default_data()
     args.left_to_server = sources.left_to_server(args, served)
     sources.settle_classes(args)
+
+
+def _check_classifier(args):
+    for name in ('new_classifier', 'classifier_rate'):
+        if getattr(args, name) and nets.ARCHITECTURES[args.arch].classifier is None:
+            raise ValueError('--{}: it is not known which variables are the last layer of --arch {}'.format(
+                name.replace('_', '-'), args.arch))
 
 
 def _check_files(args):

@@ -12,7 +12,7 @@ from tensorpack.utils import logger
 import nets
 from commands import sources
 from commands.networks import make_evaluation_attackers, matched, open_session
-from commands.saying import print_recipe, say_idle_gpus
+from commands.saying import print_recipe, say_evaluation, say_idle_gpus
 from data import efficientnet_view
 from data.folders import ImageSet, list_images
 from data.synsets import synsets
@@ -25,7 +25,6 @@ from evaluation.results import (
     make_results_folder,
     print_results,
     results_name,
-    threat_model,
     write_results,
 )
 from evaluation.verdicts import CLEAN, MAX_UNREADABLE, UNREADABLE_EXIT_CODE, too_many_unreadable
@@ -36,6 +35,7 @@ from machine.versions import library_versions
 from ranks.cores import threads_for
 from ranks.end import fail
 from ranks.gather import together
+from ranks.terminal import say
 from settings import sections
 from settings.resolve import resolve
 from training.stopping import exit_code
@@ -89,10 +89,14 @@ def _results_folder(args, attackers):
     return unfinished[-1] if unfinished else output_folders.make_new(base)
 
 
-def evaluate(args, ranks, signals, held):
+def evaluate(args, ranks, signals, held, show=True):
     """``--eval``: judge a checkpoint on the validation set, clean and under attack, over all ranks.
 
-    ``held`` (contextlib.ExitStack): keeps the folder of the results for this process alone.
+    Args:
+        held (contextlib.ExitStack): keeps the folder of the results for this process alone. show (bool): print them
+            and which command would use all GPUs.
+    Returns:
+        dict: the content of results.json, on the first rank.
     """
     begin = time.time()
     together(ranks, lambda: check_override(args.tf32))
@@ -102,12 +106,9 @@ def evaluate(args, ranks, signals, held):
     attackers = together(ranks, lambda: make_evaluation_attackers(settings))
     parts = [part for attacker in attackers for part in attacker.parts]
     print_recipe(args)
-    say_idle_gpus(ranks)
-    logger.info('{} images in {}{}'.format(len(dataset.files), dataset.name,
-                                           ', of --subset {}'.format(args.subset) if args.subset else ''))
-    for attacker in attackers if parts else ():
-        logger.info('{}: {norm}, epsilon {epsilon:g} pixel levels, {epsilon_of_unit_images:.4g} for images in [0, 1]; '
-                    'verdict: {}'.format(attacker.name, attacker.verdict, **threat_model(attacker)))
+    if show:
+        say_idle_gpus(ranks)
+    say_evaluation(args, ranks, dataset, attackers)
 
     model = nets.build(settings)
     judge = judging.Judging(model, attackers, ranks, [each.title for each in args.threat_models],
@@ -128,13 +129,15 @@ def evaluate(args, ranks, signals, held):
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
         fail("none of the {} images of '{}' could be read".format(len(dataset.files), dataset.name), ranks.rank)
+    results = None
     if ranks.is_chief:
-        _report(args, ranks, attackers, dataset, kept, outcome, kept.seconds + time.time() - begin)
+        results = _report(args, ranks, attackers, dataset, kept, outcome, kept.seconds + time.time() - begin, show)
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
     _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
                                                          'be read, --resume-eval judges them too')
+    return results
 
 
 def _refuse_unreadable(args, ranks, read, total, what):
@@ -145,15 +148,15 @@ def _refuse_unreadable(args, ranks, read, total, what):
             total - read, total, 100 * MAX_UNREADABLE, what), ranks.rank, UNREADABLE_EXIT_CODE)
 
 
-def _report(args, ranks, attackers, dataset, kept, outcome, seconds):
-    """Write and print what an evaluation has found, all of it or up to a signal."""
+def _report(args, ranks, attackers, dataset, kept, outcome, seconds, show):
+    """Write, print and return what an evaluation has found, all of it or up to a signal."""
     folder = os.path.dirname(kept.path)
     clean = outcome.clean
     stopped = 'stopped by {} after {} of {} images{{}}; continue with --resume-eval'.format(
         signal.Signals(outcome.signal).name, outcome.tried, len(dataset.files)) if outcome.signal else ''
     if not len(clean.index):
         logger.warning(stopped.format(''))
-        return
+        return None
     results, cells = _results(args, attackers, outcome, dict(vars(args), ranks=ranks.size), library_versions(), seconds,
                               not stopped)
     results['warnings'] = doubts(results['num_images'], results['clean']['top1_correct'], dataset.classes, synsets(),
@@ -168,18 +171,21 @@ def _report(args, ranks, attackers, dataset, kept, outcome, seconds):
         logger.warning(warning)
     for attacker, found in zip(attackers, results.get('threat_models', [results])):
         for attack in found['attacks'] if attacker.one_after_another else ():
-            logger.info('After {name}{}: robust {robust_correct} of {num_images}'.format(
+            say('After {name}{}: robust {robust_correct} of {num_images}'.format(
                 ' ({norm} {epsilon:g})'.format(**found['threat_model']) if args.threat_models else '', **attack))
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
-        return
+        return results
     if args.allow_unreadable or not results['too_many_unreadable']:
         kept.remove()
+    if not show:
+        return results
     if args.threat_models:
         print('\n'.join(threat_models.table(results)), flush=True)
     else:
         print_results(results)
-    logger.info('Results are in {}'.format(folder))
+    say('Results are in {}'.format(folder))
+    return results
 
 
 def _results(args, attackers, outcome, *about):
@@ -209,7 +215,7 @@ def classify_directory(args, ranks):
     lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
     if ranks.is_chief:
         write_text(args.prediction_file, ''.join(lines))
-        logger.info('{} predictions are in {}; {} files could not be read'.format(
+        say('{} predictions are in {}; {} files could not be read'.format(
             len(lines), args.prediction_file, len(files) - len(lines)))
         for warning in not_finite([verdicts.prediction]):
             logger.warning(warning)

@@ -4,7 +4,6 @@ import logging
 import threading
 
 import tensorflow.compat.v1 as tf
-from tensorpack.utils import logger
 
 from commands import sources
 from commands.judge import classify_directory, evaluate
@@ -14,6 +13,7 @@ from ranks.gather import together
 from ranks.heartbeats import Heartbeats
 from ranks.launched import launched_rank
 from ranks.start import start_ranks
+from ranks.terminal import ROOMS, open_terminal, say
 from training.stopping import StopSignal, signals_of
 from weights.flags import refuse_another_network
 from zoo import published
@@ -52,15 +52,15 @@ def _started(args):
     network; only the first one speaks."""
     # tensorpack 0.11 reports a failed run with a malformed logging call, whose own traceback would hide the failure.
     logging.raiseExceptions = False
+    open_terminal(args.verbose)
     ranks = start_ranks()
     if not ranks.is_chief:
-        for name in ('tensorpack', 'data'):
+        for name in ROOMS:
             logging.getLogger(name).setLevel(logging.ERROR)
-        logger.setLevel(logging.ERROR)
     with Heartbeats(ranks):
         bring_weights(args.load, ranks)
         if args.load:
-            together(ranks, lambda: refuse_another_network(args))
+            together(ranks, lambda: refuse_another_network(args, args.new_classifier))
         yield ranks
 
 
@@ -78,4 +78,4 @@ def _quiet_threads():
 def bring_weights(load, ranks):
     """Download what ``--load zoo:NAME`` means, by the first rank of each machine, while the others wait."""
     if published.is_named(load):
-        together(ranks, lambda: ranks.local_rank == 0 and bring(load, logger.info if ranks.is_chief else None))
+        together(ranks, lambda: ranks.local_rank == 0 and bring(load, say if ranks.is_chief else None))

@@ -8,16 +8,20 @@ from tensorpack.utils import logger
 from commands import sources
 from commands.judge import validation_batches
 from commands.networks import make_attacker, make_training_model
-from commands.saying import print_recipe, say_idle_gpus
+from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
 from files import output_folders
 from machine.gpus import check_override
+from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
 from ranks.precision import agreed_precision
+from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
-from training.directory import last_run, log_directory, open_log_directory
+from training.directory import last_run, open_log_directory
+from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from weights.identity import some
 
 
 def train(args, ranks, signals, held):
@@ -30,20 +34,29 @@ def train(args, ranks, signals, held):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
+    untrained = together(ranks, lambda: variables_to_freeze(resolve(args)))
     fast = agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
-    session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
+    fresh = ARCHITECTURES[args.arch].classifier if args.new_classifier else None
+    session_init = together(ranks, lambda: start.session_init(
+        bool(fresh or untrained), fresh) if ranks.is_chief else None)
     print_recipe(args)
     say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
+    model = make_training_model(settings, ranks.rank, untrained)
+    say_training(args, ranks, data, validation, model.attacker, folder, start)
+    if untrained:
+        say(row('frozen', '{} variables: {}'.format(len(untrained), some(sorted(untrained)))))
     run_training(
-        make_training_model(settings, ranks.rank), settings, ranks, data.source(start.step),
+        model, settings, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
+    say('Training has ended.\n  --load {0}: the last weights{1}'.format(
+        folder, '\n  --load {}/best: the most robust ones'.format(folder) if validation else ''))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
@@ -58,9 +71,8 @@ def _open_run(args, ranks, classes, fast, held):
     error = None
     if ranks.is_chief:
         try:
-            base = log_directory(args, ranks.size)
-            last = last_run(base) if args.resume_if_any else None
-            folder = last or open_log_directory(base, args.resume)
+            last = last_run(args, ranks.size) if args.resume_if_any else None
+            folder = last or open_log_directory(args, ranks.size)
             held.enter_context(output_folders.locked(folder, 'give another --logdir'))
             resume = args.resume or last is not None
             before = None
@@ -69,7 +81,7 @@ def _open_run(args, ranks, classes, fast, held):
                 check_same_classes(folder, classes)
             args.attack_precision, why = decide_precision(args.attack_precision, before, fast)
             start = find_start(args, folder, resume)
-            logger.set_logger_dir(folder, action='k')
+            keep_log(folder)
             logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
             trim_statistics(folder, start.epoch)
             told = json.dumps([folder, start, args.attack_precision])

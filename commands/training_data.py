@@ -11,6 +11,7 @@ from data.handshake import Job, default_data_address, new_job
 from data.lease import Lease, check_servers
 from data.stream import FakeStream, TrainingStream
 from ranks.gather import gather_texts, together
+from ranks.terminal import warn_anywhere
 from settings.sections import view_of
 from training.inputs import ServedBatches, local_input, served_input
 from weights.classes import read_classes
@@ -20,21 +21,24 @@ class TrainingData(NamedTuple):
     """Where the training batches come from.
 
     num_images (int); classes (list of str); seed (int): of order and augmentation; source: (first step) -> InputSource;
-    unreadable: () -> files that could not be read so far, as far as this process reads them.
+    unreadable: () -> files that could not be read so far, as far as this process reads them. origin (str): who reads
+    them, in words.
     """
     num_images: int
     classes: List[str]
     seed: int
     source: Callable
     unreadable: Callable = tuple
+    origin: str = 'read by this process'
 
 
 def open_training_data(args, ranks):
     if args.fake and not args.serve_address:
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
-                             lambda step: local_input(stream, step))
-    classes = read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
+                             lambda step: local_input(stream, step), origin='made up')
+    own = args.new_classifier or args.ignore_checkpoint_flags  # the data's
+    classes = read_classes(args.load) if args.load and not own else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, view_of(vars(args)), args.seed)
@@ -69,11 +73,15 @@ def _served_data(args, ranks, classes):
         if classes and list(served['classes']) != list(classes) and not args.fake:
             raise ValueError(
                 "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in "
-                'another order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                'another order; --new-classifier has a fresh last layer for them, and with --ignore-checkpoint-flags '
+                'its weights are trained on other labels'.format(
                     args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
         lease.close()  # now: the program that called may live on
         raise
-    batches = ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes)
+    # A server is silent to all ranks that it feeds; one of each machine says so.
+    batches = ServedBatches(lease, args.data_timeout, len(served['classes']) or args.num_classes,
+                            warn_anywhere if ranks.local_rank == 0 else (lambda text: None))
     return TrainingData(served['num_images'], served['classes'], served['seed'],
-                         lambda step: served_input(batches, not args.no_zmq_ops))
+                         lambda step: served_input(batches, not args.no_zmq_ops),
+                        origin='from the data server at {}'.format(address))

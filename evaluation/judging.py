@@ -5,7 +5,6 @@ from typing import List, NamedTuple, Optional
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorpack.utils.utils import get_tqdm
 
 from adv_model import TARGET
 from attacks.attacker import Lengths
@@ -14,6 +13,7 @@ from evaluation.passes import FOUND, ROW, Passes
 from evaluation.verdicts import CLEAN, Verdicts
 from ranks.end import fail
 from ranks.gather import gather_rows
+from ranks.terminal import bar, say
 
 _SIGNAL = -2  # as the number of a pass: not a verdict, but the signal that a rank has got
 
@@ -112,8 +112,11 @@ class Judging:
         for stage in self._stages:
             wanted = table.standing_after(self._before(stage[0]))
             todo = order[(wanted & ~table.known[stage].all(axis=0))[order]]
-            with self._bar(stage[-1], int(wanted.sum()), len(todo)) as bar:
-                judged, signal = self._run_stage(session, stage, table, todo, make_batches(todo), signals, bar, save)
+            with self._bar(stage[-1], int(wanted.sum()), len(todo)) as progress:
+                judged, signal = self._run_stage(session, stage, table, todo, make_batches(todo), signals, progress,
+                                                 save)
+            if len(self._stages) > 1 and judged:
+                say('{} ({:.0f} s)'.format(self._describe(stage[-1], table), time.time() - begin))
             # An image that was read for an earlier attack must not count as having withstood one it was not read for.
             lost = todo[:judged][~table.known[stage[0]][todo[:judged]]]
             if stage[0] and len(lost):
@@ -127,7 +130,7 @@ class Judging:
         complete = len(done) == len(self._stages) and done[-1].all()
         return self._outcome(table, done, 0 if complete else int(signal))
 
-    def _run_stage(self, session, stage, table, todo, batches, signals, bar, save):
+    def _run_stage(self, session, stage, table, todo, batches, signals, progress, save):
         """All ranks' rounds of batches, until a signal.
 
         Returns:
@@ -142,8 +145,8 @@ class Judging:
                 table.add(rows)
                 save(rows)
                 before, judged = judged, min(len(todo), (number + 1) * batches.round_size)
-                bar.set_description(self._describe(stage[-1], table), refresh=False)
-                bar.update(judged - before)
+                progress.set_description(self._describe(stage[-1], table), refresh=False)
+                progress.update(judged - before)
                 if signal:
                     return judged, signal
         return judged, 0
@@ -176,8 +179,7 @@ class Judging:
         return [k for group in self._groups if number in group for k in group if k < number]
 
     def _bar(self, last_pass, total, left):
-        return get_tqdm(total=total, initial=total - left, disable=not self._ranks.is_chief,
-                        desc=self._shown[last_pass])
+        return bar(total, self._shown[last_pass], self._ranks.is_chief, total - left)
 
     def _describe(self, last_pass, table):
         known = table.known[0]

@@ -2,13 +2,13 @@
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
-from tensorpack.utils.utils import get_tqdm
 
 from adv_model import PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5
 from attacks.attacker import Lengths
 from attacks.pgd import NoOpAttacker
 from evaluation.verdicts import CLEAN, Verdicts
 from ranks.gather import gather_rows
+from ranks.terminal import bar
 
 FOUND = (PREDICTION, WRONG_TOP5, TARGET, SUCCESS_AT_ANY_STEP)
 ROW = ('pass', 'index', 'label') + FOUND  # columns of a verdict on an image; pass 0 is the clean one
@@ -85,7 +85,7 @@ class EvaluationTower:
             assert attacker.graph_key in self._numbers, '{} is of no kind that the graph has'.format(attacker.name)
         # A row of no pass: a rank without images still takes part in the gathering.
         rows = [np.full([1, len(ROW)], -1, np.int32)]
-        with get_tqdm(total=len(batches), disable=not show_progress, desc='evaluation') as bar:
+        with bar(len(batches), 'evaluation', show_progress) as progress:
             for batch in batches:
                 rows.append(self._passes.judge(session, 0, batch))
                 for number, attacker in enumerate(attackers, 1):
@@ -93,7 +93,7 @@ class EvaluationTower:
                                                self._lengths.feed(attacker.lengths))
                     found[:, 0] = number
                     rows.append(found)
-                bar.update()
+                progress.update()
         rows = session.run(self._all, {self._local: np.concatenate(rows)})
         rows = rows[np.argsort(rows[:, 1], kind='stable')]
         return {name: Verdicts(*rows[rows[:, 0] == number, 1:].T)

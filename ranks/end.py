@@ -1,11 +1,24 @@
 """How a rank ends: one line that says why, from those that know, and an exit code."""
+import contextlib
+import contextvars
 import os
 import sys
-from typing import Any, NoReturn, Union
+from typing import Any, Iterator, NoReturn, Union
 
 from ranks.launched import launched_rank
 
 _OTHER_ENDED = 'Horovod has been shut down'  # what Horovod says in the ranks that are left
+_RAISES = contextvars.ContextVar('raises', default=False)
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Meanwhile, in this thread, ``fail`` raises ValueError: for who calls a part of a program from Python."""
+    before = _RAISES.set(True)
+    try:
+        yield
+    finally:
+        _RAISES.reset(before)
 
 
 def reason(error: Any) -> str:
@@ -33,7 +46,9 @@ def end_by(error: Any) -> NoReturn:
 
 
 def fail(message: Union[str, Exception], rank: int, code: int = 2) -> NoReturn:
-    """End this process with this exit code, saying why in one line, on rank 0 only."""
+    """End this process with this exit code, saying why in one line, on rank 0 only; or see ``raising``."""
+    if _RAISES.get():
+        raise ValueError(' '.join(str(message).split()))
     if rank == 0:
         print('{}: error: {}'.format(os.path.basename(sys.argv[0]), ' '.join(str(message).split())), file=sys.stderr)
         sys.stderr.flush()

@@ -127,7 +127,7 @@ def main():
                  run('serve-data.log')) as server:
         for name in ACTIVATIONS:
             follow(mpirun(*TRAINING, '--activation-name', name, '--logdir', run(name)), run(name + '.log'), server,
-                   'Epoch .*accuracy .*')
+                   r'^epoch \d+/.*')
         for name in ACTIVATIONS:
             for steps in EVALUATION_STEPS:
                 folder = run('{}-pgd{}'.format(name, steps))

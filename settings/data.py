@@ -32,7 +32,8 @@ class Data:
         fixes_run=True, served=Served('serve one constant batch for ever (default: off)', check=SWITCH, default=False,
                                       wire=typed.truth, excludes='source'))
     batch: int = option(
-        '--batch', EVERY, "images in a step, for each rank (default: the recipe's, 80 of revisiting-at, else 32)",
+        '--batch', EVERY, "images in a step, for each rank (default: the recipe's, 80 of revisiting-at, 64 of "
+        'fine-tune, else 32)',
         default=32, check=checks.at_least(1), unit='N', fixes_run=True,
         served=Served('images per batch; the same number as --batch of main.py (default: %(default)s)',
                       check=checks.positive, unit='IMAGES', default=32, wire=typed.whole(1, 10 ** 6), compared=ALWAYS,

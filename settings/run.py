@@ -34,6 +34,12 @@ class Run:
         called=(
             '--checkpoint', '--ckpt', '--ckpt-path', '--weights', '--pretrained', '--init-checkpoint',
             '--model-path', '--restore'))
+    new_classifier: bool = option(
+        '--new-classifier', TRAINED, 'with --load: a fresh last layer for the classes of the data; all else is from '
+        'the checkpoint, the moving averages where it has them, and optimizer and steps begin anew', default=False,
+        check=SWITCH,
+        brief='with --load: a fresh last layer for the classes of the data',
+        called=('--new-head', '--reset-classifier', '--replace-head'))
     logdir: Optional[str] = option(
         '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
         default=None, unit='NAME',
@@ -68,9 +74,13 @@ class Run:
     keep_checkpoints: int = option(
         '--keep-checkpoints', TRAINED, 'newest checkpoints kept, beside the best one (default: %(default)s)',
         default=10, check=checks.at_least(1), unit='N')
+    verbose: bool = option(
+        '--verbose', EVERY, "all that is logged on the terminal too; without it a training's flags, variables and "
+        "notes of libraries are in its directory's log.log alone", default=False, check=SWITCH)
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
-        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT)',
+        'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT); fine-tune is for '
+        '--load with --new-classifier, and every network',
         check='recipes', group='architecture', written=WORD,
         brief='the defaults: {names}',
         called=('--config', '--cfg', '--preset'))

@@ -9,10 +9,10 @@ from tensorpack.tfutils.tower import TowerContext
 
 import attack_agreement
 from attack_agreement import LIBRARIES, compare, libraries_with
-from attack_case import Network
 from attacks import balls
 from attacks.pgd import FGSMAttacker, MomentumAttacker, NoOpAttacker, PGDAttacker
 from networks import make_network
+from sat.adapters.tensors import Tensors
 
 pytestmark = [pytest.mark.filterwarnings('ignore:PyTorch not found'),
               pytest.mark.filterwarnings('ignore:Please import `gaussian_filter`:DeprecationWarning')]
@@ -32,7 +32,7 @@ def photos(count, side):
 def open_network(sess, model, side):
     image, label = tf.placeholder(tf.float32, [None, side, side, 3]), tf.placeholder(tf.int32, [None])
     with TowerContext('', is_training=False):
-        return Network(sess, image, label, model.get_logits(image))
+        return Tensors(sess, image, label, model.get_logits(image))
 
 
 def check_agreement(found, name):

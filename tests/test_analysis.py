@@ -8,10 +8,11 @@ from scipy.special import expit, log_softmax
 from adv_model import AdvImageNetModel
 from analysis import activations, landscape, masking, report, sweep, transfer
 from analysis.noise import RandomNoise
-from analysis.subject import Images, Outcome, Subject
+from analysis.subject import Outcome, Subject
 from attacks.attacker import Attacked, Attacker
 from attacks.pgd import PGDAttacker
 from attacks.threat import PIXEL, no_target
+from sat.images import Images
 
 SIDE, COUNT = 8, 60
 SCALE = 0.1  # of the logits; the honest network's softmax is far from float32's end

@@ -50,6 +50,12 @@ NOT_RUN = {
     r'export \S+=.*': 'sets variables',
     r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
+    r'mpirun .* --load train_log/.*':
+        'goes on from what the command before it leaves: '
+        'test_revisiting_at.py::test_clean_weights_are_trained_on_under_attack_in_another_norm',
+    r'python main.py --eval --load train_log/.*':
+        'judges what the commands before it leave: '
+        'test_threat_models.py::test_every_image_has_the_verdicts_of_three_evaluations_and_is_robust_where_all_say_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
     r'echo \| python benchmarks/torch_loop.py .*|\S*python benchmarks/train_speed.py .* --torch-python .*':
         'needs PyTorch, which is not installed here',
@@ -85,6 +91,12 @@ JUDGED = {
     'efficientnet-bL1-enhanced/efficientnet-bL1-enhanced': dict(
         EFFICIENTNET, model_name='efficientnet-bL1', moving_average_decay=0.9999, input_size=600),
     'CKPT': SAT, 'A': SAT, 'B': SAT}  # the reader's own: as the flags say
+# The warm-up follows the number of epochs; APGD's first step the radius.
+REVISITING = dict(
+    SAT_ATTACK, recipe='revisiting-at', activation_name='gelu_erf', input_scaling='unit', augmentation='revisiting-at',
+    input_size=224, num_classes=1000, attack='apgd', attack_iter=2, attack_step_size=8, mixup=0.8, cutmix=1,
+    random_erasing=0.25, label_smoothing=0.1, optimizer='adamw', weight_decay=0.05, base_lr=1e-3, lr_scaling='none',
+    warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs='', moving_average_decay=0.9999, moving_average_ramp=False)
 # By the architecture. SAT's single step of 4 belongs to its one step; another number of steps has steps of 1.
 SAT_TRAINER = dict(attack_iter=1, attack_step_size=4, prob_start_from_clean=0.2, label_smoothing=0.1,
                    optimizer='momentum', weight_decay=1e-4, base_lr=0.1, warmup_epochs=5, lr_drop_epochs='30,60,90')
@@ -94,13 +106,8 @@ TRAINED = {
     'ResNetDenoise': dict(dict(SAT_TRAINER, **dict(DENOISE_152, depth=50)), lr_drop_epochs='35,70,95'),
     'EfficientNet': dict(dict(EFFICIENTNET, **SAT_TRAINER), moving_average_decay=0.9999, optimizer='rmsprop',
                          weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4),
-    # The warm-up follows the number of epochs.
-    'ConvNeXt': dict(
-        SAT_ATTACK, recipe='revisiting-at', arch='ConvNeXt', model_name='convnext-t', activation_name='gelu_erf',
-        input_scaling='unit', augmentation='revisiting-at', input_size=224, num_classes=1000, attack='apgd',
-        attack_iter=2, attack_step_size=8, mixup=0.8, cutmix=1, random_erasing=0.25, label_smoothing=0.1,
-        optimizer='adamw', weight_decay=0.05, base_lr=1e-3, lr_scaling='none', warmup_from=1e-4, lr_cosine_to=5e-6,
-        lr_drop_epochs='', moving_average_decay=0.9999, moving_average_ramp=False)}
+    'ConvNeXt': dict(REVISITING, arch='ConvNeXt', model_name='convnext-t'),
+    'ViT': dict(REVISITING, arch='ViT', model_name='vit-s')}
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.

@@ -10,7 +10,7 @@ from tensorpack.tfutils.tower import TowerContext
 import ensemble_speed
 import tiny_cnn
 from adv_model import AdvImageNetModel
-from attack_case import Case, Network
+from attack_case import Case
 from attack_passes import Passes, Rounds
 from attacks.autoattack.apgd import APGDAttacker
 from attacks.autoattack.ensemble import make_attackers
@@ -19,6 +19,7 @@ from attacks.autoattack.square import SquareAttacker
 from attacks.ensemble import Ensemble
 from ensemble_speed import Cost, PlainLoops, measure
 from networks import make_network
+from sat.adapters.tensors import Tensors
 
 CLEAN, LABEL = tiny_cnn.images()
 ARGS = argparse.Namespace(batch=16, num_classes=10, attack_gradient=None)
@@ -41,7 +42,7 @@ def case(sess):
     model = TinyModel()
     image, label = tf.placeholder(tf.float32, [None, 3, 16, 16]), tf.placeholder(tf.int32, [None])
     with TowerContext('', is_training=False):
-        network = Network(sess, image, label, model.get_logits(image))
+        network = Tensors(sess, image, label, model.get_logits(image))
     return Case(model, network, 2 * CLEAN - 1, LABEL, np.arange(64, dtype=np.int32))
 
 

@@ -537,7 +537,7 @@ class Job:
         epochs = steps[-1] // self.steps + 1
         ended = wait_for(start_ranks(2, MAIN, *self.flags, '--resume', '--epochs', str(epochs), cwd=self.cwd))
         assert ended.returncode == 0, ended.stderr
-        assert 'global_step={}'.format(steps[-1]) in ended.stdout
+        assert 'goes on     after step {:,}, in epoch '.format(steps[-1]) in ended.stdout
         return epochs_in(self.folder) == list(range(1, epochs + 1))
 
 

@@ -217,8 +217,8 @@ ANALYSES = Plan(epsilon=4, step_size=1, num_iter=10)
 def test_a_gpu_has_a_kernel_for_each_op_of_the_analyses(machine, faults, attacker):
     args = main.parse_args(machine.flags('eval', *SMALL))
     subject = Subject('network', nets.build(resolve(args)), 4, make_session=lambda: None)
-    subject._attack(attacker)
-    assert not faults(machine.of(subject._graph))
+    subject.under(attacker)
+    assert not faults(machine.of(subject.graph))
 
 
 def test_every_flag_that_may_change_a_graph_is_in_some_command():

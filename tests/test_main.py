@@ -1,7 +1,9 @@
 """The command line: the releases' commands, what recipes and modes resolve to, and that mistakes end in one line."""
 import os
+import re
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -11,7 +13,7 @@ import main
 import nets
 from image_folders import make_folder
 from settings import recipes
-from training.directory import log_directory
+from training.directory import last_run, log_directory, open_log_directory, released_directory
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -33,8 +35,11 @@ REVISITING_AT = dict(SAT, activation_name='gelu_erf', attack='apgd', attack_iter
                      weight_decay=0.05, moving_average_decay=0.9999, moving_average_ramp=False, base_lr=1e-3,
                      lr_scaling='none', warmup_epochs=20, warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs=(),
                      epochs=300, batch=80)
+# Salman et al. 2020, App. A, under SAT's attack; the network is that of its own recipe.
+FINE_TUNE = dict(SAT, label_smoothing=0.0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none', warmup_epochs=0,
+                 epochs=150, lr_drop_epochs=(50, 100), batch=64)
 RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING, 'sat-efficientnet': SAT_EFFICIENTNET,
-           'revisiting-at': REVISITING_AT}
+           'revisiting-at': REVISITING_AT, 'fine-tune': FINE_TUNE}
 PGD_RECIPES = [name for name, values in RECIPES.items() if values['attack'] == 'pgd']
 # For each field of a recipe a flag and a value that no recipe has; those of ``OF_WORDS`` have tests of their own.
 OF_WORDS = {'targeted', 'padding', 'optimizer', 'attack', 'lr_scaling', 'moving_average_ramp'}
@@ -296,16 +301,46 @@ def test_training_attacks_in_what_its_machines_decide_and_an_evaluation_in_float
 
 
 @pytest.mark.parametrize('typed, suffix', [([], ''), (['--logdir', 'mine'], '-mine')])
-def test_log_directories_are_named_as_in_the_releases(typed, suffix):
+def test_log_directories_say_what_is_trained_and_by_how_many_ranks(typed, suffix):
     args = main.parse_args(['--attack-iter', '30', '--attack-epsilon', '16', '--attack-step-size', '1', '-d', '152',
                             '--arch', 'ResNetDenoise'] + typed)
-    assert log_directory(args, 128) == (
+    assert log_directory(args, 128) == 'train_log/ResNetDenoise152-relu-PGD30-eps16-batch32-128ranks' + suffix
+    assert released_directory(args, 128) == (
         'train_log/PGD-ResNetDenoise152-Batch32-128GPUs-iter30-epsilon16.0-step1.0' + suffix)
 
 
-def test_log_directories_of_efficientnets_are_named_after_their_size():
-    args = main.parse_args(['--arch', 'EfficientNet', '--model-name', 'efficientnet-b4'])
-    assert log_directory(args, 8) == 'train_log/PGD-efficientnet-b4-Batch32-8GPUs-iter1-epsilon4.0-step4.0'
+@pytest.mark.parametrize('typed, size, name', [
+    (['--arch', 'EfficientNet', '--model-name', 'efficientnet-b4'], 8, 'efficientnet-b4-silu-PGD1-eps4-batch32-8ranks'),
+    (['--norm', 'L2', '--attack-epsilon', '127.5'], 1, 'ResNet50-silu-PGD1-eps127.5-L2-batch32-1rank'),
+    (['--attack-iter', '0', '--activation-name', 'celu:0.5'], 2, 'ResNet50-celu0.5-clean-batch32-2ranks'),
+    (['--arch', 'ConvNeXt', '--model-name', 'convnext-t-cvst'], 4,
+     'convnext-t-cvst-gelu_erf-APGD2-eps4-batch80-4ranks')])
+def test_log_directories_are_named_after_the_size_the_norm_or_no_attack(typed, size, name):
+    assert log_directory(main.parse_args(typed), size) == 'train_log/' + name
+
+
+def test_a_run_s_directory_is_named_after_its_minute_and_the_last_one_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, resumed = (main.parse_args(words) for words in ([], ['--resume']))
+    base = log_directory(args, 2)
+    with pytest.raises(ValueError, match="there is no run '{}'".format(base)):
+        open_log_directory(resumed, 2)
+    os.makedirs(released_directory(args, 2))  # of a run from before names had a date
+    assert open_log_directory(resumed, 2) == released_directory(args, 2)
+    before = time.strftime('-%Y-%m-%d-%H%M')
+    first, second = open_log_directory(args, 2), open_log_directory(args, 2)
+    assert re.fullmatch(r'-\d{4}(-\d\d){2}-\d{4}', first[len(base):]) and before <= first[len(base):]
+    assert first != second
+    for later in ('-2199-01-01-0000', '-2199-01-01-0000-2', '-2199-01-01-0000-10'):
+        os.makedirs(base + later)
+        assert open_log_directory(resumed, 2) == base + later
+    for another in ('-mine-2199-12-31-0000', '-2199-12-31', '0-2199-12-31-0000'):
+        os.makedirs(base + another)
+    assert open_log_directory(resumed, 2) == base + later
+    assert last_run(args, 2) is None
+    with open(os.path.join(first, 'run.json'), 'w'):
+        pass
+    assert last_run(args, 2) == first
 
 
 def refusal(capsys, run, argv):

@@ -30,7 +30,8 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'label_smoothing': '0.1', 'moving_average_decay': '0', 'lr_scaling': 'none', 'subset': 'robustbench'}
 MODES_OF = {option.dest: option.flag.modes for option in sections.options()}
 # Flags that need others, or exclude those of ASKED.
-COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],
+COMPANY = {'resume': [], **dict.fromkeys(('new_classifier', 'starting_epoch'), ['--load', '{npz}']),
+           'randaug_num_layers': ['--augment-name', 'randaugment'],
            'randaug_magnitude': ['--augment-name', 'randaugment'], 'autoattack_version': ['--attack', 'autoattack'],
            **dict.fromkeys(('model_name', 'width_coefficient', 'depth_coefficient', 'dropout_rate', 'survival_prob',
                             'input_scaling'), ['--arch', 'EfficientNet']),

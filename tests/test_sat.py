@@ -56,7 +56,7 @@ def test_a_command_that_is_none_is_told_by_its_name_here(typed, capsys, word, me
     (['train', '--eval'], 'sat train: error: --eval: this trains; type sat eval CHECKPOINT'),
     (['train', '--eval-directory=x'], 'sat train: error: --eval-directory=x: this trains; type sat eval CHECKPOINT'),
     (['eval', '--data', '.'], 'sat eval: error: --eval needs --load CHECKPOINT'),
-    (['eval', 'nothing', '--data', '.'], "sat eval: error: 'nothing' is no checkpoint"),
+    (['eval', 'nothing', '--data', '.'], "sat eval: error: --load 'nothing': no such checkpoint"),
     (['eval', '--eval-directory', '.'], 'sat eval: error: --eval-directory needs --load CHECKPOINT'),
     (['eval', 'zoo:Res50-sulu', '--data', '.'], "sat eval: error: no published model is called 'Res50-sulu'; did you "
                                                 'mean Res50-silu'),

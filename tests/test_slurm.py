@@ -112,7 +112,7 @@ def test_a_warned_job_writes_a_checkpoint_is_requeued_and_goes_on_from_it(cluste
     saved = saved_steps(str(run))[-1]
     assert saved < 12 * STEPS and 'requeued' in job.output(), job.output()
     assert job.end() == 'COMPLETED', job.output()
-    assert 'start 2' in job.output() and 'Start training with global_step={}\n'.format(saved) in job.output()
+    assert 'start 2' in job.output() and 'goes on     after step {:,}, in epoch '.format(saved) in job.output()
     assert saved_steps(str(run))[-1] == 12 * STEPS
     assert [entry['epoch_num'] for entry in statistics(run)] == list(range(1, 13))
     assert not (tmp_path / 'run-2').exists()

@@ -283,7 +283,7 @@ def test_one_process_of_a_machine_with_several_gpus_is_told_how_to_use_all(monke
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['gpu'] * gpus)
     monkeypatch.setattr(sys, 'argv', ['main.py', '--eval', '--load', 'my net.npz'])
     say_idle_gpus(ranks)
-    assert said == ['1 of 4 GPUs is used; for all of them type:  mpirun -np 4 -bind-to none python main.py --eval '
+    assert said == ['1 of 4 GPUs is used; for all of them type:\n  mpirun -np 4 -bind-to none python main.py --eval '
                     "--load 'my net.npz'"] * told
 
 

@@ -178,9 +178,9 @@ def test_a_second_run_of_the_same_name_leaves_the_first_untouched(train, tmp_pat
 def test_a_directory_that_is_no_run_is_neither_written_to_nor_resumed(tmp_path):
     (tmp_path / 'mine').mkdir()
     base = str(tmp_path / 'mine')
-    assert open_log_directory(base, resume=False) == base + '-2'
+    assert open_log_directory(SimpleNamespace(logdir=base, resume=False), 1) == base + '-2'
     with pytest.raises(ValueError, match='holds no run.json'):
-        check_same_run(open_log_directory(base, resume=True), {})
+        check_same_run(open_log_directory(SimpleNamespace(logdir=base, resume=True), 1), {})
 
 
 def refused(capsys, run):
@@ -284,7 +284,8 @@ def test_under_attack_the_loss_on_one_batch_falls_well_below_that_of_guessing(tr
 def test_new_runs_get_a_new_number_and_resumed_ones_the_last(tmp_path, base, resume, expected):
     for name in ('one', 'three', 'three-2', 'three-3'):
         (tmp_path / name).mkdir()
-    assert open_log_directory(str(tmp_path / base), resume) == str(tmp_path / expected)
+    asked = SimpleNamespace(logdir=str(tmp_path / base), resume=resume)
+    assert open_log_directory(asked, 1) == str(tmp_path / expected)
 
 
 def test_a_log_directory_with_a_slash_is_taken_as_it_is():

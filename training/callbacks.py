@@ -11,6 +11,10 @@ from tensorpack.callbacks import (
 
 from adv_model import TRAINING_STEP
 from files.atomic import write_text
+from ranks.gather import gather_rows
+from ranks.terminal import bar
+
+TRAINING_ERROR = 'train-error-top1-of-epoch'  # a scalar of each epoch; see ``TrainingAccuracy``
 
 
 class LearningRate(HyperParamSetter):
@@ -57,6 +61,77 @@ class Statistics(JSONWriter):
         write_text(self._fname, json.dumps([
             {name: None if isinstance(value, float) and not math.isfinite(value) else value
              for name, value in entry.items()} for entry in self._stats]))
+
+
+class TrainingAccuracy(Callback):
+    """Counts the training images that the network gets right as they enter its loss, after the training attack.
+
+    Unlike `train-error-top1`, a running average over some 20 steps of the first rank, the scalar TRAINING_ERROR is of
+    all images of an epoch and of all ranks (with --resume in mid-epoch, of those since), while the weights change. Of
+    mixed images the largest label counts.
+
+    Args:
+        ranks (Ranks). batch (int): images of this rank in a step.
+    """
+    _chief_only = False
+
+    def __init__(self, ranks, batch):
+        self.ranks, self.batch = ranks, batch
+        self._wrong = self._images = 0
+
+    @property
+    def so_far(self):
+        """float: fraction of this rank's images of this epoch; None before the first."""
+        return 1 - self._wrong / self._images if self._images else None
+
+    def _setup_graph(self):
+        self._error, = self.get_tensors_maybe_in_tower(['train-error-top1:0'])
+        with tf.device('/cpu:0'):
+            self._mine = tf.placeholder(tf.int64, [1, 2], name='wrong_and_all')
+            self._all = gather_rows(self.ranks, self._mine, 'training_accuracy')
+
+    def _before_epoch(self):
+        self._wrong = self._images = 0
+
+    def _before_run(self, _):
+        return tf.train.SessionRunArgs(self._error)
+
+    def _after_run(self, _, run):
+        if math.isfinite(run.results):
+            self._wrong += round(float(run.results) * self.batch)
+            self._images += self.batch
+
+    def _trigger_epoch(self):
+        wrong, images = self.trainer.sess.run(self._all, {self._mine: [[self._wrong, self._images]]}).sum(axis=0)
+        if images and self.ranks.is_chief:
+            self.trainer.monitors.put_scalar(TRAINING_ERROR, wrong / images)
+
+
+class EpochBar(Callback):
+    """A bar for the steps of an epoch, where somebody looks; see ``ranks.terminal.bar``.
+
+    Args:
+        accuracy (TrainingAccuracy): shown behind it. name (str): what that is called.
+    """
+
+    def __init__(self, accuracy, name):
+        self._accuracy, self._name = accuracy, name
+        self._bar = None
+
+    def _before_epoch(self):
+        self._bar = bar(self.trainer.loop.steps_per_epoch, 'epoch {}/{}'.format(self.epoch_num, self.trainer.max_epoch))
+
+    def _trigger_step(self):
+        if self._accuracy.so_far is not None:
+            self._bar.set_postfix_str('{} {:.1%}'.format(self._name, self._accuracy.so_far), refresh=False)
+        self._bar.update()
+
+    def _after_epoch(self):
+        self._bar.close()
+
+    def _after_train(self):
+        if self._bar is not None:
+            self._bar.close()
 
 
 class RestOfEpoch(Callback):

@@ -22,11 +22,12 @@ from evaluation.during_training import (
 from evaluation.verdicts import CLEAN, wilson
 from files.json_files import read_json
 from files.typed import anything, list_of, number, optional, record, whole
+from training.callbacks import TRAINING_ERROR
 
 SECONDS_OF_STEPS = 'seconds-of-steps'
 _COUNTS = [prefix(averaged) + name for averaged in (False, True) for name in (NUM_IMAGES, NUM_UNREADABLE)]
-_SCALARS = ['learning_rate', 'cost', 'train-error-top1', 'train-error-top5', 'attack_success_rate', SECONDS_OF_STEPS,
-            SECONDS_OF_EVALUATION]
+_SCALARS = ['learning_rate', 'cost', TRAINING_ERROR, 'train-error-top1', 'train-error-top5', 'attack_success_rate',
+            SECONDS_OF_STEPS, SECONDS_OF_EVALUATION]
 _FIELDS = {**dict.fromkeys(['epoch_num', 'global_step', *_COUNTS], optional(whole(0, 2 ** 62))),
            **dict.fromkeys(_SCALARS, optional(number()))}
 _ENTRIES = list_of(record(_FIELDS, others=anything, maybe=list(_FIELDS)), 10 ** 7)
@@ -79,8 +80,9 @@ class Epoch(NamedTuple):
             training attack if ``attacked``, else clean; of mixed images against the largest label.
         attacked (bool): whether training attacks its images. Then there is no clean training accuracy: no pass of the
             network sees them clean. attack_success_rate (float): of the training attack.
-        ``cost``, the errors and ``attack_success_rate`` are running averages over steps, in each of which the weight of
-        what was before falls by 0.95, on the first rank.
+        ``train_error`` is of all images of the epoch and of all ranks (see ``TrainingAccuracy``); in a run of before it
+        was counted, and always ``cost``, ``train_top5_error`` and ``attack_success_rate``, are running averages over
+        steps, in each of which the weight of what was before falls by 0.95, on the first rank.
         judged (tuple of Judged): plain weights first, clean first; () if the epoch had no evaluation.
         seconds (float): of the steps (with --resume of those since), evaluation_seconds (float): of the evaluations.
     """
@@ -123,9 +125,10 @@ def read_epochs(folder):
 
 def _epoch(entry):
     return Epoch(entry['epoch_num'], entry.get('global_step'), entry.get('learning_rate'), entry.get('cost'),
-                 entry.get('train-error-top1'), entry.get('train-error-top5'), 'attack_success_rate' in entry,
-                 entry.get('attack_success_rate'), (*_judged(entry, False), *_judged(entry, True)),
-                 entry.get(SECONDS_OF_STEPS), entry.get(SECONDS_OF_EVALUATION))
+                 entry.get(TRAINING_ERROR, entry.get('train-error-top1')), entry.get('train-error-top5'),
+                 'attack_success_rate' in entry, entry.get('attack_success_rate'),
+                 (*_judged(entry, False), *_judged(entry, True)), entry.get(SECONDS_OF_STEPS),
+                 entry.get(SECONDS_OF_EVALUATION))
 
 
 def _judged(entry, averaged):

@@ -1,6 +1,7 @@
 """Where the batches of a training come from: threads of this process, or a data server."""
 import math
-from typing import NamedTuple
+import time
+from typing import Callable, NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -11,6 +12,8 @@ from tensorpack.input_source import QueueInput, StagingInput, ZMQInput
 from data.handshake import USER
 from data.lease import Lease
 from data.stream import iterate
+from ranks.terminal import warn_anywhere
+from training.silence import LOOK, Silence, WatchPulls
 from zmq_ops import ZMQPullSocket, load_arrays
 
 # FD release: receiving high-water marks, in batches, of the TensorFlow op and of the Python socket.
@@ -43,11 +46,12 @@ class ServedBatches(NamedTuple):
     """What the batches of a data server must be.
 
     lease (Lease): this process's claim on the server. timeout (float): seconds without a batch after which the run
-    ends, 0 for no limit. num_classes (int): labels are below.
+    ends, 0 for no limit. num_classes (int): labels are below. tell: (str) -> None, told while the server is silent.
     """
     lease: Lease
     timeout: float
     num_classes: int
+    tell: Callable = warn_anywhere
 
     @property
     def shape(self):
@@ -84,15 +88,28 @@ class ServedDataFlow(DataFlow):
 
     def __iter__(self):
         with zmq.Context() as context, self.served.lease.receiver(context, ZMQ_PYTHON_HWM) as receiver:
+            silence = Silence(self.served.timeout, self.served.tell)
             while not self.failure:
                 try:
-                    if receiver.poll(math.ceil(1000 * self.served.timeout) or None):
+                    if self._wait(receiver, silence):
                         yield self._read(receiver.recv_multipart(copy=False))
                     else:
                         self.failure = self.served.silence()
                 except ValueError as error:
                     self.failure = OSError('{}: {}'.format(self.served.wrong, error))
         raise DataFlowTerminated
+
+    def _wait(self, receiver, silence):
+        """Whether a message has come before the timeout."""
+        begin, timeout = time.monotonic(), self.served.timeout or math.inf
+        while True:
+            waited = time.monotonic() - begin
+            if receiver.poll(math.ceil(1000 * min(LOOK, max(0.0, timeout - waited)))):
+                silence.ended(time.monotonic() - begin)
+                return True
+            if waited >= timeout:
+                return False
+            silence.waited(time.monotonic() - begin)
 
     def _read(self, frames):
         if len(frames) != 1:
@@ -115,6 +132,10 @@ class ServedInput(ZMQInput):
     def __init__(self, served):
         super().__init__(served.lease.address, ZMQ_OP_HWM, bind=False)
         self.served = served
+        self._watch = WatchPulls(Silence(served.timeout, served.tell))
+
+    def _get_callbacks(self):
+        return super()._get_callbacks() + [self._watch]
 
     def _setup(self, signature):
         super(ZMQInput, self)._setup(signature)
@@ -124,10 +145,14 @@ class ServedInput(ZMQInput):
 
     def _get_input_tensors(self):
         with tf.device('/cpu:0'):
-            image, label = self._zmq_pull_socket.pull()
+            with tf.control_dependencies([tf.numpy_function(self._watch.begin, [], [])]):
+                image, label = self._zmq_pull_socket.pull()
             fits = tf.logical_and(_has_shape(image, self.served.shape), _has_shape(label, self.served.shape[:1]))
             fits = tf.logical_and(fits, tf.reduce_all((label >= 0) & (label < self.served.num_classes)))
-            with tf.control_dependencies([tf.Assert(fits, [self.served.wrong, tf.shape(image), tf.shape(label)])]):
+            with tf.control_dependencies([image]):
+                came = tf.numpy_function(self._watch.end, [], [])
+            checked = tf.Assert(fits, [self.served.wrong, tf.shape(image), tf.shape(label)])
+            with tf.control_dependencies([came, checked]):
                 batch = [tf.identity(image), tf.identity(label)]
         for tensor, spec in zip(batch, self._spec):
             tensor.set_shape(spec.shape)

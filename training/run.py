@@ -7,13 +7,11 @@ from tensorpack.callbacks import (
     EstimatedTimeLeft,
     MergeAllSummaries,
     MovingAverageSummary,
-    ProgressBar,
     RunUpdateOps,
     ScalarPrinter,
     TFEventWriter,
 )
 from tensorpack.input_source import QueueInput
-from tensorpack.tfutils.sesscreate import NewSessionCreator
 
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
@@ -22,17 +20,26 @@ from machine import programs
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
+from ranks.terminal import row, say
 from settings import recipes
 from settings.resolve import flat
 from training import schedules
 from training.averaging import AverageWeights
-from training.callbacks import FeedTrainingStep, LearningRate, RestOfEpoch, Statistics
+from training.callbacks import (
+    EpochBar,
+    FeedTrainingStep,
+    LearningRate,
+    RestOfEpoch,
+    Statistics,
+    TrainingAccuracy,
+)
 from training.directory import RUN_FILE
+from training.epoch_line import EpochLine, training_accuracy_under
 from training.epochs import FollowEpochs
 from training.inputs import staged
 from training.optimizers import OPTIMIZERS
 from training.stopping import StopTogether
-from training.trainer import AgreedSessionInit, make_trainer
+from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
 from weights import card
 from weights.classes import write_classes
 from weights.save import CheckpointSaver
@@ -58,7 +65,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         OSError, tf.errors.OpError: the run cannot go on, as when a disk is full or another rank has ended.
         OSError: ``source`` has given up waiting, or got what is no batch.
     """
-    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
+    run, schedule = settings.run, settings.schedule
     watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
     saver = None
     monitors, listeners = [], []
@@ -70,6 +77,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
         step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start)), FeedTrainingStep()]
+    accuracy = TrainingAccuracy(ranks, settings.data.batch)
+    callbacks.append(accuracy)
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
@@ -80,18 +89,24 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
             lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        callbacks += [ProgressBar(), EstimatedTimeLeft(), saver, FollowEpochs(folder, listeners)]
-        write_classes(folder, classes)
-        write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-            flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
+        listeners.append(EpochLine(schedule.epochs, model.attacker, watching))
+        callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
+                      FollowEpochs(folder, listeners)]
+        _write_record(folder, flags, classes)
     callbacks.append(stop)
+    _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+
+
+def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):
+    run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
 
     tf.set_random_seed(run.seed)
     trainer = make_trainer(ranks, compression)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
+    say(row('parameters', '{:,}'.format(sum(v.shape.num_elements() for v in tf.trainable_variables()))))
     try:
         with tensor_float_32(settings.update.tf32):
-            trainer.train(callbacks, monitors, NewSessionCreator(config=session_config(ranks)),
+            trainer.train(callbacks, monitors, SessionCreator(session_config(ranks)),
                           AgreedSessionInit(ranks, session_init), schedule.steps_per_epoch, start.epoch,
                           schedule.epochs)
     except tf.errors.DeadlineExceededError:  # nothing but the pull has a deadline
@@ -100,6 +115,12 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         raise source.ds.failure
     if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
+
+
+def _write_record(folder, flags, classes):
+    write_classes(folder, classes)
+    write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
+        flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
 def _saver(settings, watching, classes, folder, statistics):

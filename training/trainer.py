@@ -1,5 +1,6 @@
 """tensorpack's trainer and how all ranks start from the same weights."""
 import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.sesscreate import NewSessionCreator
 from tensorpack.tfutils.sessinit import JustCurrentSession, SessionInit
 from tensorpack.train import HorovodTrainer, SimpleTrainer
 
@@ -22,6 +23,14 @@ class FixedHorovodTrainer(HorovodTrainer):
         self._broadcast_op = self.hvd.broadcast_global_variables(0)
         super(HorovodTrainer, self).initialize(session_creator, session_init)
         self.sess.run(self._broadcast_op)
+
+
+class SessionCreator(NewSessionCreator):
+    """tensorpack's, which initializes variables and tables, in a session of a given configuration. Its constructor
+    would warn of GPUs that were seen before the configuration; that of ``session_config`` holds all the same."""
+
+    def __init__(self, config):
+        self.target, self.config, self.user_provided_config = '', config, True
 
 
 class AgreedSessionInit(SessionInit):

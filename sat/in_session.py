@@ -1,0 +1,145 @@
+"""A network in a graph and a session of its own: NumPy arrays in and out, in batches."""
+import contextlib
+import threading
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorpack.tfutils.tower import TowerContext
+
+import nets
+from adv_model import add_metrics, image_preprocess
+from attacks.attacker import Lengths
+from attacks.autoattack.losses import margin
+from attacks.threat import PIXEL, no_target
+from commands.networks import matched, open_session
+from ranks.launched import Ranks
+from seeds import EVALUATION_STREAM, image_seeds
+from settings.resolve import resolve
+from weights.find import open_checkpoint
+
+# tensorpack's context of the tower that is being built is the whole process's.
+one_graph_at_a_time = threading.RLock()
+
+LOGITS, LOSS, MARGIN, ADVERSARIAL = 'logits', 'loss', 'margin', 'adversarial'
+
+
+def to_pixels(image, data_format, channels):
+    """Undo ``image_preprocess``: float32 [N,S,S,3], BGR, 0-255, of images as a network takes them."""
+    if data_format == 'NCHW':
+        image = tf.transpose(image, [0, 2, 3, 1])
+    image = (image + 1.0) / PIXEL
+    return tf.reverse(image, [3]) if channels == 'RGB' else image
+
+
+def parts_of(args):
+    """What an ``InSession`` is made of, for resolved flags of ``main.py --eval``: model, batch and make_session, which
+    raises ValueError where the checkpoint does not fit the network."""
+    values = open_checkpoint(args.load)
+    return nets.build(resolve(args)), args.batch, lambda: open_session(Ranks(), matched(args, values))
+
+
+class InSession:
+    """A network that any number of arrays can be shown, also by several threads, and other networks beside it.
+
+    Args:
+        model (AdvImageNetModel). batch (int): images in one pass.
+        make_session: () -> tf.Session on the current graph, with the weights in it.
+    Attributes:
+        graph (tf.Graph). session (tf.Session).
+        pixels: placeholder, float32 [N,S,S,3], BGR, 0-255. label, index: placeholders, int32 [N]; index is an image's
+            place in its set, from which an attack's random numbers come. seed: likewise, int64 scalar; the model's own
+            where it is not fed.
+        image: ``pixels`` as the network takes them.
+        clean (dict): of these the tensors LOGITS [N, classes], PREDICTION int32 [N] (-1 where the logits are not
+            finite), and of the label LOSS, its cross entropy, and MARGIN, its logit less the largest other one.
+    """
+
+    def __init__(self, model, batch, make_session=tf.Session):
+        self.model, self.batch = model, batch
+        side = model.image_shape
+        self._built = {}
+        self.graph = tf.Graph()
+        with self.building():
+            self.pixels = tf.placeholder(tf.float32, [None, side, side, 3])
+            self.label = tf.placeholder(tf.int32, [None])
+            self.index = tf.placeholder(tf.int32, [None])
+            self.seed = tf.placeholder_with_default(tf.constant(model.seed, tf.int64), [])
+            self._lengths = Lengths.placeholders()
+            self.image = image_preprocess(self.pixels, model.data_format, model.channels)
+            logits = model.get_logits(self.image)
+            self.clean = self.say_of(logits, add_metrics(logits, self.label, no_target(self.label)))
+            self.session = make_session()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Free what the session holds; it answers no more."""
+        self.session.close()
+
+    @contextlib.contextmanager
+    def building(self):
+        """Where this graph is the current one, for more of it; other threads' graphs wait."""
+        with one_graph_at_a_time, self.graph.as_default(), TowerContext('', is_training=False):
+            yield
+
+    def say_of(self, logits, metrics):
+        """dict of what ``clean`` has, of logits and what ``add_metrics`` made of them."""
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=logits, labels=self.label)
+        return {**metrics, LOGITS: logits, LOSS: loss, MARGIN: margin(logits, self.label)}
+
+    def under(self, attacker, slope=None, precision='float32'):
+        """The tensors of an attack on ``pixels``, and what to feed for its lengths; one graph serves all of these.
+
+        Args:
+            attacker (Attacker). slope, precision (str): see ``AdvImageNetModel.attack``.
+        Returns:
+            dict: what ``clean`` has, of the attacked images, what ``AdvImageNetModel.judge_under`` names, and
+            ADVERSARIAL, these images as ``pixels``. dict: to feed.
+        """
+        tensors = self._once((attacker.graph_key, slope, precision), lambda: self._build(attacker, slope, precision))
+        return tensors, self._lengths.feed(attacker.lengths)
+
+    def gradient(self):
+        """float32 [N,S,S,3]: that of LOSS, of each image its own, with respect to ``pixels``."""
+        return self._once('gradient', lambda: tf.gradients(self.clean[LOSS], self.pixels)[0])
+
+    def pulled_back(self):
+        """A placeholder, float32 [N, classes], and the gradient of the sum of logits times it, as ``gradient``."""
+        def build():
+            weights = tf.placeholder(tf.float32, [None, self.model.num_classes])
+            return weights, tf.gradients(self.clean[LOGITS], self.pixels, weights)[0]
+        return self._once('pulled back', build)
+
+    def _once(self, key, build):
+        """What ``build`` has added to the graph, the first time that it is asked for."""
+        with self.building():
+            if key not in self._built:
+                self._built[key] = build()
+        return self._built[key]
+
+    def _build(self, attacker, slope, precision):
+        seeds = image_seeds(self.seed, EVALUATION_STREAM, self.index)
+        adv, logits, metrics = self.model.judge_under(attacker, self.image, self.label, seeds, slope, precision,
+                                                      attacker.lengths and self._lengths)
+        return dict(self.say_of(logits, metrics),
+                    **{ADVERSARIAL: to_pixels(adv, self.model.data_format, self.model.channels)})
+
+    def run(self, fetches, arrays, feed=()):
+        """``fetches``, a dict of tensors over images, as arrays.
+
+        Args:
+            arrays (dict): placeholder to array; all of one length, which may be 0. feed (dict): of scalars, beside.
+        """
+        count = len(next(iter(arrays.values())))
+        if not count:
+            return {name: np.zeros([0, *tensor.shape[1:].as_list()], tensor.dtype.as_numpy_dtype)
+                    for name, tensor in fetches.items()}
+        parts = []
+        for begin in range(0, count, self.batch):
+            batch = {place: array[begin:begin + self.batch] for place, array in arrays.items()}
+            parts.append(self.session.run(fetches, {**dict(feed), **batch}))
+        return {name: np.concatenate([part[name] for part in parts]) for name in fetches}
