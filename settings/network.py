@@ -40,7 +40,7 @@ class Network:
         brief='size of EfficientNet, ConvNeXt or ViT, as vit-s',
         called=('--variant', '--model-size'),
         meant={'(b[0-8])': 'efficientnet-{0}', '(?:tf-)?(?:efficientnet|effnet)-?(b[0-8])-.*': 'efficientnet-{0}',
-               '(?:convnext-?)?(t|tiny)': 'convnext-t'})
+               '(?:convnext-?)?tiny': 'convnext-t'})
     blocks: Optional[str] = option(
         '--blocks', EVERY, "of each stage of a ConvNeXt, as 3,3,9,3; of a ViT, as 12 (default: the size's)",
         default=None, check=checks.of_each_stage, unit='N,N', fixes_run=True, decides_verdict=True, written=_STAGES)

@@ -33,7 +33,7 @@ class Update:
     optimizer: str = option(
         '--optimizer', TRAINED, "(default: the recipe's)", check='optimizers', fixes_run=True,
         called=('--opt', '--optim', '--optimiser'),
-        meant={'sgd|nesterov': 'momentum', 'adam-?w?': 'adamw', 'rmsprop-?tf': 'rmsprop'})
+        meant={'sgd|nesterov': 'momentum', 'adam': 'adamw', 'rmsprop-?tf': 'rmsprop'})
     classifier_rate: Optional[float] = option(
         '--classifier-rate', TRAINED, "learning rate of the network's last layer, as a factor of the others' (default: "
         'that of the others)', default=None, check=checks.above_zero, unit='FACTOR', fixes_run=True,
