@@ -153,6 +153,7 @@ def _resolve(args, mode):
             args.warmup_epochs, args.epochs),
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
+    resolve.take_predictions(args)
     resolve.check(args)
     _check_classifier(args)
     _check_files(args)

@@ -21,7 +21,9 @@ from training.directory import last_run, open_log_directory
 from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from weights.flags import judged_by_averages
 from weights.identity import some
+from weights.match import Tuning
 
 
 def train(args, ranks, signals, held):
@@ -37,9 +39,7 @@ def train(args, ranks, signals, held):
     untrained = together(ranks, lambda: variables_to_freeze(resolve(args)))
     fast = agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
-    fresh = ARCHITECTURES[args.arch].classifier if args.new_classifier else None
-    session_init = together(ranks, lambda: start.session_init(
-        bool(fresh or untrained), fresh) if ranks.is_chief else None)
+    session_init = together(ranks, lambda: start.session_init(_tuning(args, untrained)) if ranks.is_chief else None)
     print_recipe(args)
     say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
@@ -60,6 +60,13 @@ def train(args, ranks, signals, held):
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
+
+
+def _tuning(args, untrained):
+    """The ``Tuning`` of a training of some of a checkpoint's layers, or with other classes; None for another one."""
+    if not args.load or not (args.new_classifier or untrained):
+        return None
+    return Tuning(ARCHITECTURES[args.arch].classifier if args.new_classifier else None, judged_by_averages(args.load))
 
 
 def _open_run(args, ranks, classes, fast, held):

@@ -84,4 +84,4 @@ def _served_data(args, ranks, classes):
                             warn_anywhere if ranks.local_rank == 0 else (lambda text: None))
     return TrainingData(served['num_images'], served['classes'], served['seed'],
                          lambda step: served_input(batches, not args.no_zmq_ops),
-                        origin='from the data server at {}'.format(address))
+                        origin='from the data server' + (' at ' + address if args.serve_address else ''))

@@ -18,6 +18,8 @@ from settings.modes import (
 )
 from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
+CSV, RELEASED = 'csv', 'released'  # formats of predictions
+
 LOAD_HELP = ("weights: .npz, PyTorch's .pt or .pth, .safetensors, name of a TensorFlow checkpoint, or zoo:NAME for a "
              'published one, which is downloaded if it is not there; flags that the file or its published name tells '
              'of the network are the defaults')
@@ -104,9 +106,18 @@ class Evaluation:
     subset: Optional[str] = option(
         '--subset', EVALUATED, 'judge only these images of the validation set, in the order of their list: {explained} '
         '(default: all)', default=None, check='subsets', unit='NAME', decides_verdict=True)
-    prediction_file: str = option(
-        '--prediction-file', LISTED, 'output of --eval-directory (default: %(default)s)', default='predictions.txt',
-        unit='FILE', brief='output (default: %(default)s)')
+    prediction_file: Optional[str] = option(
+        '--prediction-file', LISTED, 'output of --eval-directory (default: predictions.csv, or predictions.txt in the '
+        'released format)', default=None, unit='FILE',
+        brief='output: FILE.csv, or FILE.txt as the originals write it')
+    prediction_format: Optional[str] = option(
+        '--prediction-format', LISTED, "of --prediction-file; csv: a header, then each file with its class, the "
+        "class's name and probability, or why it could not be read; released: the originals' lines, path,class "
+        '(default: released for a --prediction-file that ends in .txt, else csv)', default=None, check=(CSV, RELEASED))
+    show: bool = option(
+        '--show', LISTED, 'also write a picture of the first images with their classes, beside the predictions',
+        default=False, check=SWITCH,
+        brief='also write a picture of images with their classes')
     results_dir: Optional[str] = option(
         '--results-dir', EVALUATED,
         'where --eval writes results.json and per_example.csv (default: a new folder, results/'

@@ -36,7 +36,7 @@ _PLACES = ((r'(?<![\w.])/(path/to|data)/', r'\1/'), (r'(?<=mpirun )-np \d+ ', '-
 # Flags added behind the command's own, which they replace: little work, and a server of this test's own. Servers and
 # trainers of networks for 224 pixels take smaller images.
 _SERVED = '--batch 4 --workers 1 --address {address}'
-_TRAINED = '--batch 4 --epochs 1 --steps-per-epoch 1 --serve-address {address}'
+_TRAINED, _FROM_SERVER = '--batch 4 --epochs 1 --steps-per-epoch 1', ' --serve-address {address}'
 _SMALL_IMAGES = ' --input-size 64'
 _TINY = '--arch CifarResNet -d 8 --input-size 32 --batch 4'
 _LITTLE = {
@@ -151,7 +151,9 @@ def adapted(run, address):
               for number, text in enumerate(servers)]
     text = _placed(run.text, max(RANKS, len(servers)))
     if run.mode == 'train':
-        little = _TRAINED.format(address=address + '0') + small
+        # A process by itself, without a server beside it, reads the images.
+        alone = program_of(run.text) == 'main.py' and not servers and 'mpirun' not in text
+        little = _TRAINED + ('' if alone else _FROM_SERVER.format(address=address + '0')) + small
     elif run.mode == 'main.py --eval' and ('mpirun' in text or '.sh ' in text):  # an image for each rank
         little = '--batch 1'
     else:

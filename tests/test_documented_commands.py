@@ -50,6 +50,12 @@ NOT_RUN = {
     r'export \S+=.*': 'sets variables',
     r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
+    r'python main.py --load train_log/ten/best .*|for c in .*':
+        'needs CIFAR-10: '
+        'test_fine_tuning_commands.py::test_the_documented_network_learns_four_classes_of_cifar10_in_two_minutes',
+    r'python main.py --load train_log/probe/best .*':
+        'goes on from what the command before it leaves: '
+        'test_fine_tuning_commands.py::test_a_new_last_layer_is_learnt_alone_and_then_all_are',
     r'mpirun .* --load train_log/.*':
         'goes on from what the command before it leaves: '
         'test_revisiting_at.py::test_clean_weights_are_trained_on_under_attack_in_another_norm',
@@ -108,12 +114,15 @@ TRAINED = {
                          weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4),
     'ConvNeXt': dict(REVISITING, arch='ConvNeXt', model_name='convnext-t'),
     'ViT': dict(REVISITING, arch='ViT', model_name='vit-s')}
+# With --recipe fine-tune; the data of its commands is CIFAR-10.
+FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none',
+                  warmup_epochs=0, lr_drop_epochs='50,100', num_classes=10)
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'logdir', 'resume_if_any', 'mode',
-             'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16', 'transpose_input', 'strategy',
-             'sat_preprocessing'}
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+             'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
+             'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
@@ -168,9 +177,9 @@ def test_the_commands_in_make_test_are_in_the_documents():
 
 def test_the_documents_are_all_looked_at():
     sources = {source for source, _ in RUNS}
-    assert {'README.md', 'docs/cluster.md', 'docs/evaluation.md', 'docs/performance.md', 'docs/results.md',
-            'docs/training.md', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
-            'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
+    assert {'README.md', 'docs/cluster.md', 'docs/evaluation.md', 'docs/fine-tuning.md', 'docs/performance.md',
+            'docs/results.md', 'docs/training.md', 'model_zoo.py', 'convert.py', 'inference-example.py',
+            'efficientnet/main.py', 'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
 
 
 def typed(flags):
@@ -194,6 +203,7 @@ def meaning(run, flags):
     own = typed(flags)
     if run.mode == 'train':
         base = TRAINED[own.get('arch', 'ResNet')]
+        base = dict(base, **FINE_TUNED) if own.get('recipe') == 'fine-tune' else base
         if int(own.get('attack_iter', base['attack_iter'])) != base['attack_iter']:
             base = dict(base, attack_step_size=1)
     else:
@@ -318,6 +328,12 @@ def check_training(workplace, done):
 
 
 def check_predictions(workplace, done):
+    if '--prediction-file predictions.txt' not in workplace.run.text:
+        with open(os.path.join(workplace.folder, 'predictions.csv'), newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert len(rows) == 3 and all(row['class_name'] and not row['unreadable'] for row in rows), rows
+        assert os.path.exists(os.path.join(workplace.folder, 'predictions.png')) == ('--show' in workplace.run.text)
+        return
     with open(os.path.join(workplace.folder, 'predictions.txt')) as f:
         lines = f.read().splitlines()
     assert len(lines) == 3

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from image_data import make_noise_folder
 
 import layers
 import main
 import nets
-from image_folders import make_noise_folder
+import weights.flags
 from settings import recipes
 from settings.resolve import resolve
-from small_runs import BATCH, LEAN, STEPS, differing, read_json, variables
+from small_runs import BATCH, LEAN, MAIN, STEPS, differing, mpirun, read_json, variables
 from test_card import write_headers
 from test_identity import SHAPES, SINGH_SHAPES
 from test_main import refusal
@@ -22,10 +23,11 @@ from test_training import Crash, crash_before
 from training.freezing import names_to_freeze
 from training.optimizers import OPTIMIZERS, is_of_optimizer, make_optimizer
 from weights.find import open_checkpoint, read_checkpoint
+from weights.flags import judged_by_averages
 from weights.identity import AVERAGE, is_of_training
-from weights.match import LoadWeights
+from weights.match import LoadWeights, Tuning
 
-OLD, NEW = 'abc', 'wxyz'  # classes
+NEW = 'wxyz'  # classes
 HEAD = {'linear/W', 'linear/b'}
 ATTACKED = ['--batch', str(BATCH), '--attack-iter', '1', '--eval-attack-iter', '1']
 FROZEN = re.compile('conv0/|group0/')
@@ -43,26 +45,26 @@ def parsed(*flags):
 
 
 @pytest.fixture(scope='module')
-def folders(tmp_path_factory):
-    """Data sets of the old and of the new classes."""
-    return [make_noise_folder(tmp_path_factory.mktemp('images'), {'train': 11, 'val': 4}, names)
-            for names in (OLD, NEW)]
+def data(tmp_path_factory):
+    """Images of the new classes."""
+    return make_noise_folder(tmp_path_factory.mktemp('images'), {'train': 11, 'val': 4}, NEW)
 
 
 @pytest.fixture(scope='module')
-def base(folders, tmp_path_factory):
-    """Log directory of a run with averages, on the old classes."""
+def base(tmp_path_factory):
+    """Log directory of a run with averages, on three other classes."""
     folder = tmp_path_factory.mktemp('runs') / 'base'
-    run('--arch', 'CifarResNet', '-d', '8', '--input-size', '8', *ATTACKED, '--data', folders[0], '--logdir', folder,
-        '--epochs', '1', '--moving-average-decay', '0.5', '--base-lr', '1', '--activation-name', 'mish')
+    run('--arch', 'CifarResNet', '-d', '8', '--input-size', '8', *LEAN, '--batch', BATCH, '--logdir', folder,
+        '--num-classes', '3', '--epochs', '1', '--moving-average-decay', '0.5', '--base-lr', '1', '--activation-name',
+        'mish')
     return folder
 
 
 @pytest.fixture(scope='module')
-def tuned(base, folders, tmp_path_factory):
+def tuned(base, data, tmp_path_factory):
     """Log directory of a fine-tuning of it."""
     folder = tmp_path_factory.mktemp('runs') / 'tuned'
-    run('--load', base / 'best', *TUNED, '--data', folders[1], '--logdir', folder)
+    run('--load', base, *TUNED, '--data', data, '--logdir', folder)
     return folder
 
 
@@ -72,8 +74,8 @@ def network_of(values):
 
 # What is loaded
 
-def test_the_network_is_the_checkpoints_and_the_classes_are_those_of_the_data(base, folders, tuned):
-    args = parsed('--load', base / 'best', '--new-classifier', '--data', folders[1])
+def test_the_network_is_the_checkpoints_and_the_classes_are_those_of_the_data(base, data, tuned):
+    args = parsed('--load', base, '--new-classifier', '--data', data)
     assert (args.arch, args.depth, args.input_size, args.activation_name) == ('CifarResNet', 8, 8, 'mish')
     assert args.num_classes == 4
     said = read_json(tuned / 'model-{}.network.json'.format(2 * STEPS))
@@ -87,14 +89,14 @@ def untouched(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs')
     still = [*LEAN, '--base-lr', '0', '--epochs', '1', '--batch', BATCH, '--num-classes', '4',
              '--moving-average-decay', '0.5']
-    run('--load', base / 'best', '--new-classifier', *still, '--logdir', folder / 'loaded')
+    run('--load', base, '--new-classifier', *still, '--logdir', folder / 'loaded')
     run('--arch', 'CifarResNet', '-d', '8', '--input-size', '8', *still, '--logdir', folder / 'scratch')
     log = (folder / 'loaded' / 'log.log').read_text()
     return [variables(folder / name, STEPS) for name in ('loaded', 'scratch')], log
 
 
 def test_all_but_the_last_layer_are_the_checkpoints_averages_bit_for_bit(base, untouched):
-    stored, (loaded, _) = read_checkpoint(str(base / 'best')), untouched[0]
+    stored, (loaded, _) = read_checkpoint(str(base)), untouched[0]
     names = [name for name in network_of(stored) if name + '/Momentum' in stored and name not in HEAD]
     assert len(names) == 3 * 7
     for name in names:
@@ -112,7 +114,20 @@ def test_the_last_layer_is_that_of_a_run_without_a_checkpoint_bit_for_bit(untouc
 
 def test_a_line_says_which_weights_were_taken_and_what_is_new(untouched):
     line, = (line for line in untouched[1].splitlines() if 'new for these classes' in line)
-    assert re.search("weights +moving averages of '.*base/best'; new for these classes: linear/W, linear/b$", line)
+    assert re.search("weights +moving averages of '.*base'; new for these classes: linear/W, linear/b$", line)
+
+
+@pytest.mark.parametrize('words, averages', [
+    ([], None), (['--moving-average-decay=0.5'], True), (['--moving-average-decay', '0'], False)])
+def test_a_checkpoint_or_its_release_says_by_what_it_is_judged(sess, monkeypatch, words, averages):
+    monkeypatch.setattr(weights.flags, 'checkpoint_words', lambda load: ['--arch=ViT', *words, '--num-classes', '3'])
+    assert judged_by_averages('X') is averages
+    for name in ('W', 'W' + AVERAGE):
+        tf.get_variable(name, initializer=0.0)
+    init = LoadWeights('X', {'W': np.float32(3), 'W' + AVERAGE: np.float32(4)}, tuning=Tuning(averages=averages))
+    init._setup_graph()
+    init._run_init(sess)
+    assert {float(sess.run(v)) for v in tf.global_variables()} == {3 if averages is False else 4}
 
 
 @pytest.mark.parametrize('stored, found', [
@@ -126,7 +141,7 @@ def test_weights_are_taken_where_there_are_not_averages_of_all(sess, stored, fou
         for suffix in ('', AVERAGE, '/RMSProp'):
             tf.get_variable(name + suffix, initializer=7.0)
     sess.run(tf.global_variables_initializer())
-    init = LoadWeights('X.npz', {k: np.float32(v) for k, v in stored.items()}, tuning=True, fresh=fresh)
+    init = LoadWeights('X.npz', {k: np.float32(v) for k, v in stored.items()}, tuning=Tuning(fresh))
     init._setup_graph()
     init._run_init(sess)
     values = {v.op.name: float(sess.run(v)) for v in tf.global_variables()}
@@ -171,7 +186,7 @@ def test_a_cifar_networks_is_linear(base):
 # What is not trained
 
 def test_frozen_variables_stay_to_the_last_bit_and_others_move(base, tuned):
-    stored, first, last = read_checkpoint(str(base / 'best')), *(variables(tuned, n * STEPS) for n in (1, 2))
+    stored, first, last = read_checkpoint(str(base)), *(variables(tuned, n * STEPS) for n in (1, 2))
     kept = [name for name in network_of(last) if FROZEN.match(name)]
     assert len(kept) == 3 * 5  # of which two of each batch norm are its statistics
     for name in kept:
@@ -217,13 +232,13 @@ def test_a_frozen_batch_norm_has_its_statistics_in_training(sess, trained, kept,
 
 def test_other_ways_to_compute_a_step_leave_them_alone_too(base, tmp_path):
     """A step on constant data; the same one, as no batch norm sees a part of the batch."""
-    flags = ['--load', base / 'best', '--recipe', 'fine-tune', *LEAN, '--steps-per-epoch', '1', '--epochs', '1',
+    flags = ['--load', base, '--recipe', 'fine-tune', *LEAN, '--steps-per-epoch', '1', '--epochs', '1',
              '--batch', BATCH, '--freeze', 'conv0|bn', '--base-lr', '1', '--attack-iter', '1']
     found = []
     for number, more in enumerate(((), ('--recompute', '--accumulate', '2', '--sync-batch-norm'))):
         run(*flags, *more, '--logdir', tmp_path / str(number))
         found.append(variables(tmp_path / str(number), 1))
-    stored = read_checkpoint(str(base / 'best'))
+    stored = read_checkpoint(str(base))
     for name, value in network_of(found[0]).items():
         if re.search('conv0|bn', name):
             assert value.tobytes() == found[1][name].tobytes() == stored[name + AVERAGE].tobytes(), name
@@ -277,8 +292,8 @@ def test_it_reaches_a_run(tuned):
 
 # A run that goes on
 
-def test_a_run_that_crashed_goes_on_by_its_own_command_as_if_uninterrupted(base, tuned, folders, tmp_path, monkeypatch):
-    command = ['--load', base / 'best', *TUNED, '--data', folders[1], '--logdir', tmp_path / 'run', '--resume-if-any']
+def test_a_run_that_crashed_goes_on_by_its_own_command_as_if_uninterrupted(base, tuned, data, tmp_path, monkeypatch):
+    command = ['--load', base, *TUNED, '--data', data, '--logdir', tmp_path / 'run', '--resume-if-any']
     with monkeypatch.context() as patch, pytest.raises(Crash):
         crash_before(patch, STEPS + 2)
         run(*command)
@@ -290,8 +305,8 @@ def test_a_run_that_crashed_goes_on_by_its_own_command_as_if_uninterrupted(base,
     (('--freeze-until', 'group1'), 'freeze_until group0, now it is group1'),
     (('--freeze', 'bn'), 'freeze None, now it is bn'),
     (('--classifier-rate', '2'), 'classifier_rate 3.0, now it is 2.0')])
-def test_a_run_goes_on_with_its_own_flags_alone(capsys, base, tuned, folders, changed, said):
-    command = ['--load', base / 'best', *TUNED, '--data', folders[1], '--logdir', tuned, '--resume-if-any', *changed]
+def test_a_run_goes_on_with_its_own_flags_alone(capsys, base, tuned, data, changed, said):
+    command = ['--load', base, *TUNED, '--data', data, '--logdir', tuned, '--resume-if-any', *changed]
     assert said in refusal(capsys, lambda flags: run(*flags), command)
 
 
@@ -333,8 +348,8 @@ def test_what_freezes_nothing_or_everything_is_refused_with_what_is_near(flags, 
     (['--freeze', 'linear'], "--freeze 'linear' and --new-classifier: the last layer, linear/W, linear/b, would"),
     (['--starting-epoch', '2'], '--starting-epoch 2: with --new-classifier the steps begin anew'),
     (['-d', '20'], '--depth 20: '), (['--classifier-rate', '0'], '0 is not above 0')])
-def test_a_mistake_is_a_line_before_anything_is_written(capsys, base, folders, tmp_path, flags, said):
-    command = ['--load', base / 'best', '--new-classifier', *ATTACKED, '--data', folders[1], '--logdir', tmp_path / 'x']
+def test_a_mistake_is_a_line_before_anything_is_written(capsys, base, data, tmp_path, flags, said):
+    command = ['--load', base, '--new-classifier', *ATTACKED, '--data', data, '--logdir', tmp_path / 'x']
     assert said in refusal(capsys, lambda flags: run(*flags), [*command, *flags])
     assert not (tmp_path / 'x').exists()
 
@@ -355,8 +370,8 @@ def test_a_network_whose_last_layer_is_not_known_is_refused(capsys, monkeypatch,
 @pytest.mark.parametrize('flags, said', [
     ([], 'are not among the 3 known classes'), (['--num-classes', '4'], '--num-classes 4: '),
     (['--num-classes', '4', '--ignore-checkpoint-flags'], 'give --arch CifarResNet -d 8 --num-classes 3')])
-def test_other_classes_without_the_flag_are_refused_by_its_name(capsys, base, folders, tmp_path, flags, said):
-    line = refusal(capsys, lambda flags: run(*flags), ['--load', base / 'best', *ATTACKED, '--data', folders[1],
+def test_other_classes_without_the_flag_are_refused_by_its_name(capsys, base, data, tmp_path, flags, said):
+    line = refusal(capsys, lambda flags: run(*flags), ['--load', base, *ATTACKED, '--data', data,
                                                        '--logdir', tmp_path / 'x', *flags])
     assert said in line and '--new-classifier' in line
 
@@ -377,3 +392,24 @@ def test_the_recipe_leaves_a_published_network_as_its_release_has_it(tmp_path):
     args = parsed('--load', path, '--new-classifier', '--recipe', 'fine-tune', '--fake', '--num-classes', '5')
     assert (args.depth, args.activation_name, args.padding, args.targeted) == (152, 'relu', 'same', False)
     assert args.weight_decay == recipes.RECIPES['fine-tune'].weight_decay and args.num_classes == 5
+
+
+# Several ranks
+
+@pytest.mark.slow
+def test_ranks_train_the_same_and_leave_the_same(base, tmp_path):
+    ended = mpirun(2, MAIN, '--load', base, '--new-classifier', '--recipe', 'fine-tune', '--fake', '--epochs',
+                   '1', '--steps-per-epoch', '3', '--num-classes', '4', '--freeze-until', 'group0', '--classifier-rate',
+                   '3', '--batch', '4', '--attack-iter', '1', '--accumulate', '2', '--sync-batch-norm',
+                   '--moving-average-decay', '0.9', '--logdir', tmp_path / 'run', cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    stored, found = read_checkpoint(str(base)), variables(tmp_path / 'run', 3)
+    for name, value in network_of(found).items():
+        if FROZEN.match(name):
+            assert value.tobytes() == found[name + AVERAGE].tobytes() == stored[name + AVERAGE].tobytes(), name
+        elif name not in HEAD:
+            assert value.tobytes() != stored[name + AVERAGE].tobytes(), name
+    assert found['linear/W'].shape == (64, 4)
+    command = ['--load', base, '--new-classifier', '--freeze-until', 'gruop0', '--fake', '--logdir', 'other']
+    ended = mpirun(2, MAIN, *command, cwd=tmp_path)
+    assert ended.returncode == 2 and ended.stderr.count('near: group0') == 1 and not (tmp_path / 'other').exists()

@@ -111,11 +111,11 @@ class Start(NamedTuple):
     load: Optional[str]
     everything: bool
 
-    def session_init(self, tuning=False, fresh=None):
+    def session_init(self, tuning=None):
         """What to load into the session.
 
         Args:
-            tuning, fresh: of ``LoadWeights``, in a run that begins.
+            tuning (Tuning): of ``LoadWeights``, in a run that begins.
         Raises:
             ValueError: the checkpoint cannot be read.
         """
@@ -124,7 +124,7 @@ class Start(NamedTuple):
         values = open_checkpoint(self.load)
         if self.everything or self.step:
             return LoadWeights(self.load, values, self.everything, None if self.everything else self.step)
-        return LoadWeights(self.load, values, tuning=tuning, fresh=fresh)
+        return LoadWeights(self.load, values, tuning=tuning)
 
 
 def find_start(args, folder, resume):

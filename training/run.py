@@ -34,7 +34,7 @@ from training.callbacks import (
     TrainingAccuracy,
 )
 from training.directory import RUN_FILE
-from training.epoch_line import EpochLine, training_accuracy_under
+from training.epoch_line import EpochLine
 from training.epochs import FollowEpochs
 from training.inputs import staged
 from training.optimizers import OPTIMIZERS
@@ -90,7 +90,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
         listeners.append(EpochLine(schedule.epochs, model.attacker, watching))
-        callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
+        callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
                       FollowEpochs(folder, listeners)]
         _write_record(folder, flags, classes)
     callbacks.append(stop)

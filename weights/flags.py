@@ -128,6 +128,17 @@ def checkpoint_words(load):
     return _defaults(load, training=False).words
 
 
+def judged_by_averages(load):
+    """bool: whether a checkpoint is judged by its moving averages; None where neither it nor its release says that.
+
+    Raises:
+        ValueError: as ``checkpoint_words``.
+    """
+    words = ' '.join(checkpoint_words(load)).replace('=', ' ').split()
+    decay = dict(zip(words, words[1:])).get('--moving-average-decay')
+    return None if decay is None else float(decay) > 0
+
+
 def _defaults(load, training):
     if published.is_named(load):
         return _Defaults(published.flags_of(load, training))

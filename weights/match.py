@@ -1,6 +1,6 @@
 """A checkpoint's arrays beside a network's variables: refused where they do not fit, else loaded."""
 import re
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -72,7 +72,7 @@ def _without(fresh, variables):
 
 
 def has_averages(values):
-    """bool: whether a checkpoint has the moving averages of all variables of a network, by which it then is judged."""
+    """bool: whether a checkpoint has the moving averages of all variables of a network."""
     shapes = _shapes(values)
     names = network_part(shapes)
     return bool(names) and all(name + AVERAGE in shapes for name in names)
@@ -174,6 +174,16 @@ def load_into(session, pairs):
         v.initializer.inputs[1]: np.asarray(value, v.dtype.base_dtype.as_numpy_dtype) for v, value in pairs})
 
 
+class Tuning(NamedTuple):
+    """What a training takes of a checkpoint whose layers it goes on from; its own averages begin with the same.
+
+    fresh: as of ``match_variables``; these keep their initial values. averages: whether the moving averages stand for
+    the weights, as where the checkpoint is judged by them; None: where there are averages of all weights.
+    """
+    fresh: Optional[str] = None
+    averages: Optional[bool] = None
+
+
 class LoadWeights(SessionInit):
     """Start training from a checkpoint's weights (``--load``), or continue a run exactly (``--resume``).
 
@@ -181,14 +191,12 @@ class LoadWeights(SessionInit):
         path (str): see ``find_checkpoint``. values (dict or Stored): from it.
         everything (bool): restore momentum, learning rate and global step too; all must be there.
         global_step (int): set the step counter to this instead, and take momentum where the checkpoint has it.
-        tuning (bool): begin with what the checkpoint is judged by: with moving averages for weights, where it has them
-            of all; the run's own averages begin with the same.
-        fresh (str): as of ``match_variables``: these keep their initial values.
+        tuning (Tuning): take that instead of weights and averages each for itself.
     """
 
-    def __init__(self, path, values, everything=False, global_step=None, tuning=False, fresh=None):
+    def __init__(self, path, values, everything=False, global_step=None, tuning=None):
         self.path, self.values, self.everything, self.global_step = path, values, everything, global_step
-        self.tuning, self.fresh = tuning, fresh
+        self.tuning = tuning
 
     def _setup_graph(self):
         variables = tf.global_variables()
@@ -198,8 +206,8 @@ class LoadWeights(SessionInit):
                 raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, some(absent)))
             self.pairs = self._pair((v, v.op.name) for v in variables)
             return
-        if self.tuning:
-            self.pairs = self._judged(variables)
+        if self.tuning is not None:
+            self.pairs = self._tuned(variables)
             return
         self.pairs = match_variables(variables, self.values, self.path)
         # Moving averages go on from the checkpoint's, or start from its weights.
@@ -211,9 +219,9 @@ class LoadWeights(SessionInit):
                                      if is_of_optimizer(v.op.name) and v.op.name in self.values)
             self.pairs.append((tf.train.get_global_step(), self.global_step))
 
-    def _judged(self, variables):
-        averages = has_averages(self.values)
-        pairs = match_variables(variables, self.values, self.path, averages, self.fresh)
+    def _tuned(self, variables):
+        averages = has_averages(self.values) if self.tuning.averages is None else self.tuning.averages
+        pairs = match_variables(variables, self.values, self.path, averages, self.tuning.fresh)
         values = {v.op.name: value for v, value in pairs}
         begun = [v for v in network_variables(variables) if v.op.name not in values]
         say(row('weights', "{} of '{}'{}".format(
