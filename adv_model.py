@@ -31,7 +31,7 @@ FLOAT16_LOSS_SCALE = 128.0  # FD release; keeps gradients of images above float1
 # Tensors that callbacks and other programs look up.
 WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
 SUCCESS_AT_ANY_STEP = 'attack_success_at_any_step'
-PREDICTION, TARGET = 'prediction', 'target_label'
+PREDICTION, TARGET, ATTACKED = 'prediction', 'target_label', 'attacked_image'
 TRAINING_STEP = 'training_step'
 
 
@@ -48,6 +48,14 @@ def image_preprocess(image, data_format, channels='BGR'):
         image = tf.reverse(image, [3])
     image = tf.cast(image, tf.float32) * PIXEL - 1.0
     return image if data_format == 'NHWC' else tf.transpose(image, [0, 3, 1, 2])
+
+
+def to_pixels(image, data_format, channels):
+    """Undo ``image_preprocess``: float32 [N,H,W,3], BGR, 0-255, of images as a network takes them."""
+    if data_format == 'NCHW':
+        image = tf.transpose(image, [0, 2, 3, 1])
+    image = (image + 1.0) / PIXEL
+    return tf.reverse(image, [3]) if channels == 'RGB' else image
 
 
 def _scale_gradient(x, factor):
@@ -257,9 +265,10 @@ class AdvImageNetModel(ModelDesc):
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
-            the tensors of ``add_metrics``, ``target_label`` int32 [N] and ``attack_success_at_any_step`` float32 [N] of
-            0 and 1, of all points from the start to the end of the attack. Random starts and targets come from
-            ``seed`` and ``index``, the image's place in the evaluated set; without it, from its place in the batch.
+            the tensors of ``add_metrics``, ``target_label`` int32 [N], ``attack_success_at_any_step`` float32 [N] of
+            0 and 1, of all points from the start to the end of the attack, and ``attacked_image`` float32 [N,S,S,3],
+            BGR, 0-255. Random starts and targets come from ``seed`` and ``index``, the image's place in the evaluated
+            set; without it, from its place in the batch.
         """
         def tower_func(image, label, index=None):
             if self.trains_now:
@@ -267,7 +276,8 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            return self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)[2]
+            adv, _, found = self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)
+            return dict(found, **{ATTACKED: to_pixels(adv, self.data_format, self.channels)})
         return tower_func
 
     def optimizer(self):

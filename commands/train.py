@@ -11,10 +11,12 @@ from commands.judge import validation_batches
 from commands.networks import make_attacker, make_training_model
 from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
+from data.subsets import spread
 from files import output_folders
 from machine.gpus import check_override
 from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
+from ranks.launched import Ranks
 from ranks.precision import agreed_precision
 from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
@@ -22,6 +24,7 @@ from training.directory import last_run, open_log_directory
 from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from training.samples import COUNT
 from weights.flags import judged_by_averages
 from weights.identity import some
 from weights.match import Tuning
@@ -52,7 +55,8 @@ def train(args, ranks, signals, held):
         say(row('frozen', '{} variables: {}'.format(len(untrained), some(sorted(untrained)))))
     run_training(
         model, settings, ranks, data.source(start.step),
-        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files), lambda:
+                        validation_batches(settings, validation, Ranks(), spread(len(validation.files), COUNT))),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))

@@ -12,6 +12,7 @@ from settings.fields import for_evaluations, options_of, section_of
 from settings.modes import EVAL
 from settings.network import Network
 from settings.recipes import RECIPES, Recipe, names
+from settings.run import CSV, RELEASED
 from settings.sections import Settings
 
 
@@ -82,6 +83,12 @@ def _take(args: Any, wanted: Container[str], recipe: Recipe) -> None:
     for name, value in recipe.items():
         if name in wanted:
             default(args, name, value)
+
+
+def take_predictions(args: Any) -> None:
+    """Fill in the format of predictions, which a file's name may tell, and the file's name, which the format does."""
+    default(args, 'prediction_format', RELEASED if (args.prediction_file or '').endswith('.txt') else CSV)
+    default(args, 'prediction_file', 'predictions.' + ('txt' if args.prediction_format == RELEASED else 'csv'))
 
 
 def check(args: Any) -> None:

@@ -120,9 +120,9 @@ FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'logdir', 'resume_if_any', 'mode',
-             'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16', 'transpose_input', 'strategy',
-             'sat_preprocessing'}
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+             'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
+             'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
@@ -328,6 +328,12 @@ def check_training(workplace, done):
 
 
 def check_predictions(workplace, done):
+    if '--prediction-file predictions.txt' not in workplace.run.text:
+        with open(os.path.join(workplace.folder, 'predictions.csv'), newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert len(rows) == 3 and all(row['class_name'] and not row['unreadable'] for row in rows), rows
+        assert os.path.exists(os.path.join(workplace.folder, 'predictions.png')) == ('--show' in workplace.run.text)
+        return
     with open(os.path.join(workplace.folder, 'predictions.txt')) as f:
         lines = f.read().splitlines()
     assert len(lines) == 3
@@ -376,7 +382,7 @@ def check_shards(workplace, done):
 
 
 def check_server(workplace, done):
-    assert 'serve-data: ready' in done.stdout
+    assert re.search('(serve-data|sat serve): ready', done.stdout)
 
 
 def check_printed(workplace, done):
@@ -389,7 +395,7 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
           'convert.py': check_converted, 'analysis sweep': check_figures, 'analysis landscape': check_figures,
           'analysis activations': check_figures, 'analysis transfer': check_figures, 'analysis report': check_page,
           'efficientnet/table.py': check_table, 'tools/make_tfrecords.py': check_shards, 'serve': check_server,
-          'benchmarks/training_step.py': check_printed,
+          'benchmarks/training_step.py': check_printed, 'sat completion': check_printed,
           **{'benchmarks/{}.py'.format(name): check_table for name in (
               'attack_agreement', 'attack_speed', 'ensemble_speed', 'memory', 'scaling', 'serve_data', 'startup',
               'train_speed', 'zmq_throughput')}}
