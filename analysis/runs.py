@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import sys
 import time
 
 import matplotlib
@@ -10,13 +9,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from analysis import activations, figures, flags, judged, landscape, masking, report, sweep, transfer
+from analysis import activations, figures, judged, landscape, masking, report, sweep, transfer
 from analysis.subject import Subject
 from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
 from files import output_folders, pages
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import check_override
 from machine.versions import library_versions, source_version
 from nets import network_name
@@ -91,7 +91,7 @@ def _pgd(args):
 
 
 def _command():
-    return flags.PROGRAM.split() + sys.argv[1:]
+    return programs.command()
 
 
 def _versions():

@@ -382,7 +382,7 @@ def check_shards(workplace, done):
 
 
 def check_server(workplace, done):
-    assert 'serve-data: ready' in done.stdout
+    assert re.search('(serve-data|sat serve): ready', done.stdout)
 
 
 def check_printed(workplace, done):
@@ -395,7 +395,7 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
           'convert.py': check_converted, 'analysis sweep': check_figures, 'analysis landscape': check_figures,
           'analysis activations': check_figures, 'analysis transfer': check_figures, 'analysis report': check_page,
           'efficientnet/table.py': check_table, 'tools/make_tfrecords.py': check_shards, 'serve': check_server,
-          'benchmarks/training_step.py': check_printed,
+          'benchmarks/training_step.py': check_printed, 'sat completion': check_printed,
           **{'benchmarks/{}.py'.format(name): check_table for name in (
               'attack_agreement', 'attack_speed', 'ensemble_speed', 'memory', 'scaling', 'serve_data', 'startup',
               'train_speed', 'zmq_throughput')}}

@@ -1,7 +1,6 @@
 """A training run: input, trainer, schedule, evaluation, checkpoints, logs."""
 import json
 import os
-import sys
 
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import (
@@ -17,6 +16,7 @@ from tensorpack.input_source import QueueInput
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
@@ -130,7 +130,7 @@ def _train(model, settings, ranks, source, start, session_init, callbacks, monit
 def _write_record(folder, flags, classes):
     write_classes(folder, classes)
     write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-        flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
+        flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
 def _saver(settings, watching, classes, folder, statistics):
