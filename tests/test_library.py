@@ -14,7 +14,7 @@ import main
 import nets
 import sat
 from attacks.registry import KINDS
-from sat_networks import RESNET, VIT, pictures, write_network
+from library_networks import RESNET, VIT, pictures, write_network
 from weights.find import open_checkpoint
 from weights.match import load_into, match_variables
 
