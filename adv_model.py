@@ -31,7 +31,7 @@ FLOAT16_LOSS_SCALE = 128.0  # FD release; keeps gradients of images above float1
 # Tensors that callbacks and other programs look up.
 WRONG_TOP1, WRONG_TOP5, ATTACK_SUCCESS = 'wrong-top1', 'wrong-top5', 'attack_success'
 SUCCESS_AT_ANY_STEP = 'attack_success_at_any_step'
-PREDICTION, TARGET = 'prediction', 'target_label'
+PREDICTION, TARGET, ATTACKED = 'prediction', 'target_label', 'attacked_image'
 TRAINING_STEP = 'training_step'
 
 
@@ -48,6 +48,14 @@ def image_preprocess(image, data_format, channels='BGR'):
         image = tf.reverse(image, [3])
     image = tf.cast(image, tf.float32) * PIXEL - 1.0
     return image if data_format == 'NHWC' else tf.transpose(image, [0, 3, 1, 2])
+
+
+def to_pixels(image, data_format, channels):
+    """Undo ``image_preprocess``: float32 [N,H,W,3], BGR, 0-255, of images as a network takes them."""
+    if data_format == 'NCHW':
+        image = tf.transpose(image, [0, 2, 3, 1])
+    image = (image + 1.0) / PIXEL
+    return tf.reverse(image, [3]) if channels == 'RGB' else image
 
 
 def _scale_gradient(x, factor):
@@ -90,6 +98,9 @@ class AdvImageNetModel(ModelDesc):
         attacker: the training attacker. label_smoothing, weight_decay (float). weight_decay_variables (str): regular
             expression of the decayed variables' names. optimizer_name (str): one of ``OPTIMIZERS``. update
             (settings.update.Update): what the optimizer is made of beside these; None for one without options.
+        classifier (str): regular expression of the whole names of the last layer's variables; None where not known.
+        untrained (frozenset): names of the variables that are not trained. A batch norm whose factor and offset are
+            among them has its moving averages in training too, and does not update them.
         batch_stage: see ``training.step.mixing``.
         accumulate (int): parts of a batch that a training step takes one after another.
         attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
@@ -110,6 +121,8 @@ class AdvImageNetModel(ModelDesc):
     weight_decay_variables = '.*/W'  # likewise
     optimizer_name = 'momentum'
     update = None
+    classifier = None
+    untrained = frozenset()
     batch_stage = staticmethod(as_it_is)
     accumulate = 1
     noise_seed = None
@@ -132,12 +145,15 @@ class AdvImageNetModel(ModelDesc):
 
         May be called any number of times in a graph: all calls share the network's variables.
         """
-        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=self._get_variable):
             if self.frozen is None or self.frozen.dtype == tf.float32:
                 return self.network(image)
             scale = FLOAT16_LOSS_SCALE if self.frozen.dtype == tf.float16 else 1.0
             logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), self.frozen.dtype))
             return _scale_gradient(tf.cast(logits, tf.float32), scale)
+
+    def _get_variable(self, getter, name, *args, **kwargs):
+        return getter(name, *args, **(dict(kwargs, trainable=False) if name in self.untrained else kwargs))
 
     def classify(self, image):
         """Logits [N, num_classes], at inference, of images uint8 or float32 [N,S,S,3], BGR, 0-255."""
@@ -249,9 +265,10 @@ class AdvImageNetModel(ModelDesc):
 
         Returns:
             function (image uint8 or float32 [N,S,S,3] in 0-255, label int32 [N], index int32 [N] or None) -> dict of
-            the tensors of ``add_metrics``, ``target_label`` int32 [N] and ``attack_success_at_any_step`` float32 [N] of
-            0 and 1, of all points from the start to the end of the attack. Random starts and targets come from
-            ``seed`` and ``index``, the image's place in the evaluated set; without it, from its place in the batch.
+            the tensors of ``add_metrics``, ``target_label`` int32 [N], ``attack_success_at_any_step`` float32 [N] of
+            0 and 1, of all points from the start to the end of the attack, and ``attacked_image`` float32 [N,S,S,3],
+            BGR, 0-255. Random starts and targets come from ``seed`` and ``index``, the image's place in the evaluated
+            set; without it, from its place in the batch.
         """
         def tower_func(image, label, index=None):
             if self.trains_now:
@@ -259,9 +276,11 @@ class AdvImageNetModel(ModelDesc):
             image = image_preprocess(image, self.data_format, self.channels)
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
-            return self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)[2]
+            adv, _, found = self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)
+            return dict(found, **{ATTACKED: to_pixels(adv, self.data_format, self.channels)})
         return tower_func
 
     def optimizer(self):
         """See ``make_optimizer``."""
-        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables)
+        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables,
+                              self.classifier)

@@ -29,7 +29,7 @@ try:
     from data.efficientnet_view import released_view
     from data.views import made_by_tensorflow
     from files.atomic import write_text
-    from ranks.command_line import OneLineParser, mode_parser, run_mode
+    from ranks.command_line import Mode, OneLineParser, run_mode
     from ranks.end import reason
     from settings.run import LOAD_HELP
     from smooth_activations import tensorflow_ops_only
@@ -55,9 +55,8 @@ FROM_PIXELS, FROM_FILES = 'serving_default', 'encoded'
 NOTES = 'assets.extra/network.json'  # a place in a SavedModel for what TensorFlow does not read
 
 
-def convert_weights(argv):
-    """Write a checkpoint's weights, in the form that OUTPUT's ending asks for: under their names, or for PyTorch."""
-    parser = mode_parser('convert.py weights', convert_weights)
+def add_weights(parser, brief):
+    """Add the flags of ``convert_weights``."""
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP.split(', and')[0])
     parser.add_argument('output', metavar='OUTPUT', help="FILE.npz; FILE.safetensors, in PyTorch's names and layouts; "
                                                          'or the name of a TensorFlow checkpoint')
@@ -66,7 +65,11 @@ def convert_weights(argv):
                              'names of the weights (default: %(default)s)')
     parser.add_argument('--optimizer', action='store_true',
                         help='also keep what only training needs: momentum, learning rate, global step')
-    add_architecture_flags(parser)
+    add_architecture_flags(parser, brief=brief)
+
+
+def convert_weights(parser, argv):
+    """Write a checkpoint's weights, in the form that OUTPUT's ending asks for: under their names, or for PyTorch."""
     given = parser.parse_args(argv)
     said = any(value != parser.get_default(name) for name, value in vars(given).items()
                if name not in ('load', 'output', 'keep', 'optimizer'))
@@ -86,13 +89,16 @@ def convert_weights(argv):
                                             '; in PyTorch too {}'.format(padding(network)) or ''))
 
 
-def export(argv):
-    """Write a network as a SavedModel, whose `serving_default` takes images uint8 [N,S,S,3], RGB, 0-255."""
-    parser = mode_parser('convert.py saved-model', export)
+def add_export(parser, brief):
+    """Add the flags of ``export``."""
     parser.add_argument('output', metavar='DIR', help='folder to make; TensorFlow Serving wants a number for its name')
     parser.add_argument('--load', required=True, metavar='CHECKPOINT', help=LOAD_HELP)
     add_averages_flag(parser)
-    add_architecture_flags(parser)
+    add_architecture_flags(parser, brief=brief)
+
+
+def export(parser, argv):
+    """Write a network as a SavedModel, whose `serving_default` takes images uint8 [N,S,S,3], RGB, 0-255."""
     args = parse_with_checkpoint(parser, argv, parser.parse_args(argv).load)
     if args.data_format is None:
         args.data_format = 'NHWC'  # works on CPUs and on GPUs, wherever it will be served
@@ -271,11 +277,11 @@ def _notes(args, signatures):
             'outputs': 'logits, probabilities: float32 [N,{}]; class: int64 [N]'.format(args.num_classes)}
 
 
-MODES = {'weights': convert_weights, 'saved-model': export}
+MODES = {'weights': Mode(convert_weights, add_weights), 'saved-model': Mode(export, add_export)}
 
 
 def main(argv=None):
-    return run_mode(MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
+    return run_mode('convert.py', MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
 
 
 if __name__ == '__main__':

@@ -73,7 +73,8 @@ def main():
         scores = session.run(logits)[0]
     best = scores.argsort()[::-1][:5]
     print('Prediction: ', best[0])
-    print('Top 5: ', [names[k] if k < len(names) else str(k) for k in best])
+    if len(scores) > len(best):
+        print('Top 5: ', [names[k] if k < len(names) else str(k) for k in best])
 
 
 if __name__ == '__main__':

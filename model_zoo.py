@@ -16,31 +16,27 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 try:
-    from ranks.command_line import mode_parser, run_mode
+    from machine import programs
+    from ranks.command_line import Mode, run_mode
     from zoo import published
 except ModuleNotFoundError as missing:
     sys.exit("model_zoo.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python model_zoo.py".format(
         sys.executable, missing.name))
 
+PROGRAM = 'model_zoo.py'
 SHOWN = 20  # names of each kind in verify's report
 
 
-def list_models(argv):
+def list_models(parser, argv):
     """All models and their published figures; with names, all about these."""
-    parser = mode_parser('model_zoo.py list', list_models)
-    parser.add_argument('names', nargs='*', metavar='NAME')
-    _add_folder(parser)
     args = parser.parse_args(argv)
     models = _find(args.names, parser)
     for line in [line for model in models for line in describe(model, args.dir)] or table():
         print(line)
 
 
-def download(argv):
+def download(parser, argv):
     """Download models, each into a folder of its name; what is there is left as it is."""
-    parser = mode_parser('model_zoo.py download', download)
-    parser.add_argument('names', nargs='+', metavar='NAME')
-    _add_folder(parser)
     args = parser.parse_args(argv)
     models = _find(args.names, parser)
     from zoo.fetch import fetch
@@ -49,22 +45,17 @@ def download(argv):
         try:
             print('{}: {}'.format(model.name, fetch(model, args.dir, print)))
         except OSError as error:
-            print('model_zoo.py: error: {}'.format(error), file=sys.stderr)
+            print('{}: error: {}'.format(programs.name(PROGRAM), error), file=sys.stderr)
             code = 2
     return code
 
 
-def verify(argv):
+def verify(parser, argv):
     """Compare the names and shapes in a checkpoint with those of its network; exit code 1 if they differ."""
-    from commands.command_line import add_architecture_flags, add_averages_flag, resolve_architecture
+    from commands.command_line import resolve_architecture
     from weights.find import find_checkpoint
     from weights.flags import parse_with_checkpoint
     from zoo.fetch import check_unchanged
-    parser = mode_parser('model_zoo.py verify', verify)
-    parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
-                                                                'defaults, or whatever --load of main.py takes')
-    add_averages_flag(parser)
-    add_architecture_flags(parser)
     load = parser.parse_args(argv).checkpoint
     try:
         load = published.PREFIX + published.find(load).name
@@ -83,6 +74,21 @@ def verify(argv):
         return report(load, args)
     except ValueError as error:
         parser.error(error)
+
+
+def _add_names(nargs):
+    def add(parser, brief):
+        parser.add_argument('names', nargs=nargs, metavar='NAME')
+        _add_folder(parser)
+    return add
+
+
+def _add_network(parser, brief):
+    from commands.command_line import add_architecture_flags, add_averages_flag
+    parser.add_argument('checkpoint', metavar='NAME|FILE', help='a downloaded model, whose flags are then the '
+                                                                'defaults, or whatever --load of main.py takes')
+    add_averages_flag(parser)
+    add_architecture_flags(parser, brief=brief)
 
 
 def _add_folder(parser):
@@ -146,7 +152,8 @@ def describe(model, folder):
         yield '  RobustBench ' + model.robustbench
     yield '  flags       ' + _flags(model)
     if model.flags is not None:
-        yield '  judge it    python main.py --eval --load {}{} --data DIR'.format(published.PREFIX, model.name)
+        yield '  judge it    ' + programs.spelt('python main.py --eval --load {}{} --data DIR'.format(
+            published.PREFIX, model.name))
     for file in model.files:
         yield '  file        {}  {}'.format(file.name, file.address)
     for page in model.pages:
@@ -200,11 +207,12 @@ def report(load, args):
     return int(any(problems.values()))
 
 
-MODES = {'list': list_models, 'download': download, 'verify': verify}
+MODES = {'list': Mode(list_models, _add_names('*')), 'download': Mode(download, _add_names('+')),
+         'verify': Mode(verify, _add_network)}
 
 
 def main(argv=None):
-    return run_mode(MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
+    return run_mode(PROGRAM, MODES, __doc__, sys.argv[1:] if argv is None else list(argv))
 
 
 if __name__ == '__main__':

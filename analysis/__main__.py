@@ -6,10 +6,11 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 from analysis import flags
+from machine import programs
 
 
 def main(argv=None):
-    sys.argv[0] = flags.PROGRAM  # as errors and usage name the program
+    sys.argv[0] = programs.name(flags.PROGRAM)  # as errors and usage name the program
     own, networks = flags.parse(sys.argv[1:] if argv is None else argv)
     from analysis import runs
     try:

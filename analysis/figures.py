@@ -1,5 +1,4 @@
 """The figures, as matplotlib draws them; each function returns a figure, ``save`` and ``png`` put it away."""
-import base64
 import io
 
 import matplotlib
@@ -8,10 +7,11 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 
+from files.pages import DPI
+
 # Okabe and Ito's colours, which colour-blind readers tell apart; each also has a marker of its own.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX'
-DPI = 160
 _STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.25,
           'axes.axisbelow': True, 'legend.frameon': False, 'figure.facecolor': 'white'}
 
@@ -28,15 +28,6 @@ def png(figure):
     figure.savefig(content, dpi=DPI, format='png', metadata={'Software': None})
     plt.close(figure)
     return content.getvalue()
-
-
-def width(content):
-    """Of a PNG file of ``png``, in a browser's pixels."""
-    return round(int.from_bytes(content[16:20], 'big') * 96 / DPI)
-
-
-def data_uri(content):
-    return 'data:image/png;base64,' + base64.b64encode(content).decode()
 
 
 def _styled(draw):

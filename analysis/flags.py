@@ -6,12 +6,14 @@ from typing import List, NamedTuple
 
 from analysis import landscape, sweep
 from commands.command_line import parse_args
+from machine import programs
 from nets import network_name
 from ranks.command_line import OneLineParser
 from settings import attack, lengths
 from tables import activation_name
 
 PROGRAM = 'python -m analysis'
+OWN_FLAGS_ONLY = ('activations',)  # commands that look at no network
 _MODEL = re.compile(r'([^=]+)=(.*)', re.DOTALL)
 
 
@@ -109,13 +111,13 @@ def _add_models(parser, least):
 
 def get_parser():
     """The parser of all commands; flags that it does not know are those of ``main.py --eval``."""
-    parser = OneLineParser(prog=PROGRAM, description='Is a robustness figure to be believed? Looks at networks as '
-                           '`main.py --eval` does, and takes its flags.', allow_abbrev=False)
+    parser = OneLineParser(prog=programs.name(PROGRAM), allow_abbrev=False, description=(
+        'Is a robustness figure to be believed? Looks at networks as `main.py --eval` does, and takes its flags.'))
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
-    def add(name, text, own_flags_only=False):
+    def add(name, text):
         command = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, epilog=None if own_flags_only else
+            name, help=text, description=text, allow_abbrev=False, epilog=None if name in OWN_FLAGS_ONLY else
             'All other flags are those of `python main.py --eval`: network, --load, --data, --batch, --attack-iter, '
             '--attack-epsilon, --attack-step-size, --seed and so on. Attacks are untargeted, L-infinity.')
         command.add_argument('--results-dir', metavar='DIR', help='folder of the output; an existing one is left as it '
@@ -128,7 +130,7 @@ def get_parser():
     command = add('landscape', 'the loss over the plane of the attack direction and a random one')
     _add_images(command, 4)
     _add_landscape(command)
-    command = add('activations', 'the activations and their derivatives', own_flags_only=True)
+    command = add('activations', 'the activations and their derivatives')
     command.add_argument('--names', type=_activations, metavar='NAME,NAME,...',
                          help="one figure of these activations (default: the paper's figures 1 and 2)")
     command = add('transfer', 'attacked images of each network, judged by the others')
@@ -157,7 +159,7 @@ def parse(argv):
     """
     parser = get_parser()
     own, rest = parser.parse_known_args(argv)
-    if own.command == 'activations':
+    if own.command in OWN_FLAGS_ONLY:
         if rest:
             parser.error('unrecognized arguments: ' + ' '.join(rest))
         return own, []

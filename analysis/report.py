@@ -12,9 +12,9 @@ from analysis import figures, masking, transfer
 from analysis.flags import Network
 from analysis.judged import share
 from analysis.landscape import Landscape
-from analysis.page import Code, Figure, Section, Table, Text, Verdict
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
 from data.synsets import synset_words, synsets
+from files.pages import Code, Figure, Section, Table, Text, Verdict
 from nets import network_name
 from weights.find import find_checkpoint
 
@@ -83,7 +83,7 @@ def compose(found, crossed, extra, command, versions):
         found (list of Findings). crossed (Transfer or None). extra (dict): from ``judged.read_results``.
         command (list of str): how this program was started. versions (dict): of libraries.
     Returns:
-        title, lead (str), blocks (list): see ``page.as_html``.
+        title, lead (str), blocks (list): see ``pages.as_html``.
     """
     blocks = sweep_blocks(found, extra)
     if crossed:

@@ -2,7 +2,6 @@
 import contextlib
 import json
 import os
-import sys
 import time
 
 import matplotlib
@@ -10,13 +9,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
-from analysis import activations, figures, flags, judged, landscape, masking, page, report, sweep, transfer
+from analysis import activations, figures, judged, landscape, masking, report, sweep, transfer
 from analysis.subject import Subject
 from commands import sources
 from commands.run import bring_weights
 from evaluation.results import make_results_folder
-from files import output_folders
+from files import output_folders, pages
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import check_override
 from machine.versions import library_versions, source_version
 from nets import network_name
@@ -91,7 +91,7 @@ def _pgd(args):
 
 
 def _command():
-    return flags.PROGRAM.split() + sys.argv[1:]
+    return programs.command()
 
 
 def _versions():
@@ -109,9 +109,9 @@ def _write_json(folder, name, networks, content):
 
 def _write_markdown(folder, name, title, lead, blocks):
     for block in blocks:
-        if isinstance(block, page.Figure):
+        if isinstance(block, pages.Figure):
             _write_picture(folder, block.name, block.content)
-    write_text(os.path.join(folder, name), page.as_markdown(title, lead, blocks))
+    write_text(os.path.join(folder, name), pages.as_markdown(title, lead, blocks))
 
 
 def _write_picture(folder, name, content):
@@ -213,7 +213,7 @@ def run_report(own, networks):
         crossed = transfer.measure(subjects, images, _pgd(networks[0].args)) if len(subjects) > 1 else None
     title, lead, blocks = report.compose(findings, crossed, extra, _command(), _versions())
     _write_markdown(folder, 'report.md', title, lead, blocks)
-    write_text(os.path.join(folder, 'report.html'), page.as_html(title, lead, blocks))
+    write_text(os.path.join(folder, 'report.html'), pages.as_html(title, lead, blocks))
     return folder
 
 

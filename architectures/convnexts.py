@@ -88,6 +88,6 @@ CONVNEXT = Architecture(
     sizes={name: {'blocks': ','.join(map(str, plan.blocks)), 'widths': ','.join(map(str, plan.widths)),
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),
-    augmentation='revisiting-at', activation='gelu_erf',
+    augmentation='revisiting-at', activation='gelu_erf', classifier='head/(fc/)?(weight|bias)',
     pytorch=PyTorch(modules="timm's convnext, and Meta's of iso", depthwise=r'(conv_dw|dwconv)/weight$',
                     begins=r'(stem|stages|blocks|norm|head)\.', takes_image=r'^stem(/stem)?(/0)?/weight$'))

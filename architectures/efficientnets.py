@@ -97,4 +97,4 @@ EFFICIENTNET = Architecture(
                   'dropout_rate': size.dropout_rate} for name, size in scaling.SIZES.items()},
     augmentation='efficientnet',
     identity=Identity(('model_name', 'width_coefficient', 'depth_coefficient', 'num_classes'), _tell, _plan, _details),
-    pytorch=pytorch_names(_tell))
+    pytorch=pytorch_names(_tell), classifier='[^/]+/head/dense/(kernel|bias)')

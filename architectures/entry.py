@@ -58,6 +58,8 @@ class Architecture:
         adapt: (variable's name, stored array of another shape, shape) -> an array of that shape with which a network
             for images of another size goes on; or None where it does not fit.
         pytorch (PyTorch): names and layouts there; None where they are not known.
+        classifier (str): regular expression of the whole names of its last layer's variables, whose shapes follow the
+            number of classes and which a training on other classes begins anew; None where it is not known.
     """
     model: Type[Any]
     recipe: str
@@ -70,6 +72,7 @@ class Architecture:
     activation: Optional[str] = None
     adapt: Callable[[str, np.ndarray, Tuple[int, ...]], Optional[np.ndarray]] = _as_it_is
     pytorch: Optional[PyTorch] = None
+    classifier: Optional[str] = None
 
     def defaults(self, model_name: Optional[str] = None) -> Mapping[str, Any]:
         """The options of its own, and their values where not given.

@@ -96,6 +96,7 @@ def _groups(options):
 
 # The table's entries
 
+_CLASSIFIER = 'linear/(W|b)'
 # A scaling of None is 'sat', as that of all networks was that have been saved without a word of it.
 _STYLE = {'padding': None, 'input_scaling': None, **BATCH_NORM}
 
@@ -113,7 +114,7 @@ def _imagenet(model, recipe, res2_bottleneck=64, group=1):
         depths=tuple(IMAGENET_BLOCKS), check=_check_groups,
         identity=Identity(('depth', 'group', 'res2_bottleneck', 'num_classes'),
                           functools.partial(_tell_imagenet, denoise=model.denoise), details=_groups),
-        pytorch=pytorch_names(3, pooled=True))
+        pytorch=pytorch_names(3, pooled=True), classifier=_CLASSIFIER)
 
 
 RESNET = _imagenet(ResNetModel, 'sat')
@@ -122,4 +123,4 @@ RESNEXT_DENOISE_ALL = _imagenet(ResNeXtDenoiseAllModel, 'feature-denoising', res
 CIFAR_RESNET = Architecture(
     CifarResNetModel, 'sat', {'depth': 20, 'input_size': 32, 'num_classes': 10, **_STYLE},
     depths=(*CIFAR_BLOCKS, CIFAR_WIDE_DEPTH), identity=Identity(('depth', 'num_classes'), _tell_cifar),
-    pytorch=pytorch_names(2, pooled=False))
+    pytorch=pytorch_names(2, pooled=False), classifier=_CLASSIFIER)

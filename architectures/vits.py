@@ -85,7 +85,7 @@ VIT = Architecture(
     sizes={name: {'blocks': str(plan.blocks), 'widths': str(plan.width), 'heads': plan.heads,
                   'patch_size': plan.patch_size} for name, plan in SIZES.items()},
     check=_check, identity=Identity(('model_name', 'blocks', 'widths', 'num_classes'), _tell, _same, _details),
-    augmentation='revisiting-at', activation='gelu_erf', adapt=_adapt,
+    augmentation='revisiting-at', activation='gelu_erf', adapt=_adapt, classifier='head/(weight|bias)',
     pytorch=PyTorch(modules="timm's vision_transformer",
                     begins=r'(cls_token|pos_embed)$|(patch_embed|blocks|norm|head)\.',
                     takes_image=r'^patch_embed/proj(/stem/0)?/weight$'))

@@ -1,4 +1,23 @@
-"""The command line of ``main.py``: its options are those of ``settings``."""
+"""The command line of ``main.py``: its options are those of ``settings``.
+
+The help of each mode shows these commands, which the tests run.
+
+Training:
+
+    python main.py --data cifar10 --arch CifarResNet -d 8 --batch 64
+    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
+    mpirun -np 8 -bind-to none python main.py --data /path/to/imagenet --batch 32
+
+Evaluation:
+
+    python main.py --eval --load zoo:Res50-silu --data /path/to/imagenet
+    python main.py --eval --load CKPT --data D -d 50 --attack-epsilon 8 --attack-iter 50
+    mpirun -np 2 python main.py --eval --load CKPT --data D -d 50
+
+Classification:
+
+    python main.py --eval-directory path/to/image/directory --load zoo:Res50-silu
+"""
 import os
 import sys
 
@@ -7,7 +26,8 @@ from attacks.registry import KINDS
 from commands import sources
 from data.folders import default_data
 from data.policies import policy_of
-from ranks.command_line import OneLineParser
+from machine import programs
+from ranks.command_line import OneLineParser, OneScreen, examples, helped
 from ranks.launched import launched_rank
 from settings import attacking, checks, flags, modes, recipes, resolve, sections
 from tables import TABLES, told
@@ -17,11 +37,21 @@ from zoo import published
 
 DESCRIPTION = 'Smooth Adversarial Training: train, judge and apply the networks of ``nets.py``.'
 _ARCHITECTURE = 'architecture'  # a group of flags
+# By mode: what its help says of it, what is typed, and the place of its examples above.
+_HELP = {
+    modes.TRAINING: ('Train a network, by default under attack, as the recipe of its kind does.',
+                     'python main.py', 'Training'),
+    modes.EVAL: ('Judge a network, clean and under attack; its checkpoint says which one it is.',
+                 'python main.py --eval --load CHECKPOINT', 'Evaluation'),
+    modes.DIRECTORY: ('Classify every image of a folder.',
+                      'python main.py --eval-directory DIR --load CHECKPOINT', 'Classification')}
 
 
-def add_architecture_flags(parser, depth=None, arch='ResNet'):
-    """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another."""
-    flags.add(parser, [option for option in sections.options() if option.flag.group == _ARCHITECTURE], TABLES,
+def add_architecture_flags(parser, depth=None, arch='ResNet', brief=False):
+    """Add the flags that say which network to build; ``depth``: the default to tell of, where it is another.
+    ``brief``: the most used ones alone."""
+    options = flags.most_used(sections.options()) if brief else sections.options()
+    flags.add(parser, [option for option in options if option.flag.group == _ARCHITECTURE], TABLES,
               {'arch': arch}, {**told(), **({'depth': depth} if depth else {})})
 
 
@@ -32,10 +62,31 @@ def add_averages_flag(parser, default=None):
         "0 takes the checkpoint's weights, another number their moving averages (default: {})".format(shown)))
 
 
+def add_flags(parser, options, **words):
+    """Add to a parser some of ``settings.sections.options()``; ``words``: of ``settings.flags.add``."""
+    flags.add(parser, options, TABLES, told=told(), **words)
+
+
 def get_parser():
     """The argument parser of this program; ``parse_args`` also fills in the recipe and checks."""
-    parser = OneLineParser(description=DESCRIPTION, allow_abbrev=False)
-    flags.add(parser, sections.options(), TABLES, told=told())
+    return helped(_parser)
+
+
+def _parser(typed):
+    """See ``ranks.command_line.Maker``."""
+    if typed is None:
+        parser = OneLineParser(description=DESCRIPTION, allow_abbrev=False, add_help=False)
+        add_flags(parser, sections.options())
+        return parser
+    mode, *_ = modes.modes_of(typed, launched_rank() is not None)
+    # What is typed with --fake is what a training has.
+    description, command, place = _HELP[modes.TRAINING if mode == modes.FAKE else mode]
+    others = ['  {} -h'.format(programs.spelt(words)) for _, words, _ in _HELP.values() if words != command]
+    parser = OneLineParser(
+        usage='{} [FLAGS]'.format(programs.spelt(command)), description=description, allow_abbrev=False, add_help=False,
+        formatter_class=OneScreen,
+        epilog='\n'.join([examples(__doc__.split(place + ':\n\n')[1].split('\n\n')[0]), '', 'others:', *others]))
+    add_flags(parser, flags.most_used(sections.options(), [mode]), described=False)
     return parser
 
 
@@ -66,7 +117,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     try:
         mode = _check_mode(args, parser, argv)
-        args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory))
+        args = parse_with_checkpoint(parser, argv, args.load, training=not (args.eval or args.eval_directory),
+                                     new_classifier=args.new_classifier)
         return _resolve(args, mode)
     except ValueError as error:
         parser.error(error)
@@ -101,7 +153,9 @@ def _resolve(args, mode):
             args.warmup_epochs, args.epochs),
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
+    resolve.take_predictions(args)
     resolve.check(args)
+    _check_classifier(args)
     _check_files(args)
     attacking.check_lengths(args)
     if KINDS[args.attack].step_size is None:  # it has steps of its own
@@ -117,6 +171,13 @@ def _choose_data(args, served):
         args.data = default_data()
     args.left_to_server = sources.left_to_server(args, served)
     sources.settle_classes(args)
+
+
+def _check_classifier(args):
+    for name in ('new_classifier', 'classifier_rate'):
+        if getattr(args, name) and nets.ARCHITECTURES[args.arch].classifier is None:
+            raise ValueError('--{}: it is not known which variables are the last layer of --arch {}'.format(
+                name.replace('_', '-'), args.arch))
 
 
 def _check_files(args):

@@ -1,4 +1,4 @@
-"""``--eval`` and ``--eval-directory``: a network judged on the validation set, and applied to a folder."""
+"""``--eval``: a network judged on the validation set."""
 import contextlib
 import dataclasses
 import os
@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 
-import numpy as np
 from tensorpack.utils import logger
 
 import nets
@@ -14,11 +13,10 @@ from commands import sources
 from commands.networks import make_evaluation_attackers, matched, open_session
 from commands.saying import print_recipe, say_evaluation, say_idle_gpus
 from data import efficientnet_view
-from data.folders import ImageSet, list_images
 from data.synsets import synsets
 from data.views import shown_whole
 from evaluation import journal, judging, threat_models
-from evaluation.passes import ROW, EvaluationTower, row_ranges
+from evaluation.passes import ROW, row_ranges
 from evaluation.results import (
     columns,
     make_results,
@@ -29,7 +27,6 @@ from evaluation.results import (
 )
 from evaluation.verdicts import CLEAN, MAX_UNREADABLE, UNREADABLE_EXIT_CODE, too_many_unreadable
 from files import output_folders
-from files.atomic import write_text
 from machine.gpus import check_override
 from machine.versions import library_versions
 from ranks.cores import threads_for
@@ -135,12 +132,12 @@ def evaluate(args, ranks, signals, held, show=True):
     if outcome.signal:
         together(ranks, lambda: None)  # a launcher kills those that are left when one has ended
         sys.exit(exit_code(outcome.signal))
-    _refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
+    refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
                                                          'be read, --resume-eval judges them too')
     return results
 
 
-def _refuse_unreadable(args, ranks, read, total, what):
+def refuse_unreadable(args, ranks, read, total, what):
     """End all ranks with an exit code of its own if too many images could not be read; what was found is written."""
     if too_many_unreadable(read, total) and not args.allow_unreadable:
         together(ranks, lambda: None)
@@ -171,7 +168,7 @@ def _report(args, ranks, attackers, dataset, kept, outcome, seconds, show):
         logger.warning(warning)
     for attacker, found in zip(attackers, results.get('threat_models', [results])):
         for attack in found['attacks'] if attacker.one_after_another else ():
-            say('After {name}{}: robust {robust_correct} of {num_images}'.format(
+            logger.info('After {name}{}: robust {robust_correct} of {num_images}'.format(
                 ' ({norm} {epsilon:g})'.format(**found['threat_model']) if args.threat_models else '', **attack))
     if stopped:
         logger.warning(stopped.format('; results so far are in {}'.format(folder)))
@@ -196,27 +193,3 @@ def _results(args, attackers, outcome, *about):
                 threat_models.cells(outcome, titles))
     (attacker,), (found,) = attackers, outcome.found
     return (make_results(found.verdicts, attacker, outcome.tried, *about), columns(found.latest, found.broken_by))
-
-
-def classify_directory(args, ranks):
-    """``--eval-directory``: one line ``path,class index`` for every image file of a folder."""
-    together(ranks, lambda: check_override(args.tf32))
-    values = together(ranks, lambda: open_checkpoint(args.load))
-    files = together(ranks, lambda: list_images(args.eval_directory))
-    if not files:
-        fail("--eval-directory '{}': no image files".format(args.eval_directory), ranks.rank)
-    settings = resolve(args)
-    tower = EvaluationTower(nets.build(settings), [], ranks)
-    dataset = ImageSet(files, np.zeros(len(files), np.int32), [], args.eval_directory)
-    # The releases' way for folders of ResNets: cubic, ignoring the aspect ratio.
-    batches = validation_batches(settings, dataset, ranks, plain=True)
-    with together(ranks, lambda: open_session(ranks, matched(args, values))) as session:
-        verdicts = tower.run(session, batches, [], ranks.is_chief)[CLEAN]
-    lines = ['{},{}\n'.format(files[k], p) for k, p in zip(verdicts.index, verdicts.prediction)]
-    if ranks.is_chief:
-        write_text(args.prediction_file, ''.join(lines))
-        say('{} predictions are in {}; {} files could not be read'.format(
-            len(lines), args.prediction_file, len(files) - len(lines)))
-        for warning in not_finite([verdicts.prediction]):
-            logger.warning(warning)
-    _refuse_unreadable(args, ranks, len(lines), len(files), 'they have no prediction')

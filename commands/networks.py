@@ -43,14 +43,19 @@ def make_evaluation_attacker(settings):
     return attacker
 
 
-def make_training_model(settings, rank):
-    """The network of a training's settings, with its attacker and losses."""
+def make_training_model(settings, rank, untrained=frozenset()):
+    """The network of a training's settings, with its attacker and losses.
+
+    Args:
+        untrained (frozenset): see ``training.freezing``.
+    """
     attack, update = settings.training_attack, settings.update
     return nets.build(
         settings, rank=rank, attacker=make_attacker(attack, settings.network.num_classes, settings.run.seed),
         attack_gradient=attack.gradient, attack_precision=attack.precision, update_gradient=update.update_gradient,
         label_smoothing=update.label_smoothing, weight_decay=update.weight_decay, optimizer_name=update.optimizer,
-        update=update, accumulate=update.accumulate,
+        update=update, accumulate=update.accumulate, untrained=untrained,
+        classifier=nets.ARCHITECTURES[settings.network.arch].classifier,
         batch_stage=make_stage(update, settings.network.num_classes))
 
 

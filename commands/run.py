@@ -6,7 +6,8 @@ import threading
 import tensorflow.compat.v1 as tf
 
 from commands import sources
-from commands.judge import classify_directory, evaluate
+from commands.classify import classify_directory
+from commands.judge import evaluate
 from commands.train import train
 from ranks.end import end_by, fail
 from ranks.gather import together
@@ -60,7 +61,7 @@ def _started(args):
     with Heartbeats(ranks):
         bring_weights(args.load, ranks)
         if args.load:
-            together(ranks, lambda: refuse_another_network(args))
+            together(ranks, lambda: refuse_another_network(args, args.new_classifier))
         yield ranks
 
 

@@ -1,13 +1,11 @@
 """What a command says of itself before it begins: to its user what it works on, to its log every flag."""
-import shlex
-import sys
-
 import tensorflow.compat.v1 as tf
 from tensorpack.utils import logger
 
 import nets
 from data.digits import NAME as DIGITS
 from evaluation.results import threat_model
+from machine import programs
 from machine.devices import resolve_data_format
 from ranks.cores import threads_for
 from ranks.terminal import row, say
@@ -103,4 +101,4 @@ def say_idle_gpus(ranks, beside=''):
     gpus = len(tf.config.list_physical_devices('GPU'))
     if ranks.size == 1 and gpus > 1:
         say('1 of {0} GPUs is used; for all of them type:\n  mpirun -np {0} -bind-to none {1}{2}'.format(
-            gpus, shlex.join(['python'] + sys.argv), beside))
+            gpus, programs.to_type(), beside))

@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 from tensorpack.utils import logger
 
@@ -10,15 +11,23 @@ from commands.judge import validation_batches
 from commands.networks import make_attacker, make_training_model
 from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
+from data.subsets import spread
 from files import output_folders
 from machine.gpus import check_override
+from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
+from ranks.launched import Ranks
 from ranks.precision import agreed_precision
-from ranks.terminal import keep_log, say
+from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
 from training.directory import last_run, open_log_directory
+from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
+from training.samples import COUNT
+from weights.flags import judged_by_averages
+from weights.identity import some
+from weights.match import Tuning
 
 
 def train(args, ranks, signals, held):
@@ -31,27 +40,38 @@ def train(args, ranks, signals, held):
             max(1, round(data.num_images / (args.batch * ranks.size)))
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
+    untrained = together(ranks, lambda: variables_to_freeze(resolve(args)))
     fast = agreed_precision(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
-    session_init = together(ranks, lambda: start.session_init() if ranks.is_chief else None)
+    session_init = together(ranks, lambda: start.session_init(_tuning(args, untrained)) if ranks.is_chief else None)
     print_recipe(args)
     say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
-    model = make_training_model(settings, ranks.rank)
+    model = make_training_model(settings, ranks.rank, untrained)
     say_training(args, ranks, data, validation, model.attacker, folder, start)
+    if untrained:
+        say(row('frozen', '{} variables: {}'.format(len(untrained), some(sorted(untrained)))))
     run_training(
         model, settings, ranks, data.source(start.step),
-        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files)),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files), lambda:
+                        validation_batches(settings, validation, Ranks(), spread(len(validation.files), COUNT))),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
-    say('Training has ended.\n  --load {0}: the last weights{1}'.format(
-        folder, '\n  --load {}/best: the most robust ones'.format(folder) if validation else ''))
+    say('Training has ended. Its {} weights, for --load:\n  {}'.format(
+        *('most robust', os.path.join(folder, 'best')) if validation else ('last', folder)))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
+
+
+def _tuning(args, untrained):
+    """The ``Tuning`` of a training of some of a checkpoint's layers, or with other classes; None for another one."""
+    if not args.load or not (args.new_classifier or untrained):
+        return None
+    return Tuning(ARCHITECTURES[args.arch].classifier if args.new_classifier else None, judged_by_averages(args.load))
 
 
 def _open_run(args, ranks, classes, fast, held):

@@ -37,7 +37,8 @@ def open_training_data(args, ranks):
         stream = FakeStream(args.batch, args.input_size, args.num_classes)
         return TrainingData(args.batch, [str(c) for c in range(args.num_classes)], args.seed,
                              lambda step: local_input(stream, step), origin='made up')
-    classes = read_classes(args.load) if args.load and not args.ignore_checkpoint_flags else None
+    own = args.new_classifier or args.ignore_checkpoint_flags  # the data's
+    classes = read_classes(args.load) if args.load and not own else None
     if ranks.size == 1 and not args.serve_address:
         dataset = sources.open_images(args, 'train', classes)
         stream = TrainingStream(dataset, args.batch, view_of(vars(args)), args.seed)
@@ -72,7 +73,8 @@ def _served_data(args, ranks, classes):
         if classes and list(served['classes']) != list(classes) and not args.fake:
             raise ValueError(
                 "--load '{}': its {} classes ({}, ...) are not the {} of the data server at {} ({}, ...), or in "
-                'another order; with --ignore-checkpoint-flags its weights are trained on other labels'.format(
+                'another order; --new-classifier has a fresh last layer for them, and with --ignore-checkpoint-flags '
+                'its weights are trained on other labels'.format(
                     args.load, len(classes), classes[0], len(served['classes']), address, served['classes'][0]))
     except ValueError:
         lease.close()  # now: the program that called may live on
@@ -82,4 +84,4 @@ def _served_data(args, ranks, classes):
                             warn_anywhere if ranks.local_rank == 0 else (lambda text: None))
     return TrainingData(served['num_images'], served['classes'], served['seed'],
                          lambda step: served_input(batches, not args.no_zmq_ops),
-                        origin='from the data server at {}'.format(address))
+                        origin='from the data server' + (' at ' + address if args.serve_address else ''))

@@ -62,7 +62,7 @@ def open_dataset(data: Optional[str], split: str, num_classes: Optional[int] = N
     present = class_folders(folder)
     names = list(classes) if classes else with_background(_class_names(root, present), num_classes)
     files, labels, left_out = (
-        _by_folder(folder, present, names) if present else _by_list(root, folder, split, names))
+        _by_folder(folder, present, names, split) if present else _by_list(root, folder, split, names))
     if not files:
         _refuse_level_above(root, _LEVELS_BELOW)
         raise ValueError("no images in the {} class folders of {}; known are {}".format(
@@ -220,13 +220,14 @@ def _class_names(root: str, present: List[str]) -> List[str]:
     return imagenet if set(found) <= set(imagenet) else found
 
 
-def _by_folder(folder: str, present: List[str], names: List[str]) -> Listed:
+def _by_folder(folder: str, present: List[str], names: List[str], split: str) -> Listed:
     index = {name: label for label, name in enumerate(names)}
     unknown = [name for name in present if name not in index]
     if unknown:
         raise ValueError("{}: {} of its {} class folders (first: {!r}) are not among the {} known classes ({} ...), "
-                         "which come from the checkpoint or from train/; rename or remove them".format(
-                             folder, len(unknown), len(present), unknown[0], len(names), ', '.join(names[:3])))
+                         "which come from the checkpoint or from train/; rename or remove them{}".format(
+                             folder, len(unknown), len(present), unknown[0], len(names), ', '.join(names[:3]),
+                             ', or train a new last layer for them: --new-classifier' if split == 'train' else ''))
     files, labels = [], []
     left_out = collections.Counter({'images beside the class folders': len(_scan(folder)[0])})
     for name in present:

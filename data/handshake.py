@@ -25,6 +25,7 @@ import socket
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from files import typed
+from machine import programs
 from settings import serving
 
 PROTOCOL = 3
@@ -63,7 +64,7 @@ def info_address(address: str) -> str:
 def server_command(expected: Mapping[str, Any], address: str, shard: Sequence[int] = (0, 1)) -> str:
     """The command line that starts a server as a trainer expects it (see ``Lease``); DIR stands for the data set of one
     that would take the server's."""
-    words = ['.venv/bin/python', 'third_party/serve-data.py']
+    words = []
     dataset = expected.get('dataset', 'DIR')
     if dataset == FAKE:
         words.append('--fake')
@@ -74,7 +75,7 @@ def server_command(expected: Mapping[str, Any], address: str, shard: Sequence[in
         words += ['--shard', '{}/{}'.format(*shard)]
     if address != default_data_address(expected.get('batch')):
         words += ['--address', address]
-    return ' '.join(shlex.quote(word) for word in words)
+    return programs.spelt(' '.join(['.venv/bin/python third_party/serve-data.py', *map(shlex.quote, words)]))
 
 
 class Job(NamedTuple):

@@ -13,9 +13,14 @@ JPEG_START = b'\xff\xd8\xff'  # of a JPEG file's content
 
 
 class Unreadable(Exception):
-    """An image of a data set cannot be had; the message says which and, where more is known than that, why."""
+    """An image of a data set cannot be had; the message says which and, where more is known than that, why.
+
+    Attributes:
+        reason (str): why.
+    """
 
     def __init__(self, name: str, reason: Optional[str] = None) -> None:
+        self.reason = reason or 'cannot be decoded'
         super().__init__('{}: {}'.format(name, reason) if reason else 'cannot decode image {}'.format(name))
 
 
@@ -80,8 +85,8 @@ def read_content(path: str) -> bytes:
     try:
         with open(path, 'rb') as source:
             return source.read()
-    except OSError:
-        raise Unreadable(path) from None
+    except OSError as error:
+        raise Unreadable(path, error.strerror) from None
 
 
 def decode_image(content: bytes, turned: bool = True) -> np.ndarray:

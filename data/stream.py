@@ -72,7 +72,7 @@ class TrainingStream:
 
     @property
     def unreadable(self) -> Dict[str, str]:
-        return dict(self._reader.unreadable)
+        return {name: str(error) for name, error in self._reader.unreadable.items()}
 
     def batch(self, number: int) -> Tuple[np.ndarray, ...]:
         """Batch ``number`` (from 0).
@@ -181,6 +181,11 @@ class ValidationBatches:
         """Names (sorted list of str) of the images that could not be had so far."""
         return sorted(self._reader.unreadable)
 
+    @property
+    def reasons(self) -> Dict[str, str]:
+        """Why they could not be had, by their names."""
+        return {name: error.reason for name, error in self._reader.unreadable.items()}
+
     def __len__(self) -> int:
         return len(self._numbers)
 
@@ -252,7 +257,7 @@ class _Reader:
     def __init__(self, dataset: DataSet) -> None:
         self._dataset = dataset
         self._lock = threading.Lock()
-        self.unreadable: Dict[str, str] = {}  # name to what is wrong
+        self.unreadable: Dict[str, Unreadable] = {}  # by name
 
     def read(self, index: int, decode: Callable[[bytes], Any]) -> Optional[Tuple[Any, int]]:
         """``decode``'s result for the content, and the label (int), or None.
@@ -275,8 +280,7 @@ class _Reader:
         name = self._dataset.files[index]
         with self._lock:
             if name not in self.unreadable:
-                self.unreadable[name] = str(error if isinstance(error, Unreadable)
-                                            else Unreadable(name, str(error or '')))
+                self.unreadable[name] = error if isinstance(error, Unreadable) else Unreadable(name, str(error or ''))
                 logger.warning("%s; it is left out", self.unreadable[name])
 
 

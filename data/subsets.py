@@ -34,6 +34,12 @@ SUBSETS: Dict[str, Subset] = {
     'robustbench': Subset('robustbench.npz', "RobustBench's 5000 images of ImageNet")}
 
 
+def spread(total: int, count: int) -> np.ndarray:
+    """Places (int32) of ``count`` images, or all there are, evenly over a set of ``total``, whose order is often by
+    class."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int32))
+
+
 def part_of(dataset: DataSet, name: str) -> DataSet:
     """The images of a subset, in the order of its list, found by the names of the files that they were published as.
 

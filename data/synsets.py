@@ -1,7 +1,7 @@
 """The 1000 classes of ILSVRC 2012 in label order (sorted WordNet ids, the order of the Caffe release)."""
 import functools
 import os
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 
 @functools.lru_cache(maxsize=None)
@@ -21,3 +21,9 @@ def synset_words() -> List[str]:
 def synsets() -> List[str]:
     """Returns: list of 1000 WordNet ids; entry k is the folder name of class k, e.g. ``'n01440764'``."""
     return [line.split(' ', 1)[0] for line in _lines()]
+
+
+def in_words(classes: Sequence[str]) -> List[str]:
+    """Class names, of which those that are ids become words: ``'n01440764'`` is ``'tench, Tinca tinca'``."""
+    words = dict(line.split(' ', 1) for line in _lines())
+    return [words.get(name, name) for name in classes]

@@ -55,8 +55,12 @@ def rows():
                published[0], '{:.2f}'.format(products / 1e9), published[1]]
 
 
-def main():
-    OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False).parse_args()
+def get_parser():
+    return OneLineParser(description=__doc__.split('\n')[0], allow_abbrev=False)
+
+
+def main(argv=None):
+    get_parser().parse_args(argv)
     print('| {} |\n|{}'.format(' | '.join(HEADER), '---|' * len(HEADER)))
     for row in rows():
         print('| {} |'.format(' | '.join(row)), flush=True)

@@ -115,8 +115,8 @@ class Judging:
             with self._bar(stage[-1], int(wanted.sum()), len(todo)) as progress:
                 judged, signal = self._run_stage(session, stage, table, todo, make_batches(todo), signals, progress,
                                                  save)
-            if len(self._stages) > 1 and judged:
-                say('{} ({:.0f} s)'.format(self._describe(stage[-1], table), time.time() - begin))
+            if len(self._stages) > 1 and not signal:
+                say(self._describe(stage[-1], table))
             # An image that was read for an earlier attack must not count as having withstood one it was not read for.
             lost = todo[:judged][~table.known[stage[0]][todo[:judged]]]
             if stage[0] and len(lost):
@@ -184,9 +184,9 @@ class Judging:
     def _describe(self, last_pass, table):
         known = table.known[0]
         passes = self._before(last_pass) + [last_pass] if self._one_after_another else self._stages[0]
-        return '{}: {:.1f}% {}'.format(
-            self._shown[last_pass], 100 * table.robust(passes)[known].mean() if known.any() else 0,
-            'robust' if last_pass else 'right')
+        count, total = int(table.robust(passes)[known].sum()), int(known.sum())
+        return '{}: {:.1%} {}, {} of {}'.format(
+            self._shown[last_pass], count / max(total, 1), 'robust' if last_pass else 'right', count, total)
 
     def _outcome(self, table, done, signal):
         done_with = dict((k, images) for stage, images in zip(self._stages, done) for k in stage)

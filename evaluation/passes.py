@@ -1,9 +1,11 @@
 """Passes of a network over batches of images: clean and under attack."""
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
-from adv_model import PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5
+from adv_model import ATTACKED, PREDICTION, SUCCESS_AT_ANY_STEP, TARGET, WRONG_TOP5
 from attacks.attacker import Lengths
 from attacks.pgd import NoOpAttacker
 from evaluation.verdicts import CLEAN, Verdicts
@@ -50,6 +52,27 @@ class Passes:
         found = session.run([self._found[number][name] for name in FOUND],
                             {**dict(feed), self._image: image, self._label: label, self._index: index})
         return np.stack([np.full(len(index), number), index, label] + found, axis=1).astype(np.int32)[index >= 0]
+
+    def show(self, session, number, batch, feed=()):
+        """As ``judge``, what one pass looks at.
+
+        Returns:
+            np.ndarray: predictions, int32 [n]. np.ndarray: the images under its attack, float32 [n,S,S,3], BGR, 0-255.
+        """
+        image, label, index = batch
+        found = session.run([self._found[number][name] for name in (PREDICTION, ATTACKED)],
+                            {**dict(feed), self._image: image, self._label: label, self._index: index})
+        return [values[index >= 0] for values in found]
+
+
+class Sample(NamedTuple):
+    """An image beside itself under an attack: uint8 and float32 [S,S,3] in RGB, 0-255; its label, and what the network
+    makes of both, -1 where its logits are not finite."""
+    image: np.ndarray
+    attacked: np.ndarray
+    label: int
+    prediction: int
+    attacked_prediction: int
 
 
 class EvaluationTower:
@@ -98,6 +121,24 @@ class EvaluationTower:
         rows = rows[np.argsort(rows[:, 1], kind='stable')]
         return {name: Verdicts(*rows[rows[:, 0] == number, 1:].T)
                 for number, name in enumerate([CLEAN] + [a.name for a in attackers])}
+
+    def samples(self, session, batches, attacker):
+        """What one rank by itself sees of some images.
+
+        Args:
+            batches (ValidationBatches). attacker: one of the tower's kinds.
+        Returns:
+            list of Sample: of the images that can be read.
+        """
+        found = []
+        for image, label, index in batches:
+            clean, _ = self._passes.show(session, 0, (image, label, index))
+            under, attacked = self._passes.show(session, self._numbers[attacker.graph_key], (image, label, index),
+                                                self._lengths.feed(attacker.lengths))
+            read = index >= 0
+            found += [Sample(before[..., ::-1], after[..., ::-1], *map(int, said)) for before, after, *said in zip(
+                image[read], attacked, label[read], clean, under)]
+        return found
 
 
 def row_ranges(passes, images, classes):

@@ -14,6 +14,7 @@ from files.json_files import read_json
 from files.typed import anything, record, truth
 from machine.versions import source_version
 
+FEW = 5  # classes, all of which are among the five best
 _MAYBE_INCOMPLETE = record({'complete': truth}, others=anything, maybe=['complete'])
 
 
@@ -146,18 +147,21 @@ def print_results(results):
     """The released programs' three lines, of the attacked images, after the clean ones; fractions.
 
     Of images that were left where the attack first succeeded, they have names of their own: these figures are not the
-    releases'.
+    releases'. Of ``FEW`` classes or fewer there is no top-5 error: it is 0.
     """
     clean, attacked = results['clean'], results['adversarial']
+    many = results['args']['num_classes'] > FEW
     stopped = results['attack'].get('early_stop')
     if attacked:
         print('Clean Top1 Error: {}'.format(clean['top1_error']))
-        print('Clean Top5 Error: {}'.format(clean['top5_error']))
+        if many:
+            print('Clean Top5 Error: {}'.format(clean['top5_error']))
     if attacked and results['verdict'] != ANY_STEP:
         print('Attack Success Rate At Any Step: {}'.format(results['attack_success_rate_at_any_step']))
     when = ' When Stopped' if stopped else ''
     print('Top1 Error{}: {}'.format(when, (attacked or clean)['top1_error']))
     if attacked:
         print('Attack Success Rate{}: {}'.format(' At Any Step' if stopped else '', results['attack_success_rate']))
-    print('Top5 Error{}: {}'.format(when, (attacked or clean)['top5_error']))
+    if many:
+        print('Top5 Error{}: {}'.format(when, (attacked or clean)['top5_error']))
     sys.stdout.flush()

@@ -6,10 +6,15 @@ UNFINISHED = '.writing'
 
 
 def write_text(path: str, text: str) -> None:
+    """Write a file whole or not at all, in UTF-8; names of files that are none of it have their own bytes there."""
+    write_bytes(path, text.encode('utf-8', 'surrogateescape'))
+
+
+def write_bytes(path: str, content: bytes) -> None:
     """Write a file whole or not at all."""
     temporary = path + UNFINISHED
-    with open(temporary, 'w') as f:
-        f.write(text)
+    with open(temporary, 'wb') as f:
+        f.write(content)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)

@@ -15,12 +15,12 @@ import logging
 import os
 import shlex
 import socket
-import sys
 import threading
 import time
 from typing import Dict, Iterator, List, Optional, Tuple, Union
 
 from files.typed import Malformed, parse, record, text, whole
+from machine import programs
 
 LOCK_FILE = '.lock'
 RENEWED_EVERY, DEAD_AFTER = 5, 30  # seconds
@@ -146,7 +146,8 @@ def _boot() -> str:
 
 def _this_process() -> Dict[str, Union[str, int]]:
     return {'boot': _boot(), 'host': socket.gethostname()[:_TEXT], 'pid': os.getpid(),
-            'since': datetime.datetime.now().isoformat(' ', 'seconds'), 'command': shlex.join(sys.argv)[:_TEXT]}
+            'since': datetime.datetime.now().isoformat(' ', 'seconds'),
+            'command': shlex.join(programs.command())[:_TEXT]}
 
 
 def _boot_in(content: bytes) -> Optional[str]:

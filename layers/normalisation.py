@@ -15,8 +15,9 @@ def batch_norm_variables(channels, name, initial_gamma=1.0, averages=('mean/EMA'
 def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True):
     """Batch norm with variables ``name/{gamma,beta}`` and the moving averages ``name/<averages>``.
 
-    In training the new moving averages are in the UPDATE_OPS collection. ``unbiased``: what the variance's average
-    takes in, the batch's variance with n - 1 (tensorpack, by TensorFlow's fused op) or n in the denominator.
+    In training the new moving averages are in the UPDATE_OPS collection; but where gamma and beta are not trained, they
+    stay, and stand for the batch's statistics. ``unbiased``: what the variance's average takes in, the batch's variance
+    with n - 1 (tensorpack, by TensorFlow's fused op) or n in the denominator.
     """
     channels = channels_of(x, style)
     variables = batch_norm_variables(channels, name, initial_gamma, averages)
@@ -24,7 +25,7 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
         variables = style.frozen.once(variables[0].name, lambda: variables)
     gamma, beta, mean, variance = variables
     with tf.name_scope(name):
-        if not style.training:
+        if not style.training or not (gamma.trainable or beta.trainable):
             return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=style.bn_epsilon,
                                           data_format=style.data_format, is_training=False)[0]
         count = tf.cast(tf.size(x) // channels, tf.float32)

@@ -3,9 +3,9 @@ import collections
 import contextlib
 import ctypes
 import os
-import shlex
-import sys
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+from machine import programs
 
 DRIVER = 'libcuda.so.1'
 
@@ -74,8 +74,8 @@ def _too_many_ranks(seen: Sequence[List[str]], some: Sequence[str]) -> str:
     beside = [gpus for gpus in seen if set(gpus) & set(some)]
     here, everywhere = (len({name for gpus in lists for name in gpus}) for lists in (beside, seen))
     per_machine = '' if here == everywhere else '-map-by ppr:{}:node '.format(here)
-    return '{} ranks of one machine see {} GPU{}, and each rank needs its own: mpirun -np {} {}python {}'.format(
-        len(beside), here, 's' * (here > 1), everywhere, per_machine, ' '.join(map(shlex.quote, sys.argv)))
+    return '{} ranks of one machine see {} GPU{}, and each rank needs its own: mpirun -np {} {}{}'.format(
+        len(beside), here, 's' * (here > 1), everywhere, per_machine, programs.to_type())
 
 
 @contextlib.contextmanager

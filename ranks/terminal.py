@@ -151,4 +151,4 @@ def bar(total: int, what: str, shown: bool = True, done: int = 0) -> Any:
     """
     return tqdm(total=total, initial=done, desc=what, disable=not (shown and has_reader()), leave=False, ascii=True,
                 ncols=min(COLUMNS, shutil.get_terminal_size().columns) - 1, mininterval=0.5, smoothing=0.5,
-                bar_format='{l_bar}{bar}|{n_fmt}/{total_fmt}[{elapsed}<{remaining},{rate_noinv_fmt}]')
+                bar_format='{l_bar}{bar}|{n_fmt}/{total_fmt}[{elapsed}<{remaining},{rate_noinv_fmt}{postfix}]')

@@ -6,6 +6,7 @@ import numpy as np
 
 from commands import sources
 from commands.judge import validation_batches
+from data.subsets import spread
 from ranks.launched import Ranks
 from settings.resolve import resolve
 from weights.classes import read_classes
@@ -38,7 +39,7 @@ class Images:
 
 
 def open_images(args, count):
-    """``count`` images, or all there are (None), spread evenly over the validation set, whose order is often by class.
+    """``count`` images, or all there are (None), spread evenly over the validation set.
 
     Args:
         args: resolved flags of ``main.py --eval``.
@@ -47,7 +48,7 @@ def open_images(args, count):
     """
     dataset = sources.open_images(args, 'val', read_classes(args.load))
     total = len(dataset.files)
-    positions = np.unique(np.linspace(0, total - 1, min(count or total, total)).round().astype(np.int32))
+    positions = spread(total, count or total)
     batches = list(validation_batches(resolve(args), dataset, Ranks(), positions))
     pixels, label, index = (np.concatenate(column) for column in zip(*batches))
     read = index >= 0

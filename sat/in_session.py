@@ -7,10 +7,10 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import nets
-from adv_model import ATTACK_SUCCESS, TARGET, add_metrics, image_preprocess
+from adv_model import ATTACK_SUCCESS, TARGET, add_metrics, image_preprocess, to_pixels
 from attacks.attacker import Lengths
 from attacks.autoattack.losses import margin
-from attacks.threat import PIXEL, no_target
+from attacks.threat import no_target
 from commands.networks import matched, open_session
 from ranks.launched import Ranks
 from seeds import EVALUATION_STREAM, image_seeds
@@ -21,14 +21,6 @@ from weights.find import open_checkpoint
 one_graph_at_a_time = threading.RLock()
 
 LOGITS, LOSS, MARGIN, ADVERSARIAL = 'logits', 'loss', 'margin', 'adversarial'
-
-
-def to_pixels(image, data_format, channels):
-    """Undo ``image_preprocess``: float32 [N,S,S,3], BGR, 0-255, of images as a network takes them."""
-    if data_format == 'NCHW':
-        image = tf.transpose(image, [0, 2, 3, 1])
-    image = (image + 1.0) / PIXEL
-    return tf.reverse(image, [3]) if channels == 'RGB' else image
 
 
 def parts_of(args):

@@ -67,6 +67,15 @@ def chance(text: str) -> float:
     return above_zero(str(probability(text)))
 
 
+def regular_expression(text: str) -> str:
+    """A regular expression, as Python's ``re`` has them."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError("'{}' is no regular expression: {}".format(text, error))
+    return text
+
+
 def seed(text: str) -> int:
     """A whole number in [0, 2^31)."""
     value = int(at_least(0)(text))

@@ -1,10 +1,12 @@
 """Command lines from the options: parsers, and the refusal of flags that mean nothing in a mode."""
 import argparse
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+import dataclasses
+from typing import Any, Callable, Container, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
-from settings import sections
+from settings import sections, serving
 from settings.fields import SWITCH, Flag, Option
 from settings.modes import DIRECTORY, EVAL, FAKE, SERVED, TRAINING
+from settings.nearest import did_you_mean
 
 # Groups of the help, in their order; others follow.
 GROUPS = {
@@ -27,17 +29,18 @@ Tables = Mapping[str, Named]
 
 
 def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tables,
-        defaults: Mapping[str, Any] = {}, told: Mapping[str, str] = {}) -> None:
+        defaults: Mapping[str, Any] = {}, told: Mapping[str, str] = {}, described: bool = True) -> None:
     """Add the flags of ``options`` to a parser.
 
     Args:
         tables (dict): name of a ``Check`` to what it may be. defaults (dict): by destination, other ones than the
-            options' own. told (dict): by destination, for the help, likewise.
+            options' own. told (dict): by destination, for the help, likewise. described (bool): whether the help says
+            more of a group than its name.
     """
     wanted = list(dict.fromkeys(str(option.flag.group) for option in options))
     exclusive: Dict[str, Any] = {}
     for title in sorted(wanted, key=lambda title: list(GROUPS).index(title) if title in GROUPS else len(GROUPS)):
-        group = parser.add_argument_group(title, GROUPS.get(title))
+        group = parser.add_argument_group(title, GROUPS.get(title) if described else None)
         for option in options:
             if option.flag.group != title:
                 continue
@@ -48,6 +51,20 @@ def add(parser: argparse.ArgumentParser, options: Sequence[Option], tables: Tabl
                 place = exclusive[option.flag.excludes]
             default = defaults.get(option.dest, None if option.late else option.default)
             add_flag(place, option.flag, tables, default, told.get(option.dest, option.flag.told))
+
+
+def most_used(options: Sequence[Option], modes: Optional[Sequence[str]] = None) -> List[Option]:
+    """Of ``options`` those of the help of one screen, with its words; of some modes, or (None) of all."""
+    return [option._replace(flag=dataclasses.replace(
+        option.flag, names=option.flag.names[:1], help=option.flag.brief, off=None, unit=option.flag.unit or (
+            None if option.flag.check in (None, SWITCH) or callable(option.flag.check) else 'NAME')))
+        for option in options if option.flag.brief and (modes is None or set(modes) & set(option.flag.modes))]
+
+
+def others_names(known: Container[str]) -> Dict[str, str]:
+    """What the field calls the flags of a parser: its name there to that of the flag, one of ``known``."""
+    return {name: option.flag.names[-1] for option in [*sections.options(), *serving.data_server_options()]
+            for name in option.flag.called if option.flag.names[-1] in known}
 
 
 def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optional[str] = None) -> None:
@@ -64,9 +81,28 @@ def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optiona
         return
     parse = tables[flag.check].parse if isinstance(flag.check, str) else flag.check
     chosen = parse is None or isinstance(parse, tuple)
-    place.add_argument(*flag.names, type=None if chosen else parse, choices=words or None if chosen else None,
-                       default=default, metavar=flag.unit, help=shown, const=flag.alone,
-                       nargs=None if flag.alone is None else '?')
+    if words:
+        parse = _word_of(flag, words, None if chosen else parse)
+    place.add_argument(*flag.names, type=None if isinstance(parse, tuple) else parse,
+                       choices=words or None if chosen else None, default=default, metavar=flag.unit, help=shown,
+                       const=flag.alone, nargs=None if flag.alone is None else '?')
+
+
+def _word_of(flag: Flag, words: Sequence[str], parse: Any) -> Callable[[str], Any]:
+    """``parse``, or (None) the text itself if it is of ``words``; a mistake is told with what was meant."""
+    def parsed(text: str) -> Any:
+        try:
+            if parse:
+                return parse(text)
+            if text not in words:
+                raise argparse.ArgumentTypeError("invalid choice: '{}' (choose from {})".format(
+                    text, ', '.join("'{}'".format(word) for word in words)))
+            return text
+        except argparse.ArgumentTypeError as error:
+            # In what is more than a word the mistake may be in the rest.
+            known = parse and text.split(':')[0].lower() in map(str.lower, words)
+            raise argparse.ArgumentTypeError(str(error) + ('' if known else did_you_mean(text, words, flag.meant)))
+    return parsed
 
 
 def _words(flag: Flag, tables: Tables) -> List[str]:

@@ -11,7 +11,8 @@ from settings.attacking import default
 from settings.fields import for_evaluations, options_of, section_of
 from settings.modes import EVAL
 from settings.network import Network
-from settings.recipes import RECIPES, names
+from settings.recipes import RECIPES, Recipe, names
+from settings.run import CSV, RELEASED
 from settings.sections import Settings
 
 
@@ -55,7 +56,9 @@ def take_network(args: Any, kinds: Mapping[str, Kind]) -> None:
     default(args, 'activation_name', kind.activation)
     kind.check(args)
     of_network = {option.dest for option in options_of(Network)} | {'moving_average_decay'}
-    _take(args, of_network.difference(of_some).union(own))
+    wanted = of_network.difference(of_some).union(own)
+    _take(args, wanted, RECIPES[args.recipe])
+    _take(args, wanted, RECIPES[kind.recipe])  # where a recipe leaves the network as it is
 
 
 def options_of_some(kinds: Mapping[str, Kind]) -> Set[str]:
@@ -69,17 +72,23 @@ def take_recipe(args: Any) -> None:
     if args.epochs not in (None, recipe.epochs):
         for name, value in recipe.otherwise.items():
             default(args, name, value)
-    _take(args, set(names()).difference(option.dest for option in options_of(Network)))
+    _take(args, set(names()).difference(option.dest for option in options_of(Network)), recipe)
     if args.attack_target is None:
         args.attack_target = 'random' if args.targeted else 'none'
     for option in sections.options():
         default(args, option.dest, option.default)
 
 
-def _take(args: Any, wanted: Container[str]) -> None:
-    for name, value in RECIPES[args.recipe].items():
+def _take(args: Any, wanted: Container[str], recipe: Recipe) -> None:
+    for name, value in recipe.items():
         if name in wanted:
             default(args, name, value)
+
+
+def take_predictions(args: Any) -> None:
+    """Fill in the format of predictions, which a file's name may tell, and the file's name, which the format does."""
+    default(args, 'prediction_format', RELEASED if (args.prediction_file or '').endswith('.txt') else CSV)
+    default(args, 'prediction_file', 'predictions.' + ('txt' if args.prediction_format == RELEASED else 'csv'))
 
 
 def check(args: Any) -> None:
@@ -90,6 +99,12 @@ def check(args: Any) -> None:
         raise ValueError("--resume takes the run's own checkpoint and epoch; leave out --load and --starting-epoch")
     if args.starting_epoch > 1 and not args.load:
         raise ValueError('--starting-epoch {} needs --load CHECKPOINT, the weights at its start'.format(
+            args.starting_epoch))
+    if args.new_classifier and not args.load:
+        raise ValueError('--new-classifier needs --load CHECKPOINT, which the other layers are from; a run with one '
+                         'goes on with --resume-if-any added to its command')
+    if args.new_classifier and args.starting_epoch > 1:
+        raise ValueError('--starting-epoch {}: with --new-classifier the steps begin anew; leave it out'.format(
             args.starting_epoch))
     if args.starting_epoch > args.epochs:
         raise ValueError('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))

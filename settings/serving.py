@@ -17,23 +17,26 @@ class Serving:
     shard: Tuple[int, int] = option(
         '--shard', (), 'serve part I of N (from 0) of the images: give each machine its own I, and all the same N and '
         '--seed; each needs as many ranks (default: all images)', default=(0, 1), check=checks.shard, unit='I/N',
-        group='data')
+        group='data', brief='serve part I of N, on each of several machines another')
     address: Optional[str] = option(
         '--address', (), 'where trainers connect, ipc://@<name> or tcp://*:<port>; the next port or <name>-info '
-        'answers their questions (default: ipc://@imagenet-train-b<batch>)', default=None, unit='URL')
+        'answers their questions (default: ipc://@imagenet-train-b<batch>)', default=None, unit='URL',
+        brief='where trainers connect (default: ipc://@imagenet-train-b<batch>)')
     no_zmq_ops: bool = option(
         '--no-zmq-ops', (), 'no effect, as main.py --no-zmq-ops reads the same messages in Python; the released '
         'programs have it (default: off)', default=False, check=SWITCH)
     workers: Optional[int] = option(
         '--workers', (), '(default: the cores available, at most {told})', default=None, check=checks.positive,
-        unit='PROCESSES')
+        unit='PROCESSES', brief='(default: the cores available, at most {told})',
+        called=('--num-workers', '--processes', '--threads', '-j'))
     hwm: int = option(
         '--hwm', (), 'batches that may wait for each trainer. At most 2 x workers + 3, and HWM + 1 for each trainer, '
         'are in memory (default: %(default)s)', check=checks.positive, unit='BATCHES',
         default=150)  # FD and SAT, released code: on the sending side
     benchmark: bool = option(
         '--benchmark', (), 'measure for {:g} s how many images go to a receiver on this machine, and where the time '
-        'goes (default: off)'.format(BENCHMARK_SECONDS), default=False, check=SWITCH)
+        'goes (default: off)'.format(BENCHMARK_SECONDS), default=False, check=SWITCH,
+        brief='measure how many images go out a second, and end')
 
 
 def data_server_options() -> List[Option]:
@@ -44,7 +47,7 @@ def data_server_options() -> List[Option]:
         served = shown.served
         assert served
         flag = Flag(shown.flag.names[-1:], (), served.help, served.check, served.unit, Data.GROUP,
-                    excludes=served.excludes)
+                    excludes=served.excludes, brief=served.brief, called=shown.flag.called, meant=shown.flag.meant)
         shared.append(shown._replace(flag=flag, default=served.default, late=False))
     return shared + options_of(Serving)
 

@@ -9,13 +9,18 @@ from typing import NamedTuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 MARKDOWN = ('README.md', 'CONTRIBUTING.md', 'docs/*.md', 'tests/fixtures/originals_commands.md')
-PROGRAMS = ('*.py', '[!t]*/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
+PROGRAMS = ('*.py', '[!t]*/*.py', 'sat/cli/*.py', 'third_party/*.py', 'tools/*.py', 'training/*.py')
 JOB_SCRIPTS = ('slurm/*.sh',)
 
 _PROMPT = re.compile(r'^\s*\w*\$ ')
 _BLOCK = re.compile(r'^```\n(.*?)^```$|(?<=\n\n)((?: {4}[^\n]*(?:\n|$))+)', re.DOTALL | re.MULTILINE)
 # What comes before a program's name.
-_LEADING = re.compile(r'(echo \| )?([A-Z_]+=\S* )*(mpirun (.*? )?(?=\S*python))?((\S+/)?python3? )?')
+_LEADING = re.compile(r'(echo \| )?([A-Z_]+=\S* )*(mpirun (.*? )?(?=\S*python|sat ))?((\S+/)?python3? )?')
+# The commands of `sat`, and what does the same.
+_SAT = re.compile(r'(?<!\S)(?:python -m )?sat (train|eval|analyze|zoo|convert|serve|table)(?=\s|$)')
+_SCRIPTS = {'train': 'python main.py', 'eval': 'python main.py --eval --load', 'analyze': 'python -m analysis',
+            'zoo': 'python model_zoo.py', 'convert': 'python convert.py', 'serve': 'third_party/serve-data.py',
+            'table': 'python efficientnet/table.py'}
 _NO_PROGRAM = ('make', 'pytest', 'sbatch')
 
 
@@ -32,11 +37,21 @@ class Command(NamedTuple):
         return program_of(self.text)
 
 
+def as_script(text):
+    """A command of `sat` as that of the program which does it; another text as it is."""
+    text = re.sub(r'(?<!\S)sat eval (?=--eval-directory )', 'python main.py ', text)
+    text = re.sub(r'(?<!\S)sat eval (?=-)', 'python main.py --eval ', text)
+    return _SAT.sub(lambda found: _SCRIPTS[found.group(1)], text, count=1)
+
+
 def program_of(text):
     """What ``text`` runs, see ``Command.program``."""
+    text = as_script(text)
     first, *others = text[_LEADING.match(text).end():].split(' ')
     if first == '-m':
         return others[0]
+    if first == 'sat' and others:
+        return 'sat ' + others[0]
     if first in _NO_PROGRAM:
         return first
     for path in map(os.path.normpath, (first, os.path.join('third_party', first))):

@@ -12,7 +12,7 @@ import tempfile
 import time
 from typing import NamedTuple, Tuple
 
-from documented import ROOT, program_of
+from documented import ROOT, as_script, program_of
 from documented_material import ZOO
 
 SECONDS = 900  # until a command counts as hanging
@@ -36,7 +36,7 @@ _PLACES = ((r'(?<![\w.])/(path/to|data)/', r'\1/'), (r'(?<=mpirun )-np \d+ ', '-
 # Flags added behind the command's own, which they replace: little work, and a server of this test's own. Servers and
 # trainers of networks for 224 pixels take smaller images.
 _SERVED = '--batch 4 --workers 1 --address {address}'
-_TRAINED = '--batch 4 --epochs 1 --steps-per-epoch 1 --serve-address {address}'
+_TRAINED, _FROM_SERVER = '--batch 4 --epochs 1 --steps-per-epoch 1', ' --serve-address {address}'
 _SMALL_IMAGES = ' --input-size 64'
 _TINY = '--arch CifarResNet -d 8 --input-size 32 --batch 4'
 _LITTLE = {
@@ -86,6 +86,7 @@ class Run(NamedTuple):
 
 
 def mode_of(text):
+    text = as_script(text)
     program = program_of(text)
     if program == 'sbatch':
         return 'main.py --eval' if 'slurm/eval.sh' in text else 'train'
@@ -118,7 +119,7 @@ def _choices(text, steps):
 
 def flags_of(run):
     """The flags of ``run`` as its program gets them, without what makes it little work."""
-    text = _placed(run.text)
+    text = _placed(as_script(run.text))
     words = shlex.split(text)
     if program_of(run.text) == 'sbatch':
         script = next(number for number, word in enumerate(words) if word.endswith('.sh'))
@@ -150,7 +151,9 @@ def adapted(run, address):
               for number, text in enumerate(servers)]
     text = _placed(run.text, max(RANKS, len(servers)))
     if run.mode == 'train':
-        little = _TRAINED.format(address=address + '0') + small
+        # A process by itself, without a server beside it, reads the images.
+        alone = program_of(run.text) == 'main.py' and not servers and 'mpirun' not in text
+        little = _TRAINED + ('' if alone else _FROM_SERVER.format(address=address + '0')) + small
     elif run.mode == 'main.py --eval' and ('mpirun' in text or '.sh ' in text):  # an image for each rank
         little = '--batch 1'
     else:
@@ -160,7 +163,7 @@ def adapted(run, address):
     if text.endswith('"'):  # a job script's flags in one word
         return served, '{} {}"'.format(text[:-1], little)
     if len(servers) > 1:  # each rank is a machine
-        program = re.search(r'\S*python .*', text).group()
+        program = re.search(r'(\S*python|sat) .*', text).group()
         text, little = text.replace(program, "sh -c 'exec {} {}'".format(program, little.replace(
             address + '0', address + '$OMPI_COMM_WORLD_RANK'))), ''
     return served, ' '.join((text, little)).strip()
@@ -184,11 +187,12 @@ class Workplace:
         for name in {os.path.relpath(path, ROOT).split(os.sep)[0] for ending in ('py', 'sh') for depth in ('', '*/')
                      for path in glob.glob(os.path.join(ROOT, depth + '*.' + ending)) if _is_program(path)} - {'tests'}:
             self._link(os.path.join(ROOT, name), name)
-        for place, source in material.places(run.text):
+        for place, source in material.places(as_script(run.text)):
             self._link(source, place)
         # `source .venv/bin/activate`, with the interpreter of the tests.
         for name in ('python', 'python3'):
             self._write_program(name, 'exec {} "$@"'.format(shlex.quote(sys.executable)))
+        self._write_program('sat', 'exec {} -m sat "$@"'.format(shlex.quote(sys.executable)))
         self._write_program('srun', 'while [[ $1 == --* ]]; do shift; done',
                             'SLURM_PROCID=0 SLURM_NTASKS=1 exec "$@"')
 
@@ -247,7 +251,7 @@ class Workplace:
 
     def _wait_until_ready(self, server):
         deadline = time.time() + READY
-        while 'serve-data: ready' not in _read(server)[0]:
+        while not re.search('(serve-data|sat serve): ready', _read(server)[0]):
             assert server.poll() is None and time.time() < deadline, _read(server)
             time.sleep(0.1)
 

@@ -12,8 +12,9 @@ import tensorflow.compat.v1 as tf
 
 import main
 from adv_model import AdvImageNetModel
-from commands import judge
-from commands.judge import classify_directory, evaluate
+from commands import classify, judge
+from commands.classify import classify_directory
+from commands.judge import evaluate
 from commands.train import train
 from ranks.launched import Ranks
 from training import run
@@ -48,7 +49,8 @@ class Machine:
         np.savez(self._weights, none=np.zeros(1))
         monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'])
         monkeypatch.delenv('NVIDIA_TF32_OVERRIDE', raising=False)  # which the tests set, and machines of users do not
-        monkeypatch.setattr(judge, 'matched', _end)  # what --eval and --eval-directory do with a graph that is whole
+        for command in judge, classify:
+            monkeypatch.setattr(command, 'matched', _end)  # what they do with a graph that is whole
         monkeypatch.setattr(run, 'make_trainer', self._trainer_that_ends(make_trainer))
         monkeypatch.setattr(AdvImageNetModel, 'attack', self._noted(AdvImageNetModel.attack))
 

@@ -13,7 +13,8 @@ from tensorpack.tfutils.tower import TowerContext
 
 import analysis.__main__
 import main
-from analysis import flags, judged, page
+from analysis import flags, judged
+from files import pages
 from networks import make_network
 
 SIDE, CLASSES, NUM_IMAGES, MISLABELLED = 16, 10, 30, 3
@@ -170,13 +171,13 @@ def test_the_markdown_has_the_same_blocks_and_its_pictures_beside_it(made, conte
 
 def test_text_cannot_become_markup():
     nasty = '<script>alert("1")</script> & | x'
-    blocks = [page.Section(nasty), page.Text(nasty), page.Verdict(False, nasty), page.Code(nasty, nasty),
-              page.Table([nasty, nasty], [[nasty, 'Flag: ' + nasty]], nasty, ('Pass', 'Flag')),
-              page.Figure('a.png', b'\x89PNG' + bytes(20), '"' + nasty, nasty)]
-    found = Page(page.as_html(nasty, nasty, blocks))
+    blocks = [pages.Section(nasty), pages.Text(nasty), pages.Verdict(False, nasty), pages.Code(nasty, nasty),
+              pages.Table([nasty, nasty], [[nasty, 'Flag: ' + nasty]], nasty, ('Pass', 'Flag')),
+              pages.Figure('a.png', b'\x89PNG' + bytes(20), '"' + nasty, nasty)]
+    found = Page(pages.as_html(nasty, nasty, blocks))
     assert not found.all('script') and ''.join(found.text).count(nasty) == 14
     assert found.all('img')[0]['alt'] == '"' + nasty and found.all('b')[1]['class'] == 'bad'
-    table = [line for line in page.as_markdown('t', 'l', blocks).splitlines() if line.startswith('| <')]
+    table = [line for line in pages.as_markdown('t', 'l', blocks).splitlines() if line.startswith('| <')]
     assert {len(re.findall(r'(?<!\\)\|', line)) for line in table} == {3}
 
 

@@ -150,7 +150,7 @@ def test_an_image_is_loaded_as_it_is_stored_with_its_label(tmp_path):
     assert content == (tmp_path / 'train' / 'bee' / '2.png').read_bytes() and label == 1
     assert (decode_image(content) == read_image(dataset.files[1])).all()
     os.remove(dataset.files[2])
-    with pytest.raises(Unreadable, match='cannot decode image .*3.png$'):
+    with pytest.raises(Unreadable, match='3.png: No such file or directory$'):
         dataset.load(2)
 
 

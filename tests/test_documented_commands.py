@@ -50,6 +50,18 @@ NOT_RUN = {
     r'export \S+=.*': 'sets variables',
     r'(mpirun .* )?python main.py --eval .* --subset robustbench':
         'needs 5000 images of ImageNet: test_subsets.py::test_an_evaluation_judges_the_subset_and_says_so',
+    r'python main.py --load train_log/ten/best .*|for c in .*':
+        'needs CIFAR-10: '
+        'test_fine_tuning_commands.py::test_the_documented_network_learns_four_classes_of_cifar10_in_two_minutes',
+    r'python main.py --load train_log/probe/best .*':
+        'goes on from what the command before it leaves: '
+        'test_fine_tuning_commands.py::test_a_new_last_layer_is_learnt_alone_and_then_all_are',
+    r'mpirun .* --load train_log/.*':
+        'goes on from what the command before it leaves: '
+        'test_revisiting_at.py::test_clean_weights_are_trained_on_under_attack_in_another_norm',
+    r'python main.py --eval --load train_log/.*':
+        'judges what the commands before it leave: '
+        'test_threat_models.py::test_every_image_has_the_verdicts_of_three_evaluations_and_is_robust_where_all_say_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
     r'echo \| python benchmarks/torch_loop.py .*|\S*python benchmarks/train_speed.py .* --torch-python .*':
         'needs PyTorch, which is not installed here',
@@ -85,6 +97,12 @@ JUDGED = {
     'efficientnet-bL1-enhanced/efficientnet-bL1-enhanced': dict(
         EFFICIENTNET, model_name='efficientnet-bL1', moving_average_decay=0.9999, input_size=600),
     'CKPT': SAT, 'A': SAT, 'B': SAT}  # the reader's own: as the flags say
+# The warm-up follows the number of epochs; APGD's first step the radius.
+REVISITING = dict(
+    SAT_ATTACK, recipe='revisiting-at', activation_name='gelu_erf', input_scaling='unit', augmentation='revisiting-at',
+    input_size=224, num_classes=1000, attack='apgd', attack_iter=2, attack_step_size=8, mixup=0.8, cutmix=1,
+    random_erasing=0.25, label_smoothing=0.1, optimizer='adamw', weight_decay=0.05, base_lr=1e-3, lr_scaling='none',
+    warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs='', moving_average_decay=0.9999, moving_average_ramp=False)
 # By the architecture. SAT's single step of 4 belongs to its one step; another number of steps has steps of 1.
 SAT_TRAINER = dict(attack_iter=1, attack_step_size=4, prob_start_from_clean=0.2, label_smoothing=0.1,
                    optimizer='momentum', weight_decay=1e-4, base_lr=0.1, warmup_epochs=5, lr_drop_epochs='30,60,90')
@@ -94,19 +112,17 @@ TRAINED = {
     'ResNetDenoise': dict(dict(SAT_TRAINER, **dict(DENOISE_152, depth=50)), lr_drop_epochs='35,70,95'),
     'EfficientNet': dict(dict(EFFICIENTNET, **SAT_TRAINER), moving_average_decay=0.9999, optimizer='rmsprop',
                          weight_decay=1e-5, base_lr=0.016, lr_drop_epochs='', lr_decay_epochs=2.4),
-    # The warm-up follows the number of epochs.
-    'ConvNeXt': dict(
-        SAT_ATTACK, recipe='revisiting-at', arch='ConvNeXt', model_name='convnext-t', activation_name='gelu_erf',
-        input_scaling='unit', augmentation='revisiting-at', input_size=224, num_classes=1000, attack='apgd',
-        attack_iter=2, attack_step_size=8, mixup=0.8, cutmix=1, random_erasing=0.25, label_smoothing=0.1,
-        optimizer='adamw', weight_decay=0.05, base_lr=1e-3, lr_scaling='none', warmup_from=1e-4, lr_cosine_to=5e-6,
-        lr_drop_epochs='', moving_average_decay=0.9999, moving_average_ramp=False)}
+    'ConvNeXt': dict(REVISITING, arch='ConvNeXt', model_name='convnext-t'),
+    'ViT': dict(REVISITING, arch='ViT', model_name='vit-s')}
+# With --recipe fine-tune; the data of its commands is CIFAR-10.
+FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none',
+                  warmup_epochs=0, lr_drop_epochs='50,100', num_classes=10)
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'logdir', 'resume_if_any', 'mode',
-             'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16', 'transpose_input', 'strategy',
-             'sat_preprocessing'}
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+             'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
+             'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
@@ -161,9 +177,9 @@ def test_the_commands_in_make_test_are_in_the_documents():
 
 def test_the_documents_are_all_looked_at():
     sources = {source for source, _ in RUNS}
-    assert {'README.md', 'docs/cluster.md', 'docs/evaluation.md', 'docs/performance.md', 'docs/results.md',
-            'docs/training.md', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
-            'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
+    assert {'README.md', 'docs/cluster.md', 'docs/evaluation.md', 'docs/fine-tuning.md', 'docs/performance.md',
+            'docs/results.md', 'docs/training.md', 'model_zoo.py', 'convert.py', 'inference-example.py',
+            'efficientnet/main.py', 'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
 
 
 def typed(flags):
@@ -187,6 +203,7 @@ def meaning(run, flags):
     own = typed(flags)
     if run.mode == 'train':
         base = TRAINED[own.get('arch', 'ResNet')]
+        base = dict(base, **FINE_TUNED) if own.get('recipe') == 'fine-tune' else base
         if int(own.get('attack_iter', base['attack_iter'])) != base['attack_iter']:
             base = dict(base, attack_step_size=1)
     else:
@@ -311,6 +328,12 @@ def check_training(workplace, done):
 
 
 def check_predictions(workplace, done):
+    if '--prediction-file predictions.txt' not in workplace.run.text:
+        with open(os.path.join(workplace.folder, 'predictions.csv'), newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert len(rows) == 3 and all(row['class_name'] and not row['unreadable'] for row in rows), rows
+        assert os.path.exists(os.path.join(workplace.folder, 'predictions.png')) == ('--show' in workplace.run.text)
+        return
     with open(os.path.join(workplace.folder, 'predictions.txt')) as f:
         lines = f.read().splitlines()
     assert len(lines) == 3
@@ -359,7 +382,7 @@ def check_shards(workplace, done):
 
 
 def check_server(workplace, done):
-    assert 'serve-data: ready' in done.stdout
+    assert re.search('(serve-data|sat serve): ready', done.stdout)
 
 
 def check_printed(workplace, done):
@@ -372,7 +395,7 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
           'convert.py': check_converted, 'analysis sweep': check_figures, 'analysis landscape': check_figures,
           'analysis activations': check_figures, 'analysis transfer': check_figures, 'analysis report': check_page,
           'efficientnet/table.py': check_table, 'tools/make_tfrecords.py': check_shards, 'serve': check_server,
-          'benchmarks/training_step.py': check_printed,
+          'benchmarks/training_step.py': check_printed, 'sat completion': check_printed,
           **{'benchmarks/{}.py'.format(name): check_table for name in (
               'attack_agreement', 'attack_speed', 'ensemble_speed', 'memory', 'scaling', 'serve_data', 'startup',
               'train_speed', 'zmq_throughput')}}

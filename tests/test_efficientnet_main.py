@@ -282,7 +282,7 @@ def test_a_directory_is_seen_as_in_the_release_s_evaluation(tmp_path, checkpoint
         os.makedirs(tmp_path / 'set' / 'val' / path.parent.name, exist_ok=True)
         shutil.copy(tmp_path / 'all' / path.name, tmp_path / 'set' / 'val' / path.parent.name)
     with tf.Graph().as_default():
-        main.main(['--eval-directory', str(tmp_path / 'all'), *network])
+        main.main(['--eval-directory', str(tmp_path / 'all'), '--prediction-format', 'released', *network])
     with tf.Graph().as_default():
         main.main(['--eval', '--data', str(tmp_path / 'set'), '--attack-iter', '0', '--results-dir', 'judged',
                    *network])

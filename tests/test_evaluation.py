@@ -71,12 +71,12 @@ def test_an_attack_on_a_network_that_is_never_right_has_nothing_to_succeed_at():
 class Network:
     """A CifarResNet-8 with random weights, as a checkpoint and as a function of a batch of uint8 images."""
 
-    def __init__(self, path):
+    def __init__(self, path, classes=CLASSES):
         self.graph, random = tf.Graph(), np.random.default_rng(0)
         with self.graph.as_default(), TowerContext('', is_training=False):
             self.image = tf.placeholder(tf.float32, [None, SIDE, SIDE, 3])
             self.logits = make_network(
-                '--arch', 'CifarResNet', '-d', '8', '--num-classes', str(CLASSES), '--input-size', str(SIDE),
+                '--arch', 'CifarResNet', '-d', '8', '--num-classes', str(classes), '--input-size', str(SIDE),
                 '--data-format', 'NHWC').get_logits(self.image)
             self.session = tf.Session()
             values = {v.op.name: random.normal(v.op.name.endswith('gamma'), 0.3, v.shape).astype(np.float32)
@@ -395,43 +395,14 @@ def test_eval_directory_takes_the_averages_too(network, images, with_averages, t
     predictions = []
     for flags in (['--moving-average-decay', '0.9999'], []):
         classify(network, tmp_path, '--load', with_averages, *flags)
-        with open('predictions.txt') as f:
-            predictions.append(int(f.read().split(',')[1]))
+        with open('predictions.csv') as f:
+            predictions += [int(row['class_index']) for row in csv.DictReader(f)]
     assert predictions == [3, network.scores(images[:1]).argmax()]
 
 
 def classify(network, folder, *flags):
     with tf.Graph().as_default():
         main.main(ARCHITECTURE + ['--eval-directory', str(folder), '--load', network.path] + list(flags))
-
-
-def test_eval_directory_writes_one_line_for_every_readable_image(network, images, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.mkdir('pictures')
-    for number, image in enumerate(images):
-        cv2.imwrite('pictures/{:02d}.png'.format(number), image)
-    with open('pictures/99.png', 'w') as f:
-        f.write('no image')
-    with open('pictures/notes.txt', 'w') as f:
-        f.write('no image either')
-    with pytest.raises(SystemExit) as end:
-        classify(network, 'pictures')
-    assert end.value.code == 3
-    with open('predictions.txt') as f:
-        before = f.read()
-    classify(network, 'pictures', '--allow-unreadable')
-    with open('predictions.txt') as f:
-        lines = f.read().splitlines()
-    assert lines == before.splitlines() == [
-        'pictures/{:02d}.png,{}'.format(number, prediction)
-        for number, prediction in enumerate(network.scores(images).argmax(axis=1))]
-
-
-def test_an_unusable_prediction_file_is_refused(network, images, tmp_path, capsys):
-    cv2.imwrite(str(tmp_path / 'a.png'), images[0])
-    with pytest.raises(SystemExit) as end:
-        classify(network, tmp_path, '--prediction-file', str(tmp_path / 'absent' / 'predictions.txt'))
-    assert end.value.code == 2 and '--prediction-file' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('norm, epsilon', [

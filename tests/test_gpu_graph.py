@@ -76,6 +76,10 @@ def trainings():
         for way in (['--data-format', 'NHWC'], ['--accumulate', '2', '--recompute'], ['--input-scaling', 'imagenet']):
             yield (*network, *way)
         yield from ((*network, '--recipe', 'sat', *computed) for computed in COMPUTED)
+    yield from ((*SMALL, '--classifier-rate', '10', '--optimizer', name) for name in choices('optimizer'))
+    for way in ((), ('--recompute',), ('--sync-batch-norm',)):
+        yield from ((*network, '--freeze', 'norm|bn', *way) for network in (SMALL, SMALL_EFFICIENTNET))
+        yield (*SMALL, '--freeze-until', 'group0', *way)
     yield (*SMALL_EFFICIENTNET, '--survival-prob', '1', '--dropout-rate', '0')
     yield '--arch', 'ResNet', '--group', '32', '--res2-bottleneck', '4'
 
@@ -97,8 +101,8 @@ def evaluations():
 
 # What the flags leave as it is, and numbers that the same ops take.
 NO_OTHER_OPS = set('''
-    load eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch epochs
-    steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
+    load new_classifier eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch
+    epochs steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
     lr_cosine_to moving_average_ramp eval_every augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
     allow_unreadable prediction_file subset threat_models

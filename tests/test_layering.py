@@ -10,7 +10,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # From the top floor down, the rooms of a floor side by side; docs/design.md says what they are for. A room is a folder
 # or a file; of two that hold a module the longer path has it. A module imports from its own room and from floors below.
 FLOORS = (
-    ('benchmarks', 'scripts', 'tools', 'third_party'),
+    ('benchmarks', 'scripts', 'tools', 'third_party', 'sat/__main__.py'),
+    ('sat/cli',),
     ('main.py', 'analysis', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
      'efficientnet/table.py'),
     ('sat',),
@@ -30,6 +31,7 @@ FLOORS = (
     ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part', 'native/resampling'),
     ('native', 'settings'),
     ('files', 'machine'),
+    ('machine/programs.py',),
 )
 HEIGHT = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 

@@ -17,6 +17,7 @@ ASKED = {modes.EVAL: ['--eval', '--load', '{npz}', '--data', '{folder}'],
          modes.SERVED: ['--serve-address', 'ipc://@nobody']}
 # A value for each flag that takes one.
 VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'prediction_file': 'out.txt',
+          'prediction_format': 'csv',
           'results_dir': 'out', 'logdir': 'name', 'serve_address': 'ipc://@nobody', 'arch': 'ResNet', 'depth': '50',
           'model_name': 'efficientnet-b0', 'width_coefficient': '1', 'depth_coefficient': '1', 'dropout_rate': '0.1',
           'survival_prob': '0.9', 'widths': '384', 'heads': '6', 'patch_size': '16', 'input_scaling': 'sat',
@@ -30,7 +31,8 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'label_smoothing': '0.1', 'moving_average_decay': '0', 'lr_scaling': 'none', 'subset': 'robustbench'}
 MODES_OF = {option.dest: option.flag.modes for option in sections.options()}
 # Flags that need others, or exclude those of ASKED.
-COMPANY = {'resume': [], 'starting_epoch': ['--load', '{npz}'], 'randaug_num_layers': ['--augment-name', 'randaugment'],
+COMPANY = {'resume': [], **dict.fromkeys(('new_classifier', 'starting_epoch'), ['--load', '{npz}']),
+           'randaug_num_layers': ['--augment-name', 'randaugment'],
            'randaug_magnitude': ['--augment-name', 'randaugment'], 'autoattack_version': ['--attack', 'autoattack'],
            **dict.fromkeys(('model_name', 'width_coefficient', 'depth_coefficient', 'dropout_rate', 'survival_prob',
                             'input_scaling'), ['--arch', 'EfficientNet']),

@@ -123,7 +123,7 @@ def test_eval_judges_with_it_as_numpy_does(graph, network, data):
 
 def test_the_command_line_knows_it(network, data, capsys):
     with pytest.raises(SystemExit):
-        main.main(['--help'])
+        main.main(['--help-all'])
     shown = ' '.join(capsys.readouterr().out.split())
     assert '--attack {pgd,fgsm,momentum,apgd,autoattack,soft}' in shown
     assert '; soft: FGSM with momentum on soft labels (default: pgd)' in shown

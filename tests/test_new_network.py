@@ -51,7 +51,7 @@ class TinyModel(ConfiguredModel):
         return activate(tf.nn.bias_add(x, style.value(bias), data_format=style.data_format), style.activation)
 
 
-TINY = Architecture(TinyModel, 'sat', {'input_size': 8, 'num_classes': 2})
+TINY = Architecture(TinyModel, 'sat', {'input_size': 8, 'num_classes': 2}, classifier='tiny/dense/(kernel|bias)')
 
 FLAGS = ['--arch', 'Tiny', '--batch', str(BATCH), '--attack-iter', '2', '--attack-step-size', '2',
          '--eval-attack-iter', '2', '--weight-decay', '0.01', '--moving-average-decay', '0.9']
@@ -132,6 +132,17 @@ def test_a_run_that_crashed_ends_after_resuming_as_if_uninterrupted(trained, dat
     train(data, tmp_path / 'run', '--resume')
     assert differing(variables(trained, 2 * STEPS), variables(tmp_path / 'run', 2 * STEPS)) == []
     assert epochs_in(tmp_path / 'run') == [1, 2]
+
+
+def test_it_is_fine_tuned_on_other_classes(trained, tmp_path):
+    stored = variables(trained, 2 * STEPS)
+    run('--load', trained, '--new-classifier', '--recipe', 'fine-tune', '--fake', '--steps-per-epoch', '1', '--epochs',
+        '1', '--num-classes', '3', '--freeze-until', 'conv0', '--batch', BATCH, '--logdir', tmp_path / 'run')
+    found = variables(tmp_path / 'run', 1)
+    assert found['tiny/dense/kernel'].shape == (16, 3)
+    for name in VARIABLES - {'tiny/dense/kernel', 'tiny/dense/bias'}:
+        same = np.array_equal(found[name], stored[name + '/ExponentialMovingAverage'])
+        assert same == name.startswith('tiny/conv0'), name
 
 
 def test_a_data_server_feeds_it_with_the_same_images(trained, data, tmp_path):

@@ -94,6 +94,8 @@ def test_outputs_that_are_no_numbers_are_said_in_both_evaluations(tmp_path, monk
     del said[:]
     with tf.Graph().as_default():
         main.main(['--eval-directory', str(tmp_path / 'images' / 'val' / 'a'), '--load', 'X.npz', *flags])
-    predictions = (tmp_path / 'predictions.txt').read_text().splitlines()
-    unknown = sum(line.endswith(',-1') for line in predictions)
+    with open('predictions.csv') as f:
+        predictions = list(csv.DictReader(f))
+    unknown = sum(row['class_index'] == '-1' for row in predictions)
+    assert all((row['probability'] == '') == (row['class_index'] == '-1') for row in predictions)
     assert unknown > 0 and any('in {} of {}'.format(unknown, len(predictions)) in line for line in said)

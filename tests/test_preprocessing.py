@@ -181,10 +181,14 @@ def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, cap
                 assert not image[index < 0].any() and not label[index < 0].any()
     bad = [dataset.files[k] for k in (1, 2, 3, 5, 6, 8)]
     assert batches.unreadable == bad
-    truncated = dataset.files[5], dataset.files[8]
+    problems = dict.fromkeys(bad, 'cannot decode image {}; it is left out')
+    problems[dataset.files[1]] = '{}: No such file or directory; it is left out'
+    problems.update(dict.fromkeys((dataset.files[5], dataset.files[8]), '{}: the JPEG is truncated; it is left out'))
     assert {entry.getMessage() for entry in caplog.records if entry.name.startswith('data')} == {
-        ('{}: the JPEG is truncated; it is left out' if path in truncated else 'cannot decode image {}; it is left out')
-        .format(path) for path in bad}
+        problem.format(path) for path, problem in problems.items()}
+    assert batches.reasons == dict(zip(bad, (
+        'No such file or directory', 'cannot be decoded', 'cannot be decoded', 'the JPEG is truncated',
+        'cannot be decoded', 'the JPEG is truncated')))
     assert len(caplog.records) == len(bad)
 
 

@@ -591,7 +591,7 @@ def test_a_python_without_the_packages_is_told_which_one_to_use():
 
 
 def test_help_needs_no_data():
-    result = run_to_end('--help')
+    result = run_to_end('--help-all')
     assert result.returncode == 0 and all(flag in result.stdout
                                           for flag in ('--no-zmq-ops', '--hwm', '--shard', '--augmentation',
                                                                                '--augment-name'))

@@ -5,6 +5,8 @@ trainers.
 The released programs (FD, SAT) have a server of this name with --data, --fake, --batch, --benchmark and --no-zmq-ops.
 
     .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
+    .venv/bin/python third_party/serve-data.py --data cifar10 --batch 64 --input-size 32
+    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --shard 0/2
 """
 import logging
 import signal
@@ -25,20 +27,30 @@ try:
     from data.throughput import Sink, measure
     from data.views import AUGMENTATIONS, default_augmentation, settled
     from data.workers import WorkerDied, WorkerPool
-    from ranks.command_line import OneLineParser
+    from machine import programs
+    from ranks.command_line import OneLineParser, OneScreen, examples, helped
     from settings import flags, sections, serving
 except ModuleNotFoundError as missing:
     sys.exit("serve-data: {} has no module {!r}; run `make setup`, then .venv/bin/python {}".format(
         sys.executable, missing.name, sys.argv[0]))
 
+NAME = 'serve-data'
 BENCHMARK_REPORT = 5.0  # seconds
 
 
 def get_parser():
-    parser = OneLineParser(prog='serve-data', allow_abbrev=False, description=(
-        'Serve augmented training batches (uint8 BGR images, int32 labels) to the trainers of one machine.'))
-    flags.add(parser, serving.data_server_options(), {'augmentations': flags.Named(AUGMENTATIONS),
-                                                      'policies': flags.Named(POLICIES)},
+    return helped(_parser)
+
+
+def _parser(typed):
+    """See ``ranks.command_line.Maker``."""
+    parser = OneLineParser(
+        prog=programs.name(NAME), allow_abbrev=False, add_help=False, epilog=examples(__doc__),
+        formatter_class=OneScreen,
+        description='Serve augmented training batches (uint8 BGR images, int32 labels) to trainers of this machine.')
+    options = serving.data_server_options()
+    flags.add(parser, options if typed is None else flags.most_used(options), {
+        'augmentations': flags.Named(AUGMENTATIONS), 'policies': flags.Named(POLICIES)},
               told={'workers': str(MAX_WORKERS)})
     return parser
 
@@ -72,13 +84,12 @@ def make_stream(args):
 def benchmark(stream, args, workers):
     with Sink() as sink, WorkerPool(stream, workers) as pool:
         found = measure(
-            pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: print(
-                "serve-data: {:.0f} images/s after {:.0f} s".format(speed, seconds), flush=True))
+            pool, sink, args.batch, serving.BENCHMARK_SECONDS, BENCHMARK_REPORT, lambda speed, seconds: say(
+                "{:.0f} images/s after {:.0f} s".format(speed, seconds)))
     cores = available_cores()
-    print("serve-data: {:.0f} images/s, {:.0f} per core ({} workers, {} cores)".format(
+    say("{:.0f} images/s, {:.0f} per core ({} workers, {} cores)".format(
         found.speed, found.speed / min(workers, cores), workers, cores))
-    print("serve-data: ms per image: {}".format(', '.join(
-        '{} {:.3f}'.format(*item) for item in found.milliseconds.items())), flush=True)
+    say("ms per image: {}".format(', '.join('{} {:.3f}'.format(*item) for item in found.milliseconds.items())))
 
 
 def run(args):
@@ -90,30 +101,34 @@ def run(args):
         return benchmark(stream, args, workers)
     with WorkerPool(stream, workers) as pool:
         try:
-            serve(pool, address, args.hwm, description, on_ready=lambda: print(
-                "serve-data: ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, "
-                "{} workers".format(address, description['dataset'], description['num_images'],
-                                    len(description['classes']), args.batch, args.input_size, args.input_size,
-                                    description['augmentation'], workers), flush=True))
+            serve(pool, address, args.hwm, description, on_ready=lambda: say(
+                "ready at {}: {} ({} images, {} classes), batch {}, {} x {} pixels, augmentation {}, {} workers".format(
+                    address, description['dataset'], description['num_images'], len(description['classes']), args.batch,
+                    args.input_size, args.input_size, description['augmentation'], workers)))
         finally:
             if pool.unreadable:
-                print("serve-data: {} of {} images could not be decoded and were left out".format(
-                    len(pool.unreadable), description['num_images']), flush=True)
+                say("{} of {} images could not be decoded and were left out".format(
+                    len(pool.unreadable), description['num_images']))
 
 
-def main():
-    args = get_parser().parse_args()
-    logging.basicConfig(format='serve-data: %(levelname)s: %(message)s')
+def say(text, file=None):
+    """A line on stdout, or another file, under the program's name."""
+    print('{}: {}'.format(programs.name(NAME), text), file=file, flush=True)
+
+
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(format=programs.name(NAME) + ': %(levelname)s: %(message)s')
     stop_on_signals()
     try:
         run(args)
     except Stopped as stopped:
         return stopped.exit_code
     except ValueError as error:
-        print("serve-data: {}".format(error), file=sys.stderr)
+        say(error, sys.stderr)
         return 2
     except (WorkerDied, AddressInUse) as error:
-        print("serve-data: {}".format(error), file=sys.stderr)
+        say(error, sys.stderr)
         return 1
     return 0
 

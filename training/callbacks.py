@@ -111,11 +111,12 @@ class EpochBar(Callback):
     """A bar for the steps of an epoch, where somebody looks; see ``ranks.terminal.bar``.
 
     Args:
-        accuracy (TrainingAccuracy): shown behind it. name (str): what that is called.
+        accuracy (TrainingAccuracy): shown behind it. attacker (Attacker): of the training.
     """
 
-    def __init__(self, accuracy, name):
-        self._accuracy, self._name = accuracy, name
+    def __init__(self, accuracy, attacker):
+        self._accuracy = accuracy
+        self._name = 'under {}'.format(attacker.name) if attacker.parts else 'right'
         self._bar = None
 
     def _before_epoch(self):

@@ -20,8 +20,8 @@ from evaluation.during_training import (
     prefix,
 )
 from evaluation.verdicts import CLEAN, wilson
-from files.json_files import read_json
-from files.typed import anything, list_of, number, optional, record, whole
+from files.json_files import read_checked
+from files.typed import anything, list_of, number, optional, parse, record, whole
 from training.callbacks import TRAINING_ERROR
 
 SECONDS_OF_STEPS = 'seconds-of-steps'
@@ -80,9 +80,10 @@ class Epoch(NamedTuple):
             training attack if ``attacked``, else clean; of mixed images against the largest label.
         attacked (bool): whether training attacks its images. Then there is no clean training accuracy: no pass of the
             network sees them clean. attack_success_rate (float): of the training attack.
-        ``train_error`` is of all images of the epoch and of all ranks (see ``TrainingAccuracy``); in a run of before it
-        was counted, and always ``cost``, ``train_top5_error`` and ``attack_success_rate``, are running averages over
-        steps, in each of which the weight of what was before falls by 0.95, on the first rank.
+        counted (bool): whether ``train_error`` is of all images of the epoch and of all ranks (see
+            ``TrainingAccuracy``). In a run of before that was counted, and always ``cost``, ``train_top5_error`` and
+            ``attack_success_rate``, are running averages over steps, in each of which the weight of what was before
+            falls by 0.95, on the first rank.
         judged (tuple of Judged): plain weights first, clean first; () if the epoch had no evaluation.
         seconds (float): of the steps (with --resume of those since), evaluation_seconds (float): of the evaluations.
     """
@@ -97,6 +98,7 @@ class Epoch(NamedTuple):
     judged: Tuple[Judged, ...]
     seconds: Optional[float]
     evaluation_seconds: Optional[float]
+    counted: bool = True
 
     def of(self, attack, averaged=False):
         """The ``Judged`` of this attack, or None."""
@@ -116,8 +118,12 @@ def read_epochs(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
+    return read_checked(path, _epochs)
+
+
+def _epochs(content):
     found = {}
-    for entry in read_json(path, _ENTRIES):
+    for entry in parse(content, _ENTRIES, 'in it'):
         if entry.get('epoch_num'):  # what was noted before the first step is of no epoch
             found.setdefault(entry['epoch_num'], {}).update(entry)
     return [_epoch(found[key]) for key in sorted(found)]
@@ -128,7 +134,7 @@ def _epoch(entry):
                  entry.get(TRAINING_ERROR, entry.get('train-error-top1')), entry.get('train-error-top5'),
                  'attack_success_rate' in entry, entry.get('attack_success_rate'),
                  (*_judged(entry, False), *_judged(entry, True)), entry.get(SECONDS_OF_STEPS),
-                 entry.get(SECONDS_OF_EVALUATION))
+                 entry.get(SECONDS_OF_EVALUATION), TRAINING_ERROR in entry)
 
 
 def _judged(entry, averaged):

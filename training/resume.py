@@ -111,16 +111,20 @@ class Start(NamedTuple):
     load: Optional[str]
     everything: bool
 
-    def session_init(self):
+    def session_init(self, tuning=None):
         """What to load into the session.
 
+        Args:
+            tuning (Tuning): of ``LoadWeights``, in a run that begins.
         Raises:
             ValueError: the checkpoint cannot be read.
         """
         if not self.load:
             return JustCurrentSession()
-        return LoadWeights(self.load, open_checkpoint(self.load), self.everything,
-                                       global_step=self.step if self.step and not self.everything else None)
+        values = open_checkpoint(self.load)
+        if self.everything or self.step:
+            return LoadWeights(self.load, values, self.everything, None if self.everything else self.step)
+        return LoadWeights(self.load, values, tuning=tuning)
 
 
 def find_start(args, folder, resume):

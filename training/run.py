@@ -1,7 +1,6 @@
 """A training run: input, trainer, schedule, evaluation, checkpoints, logs."""
 import json
 import os
-import sys
 
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import (
@@ -17,6 +16,7 @@ from tensorpack.input_source import QueueInput
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
 from files.atomic import write_text
+from machine import programs
 from machine.gpus import tensor_float_32
 from machine.versions import library_versions, source_version
 from ranks.sessions import session_config
@@ -24,6 +24,7 @@ from ranks.terminal import row, say
 from settings import recipes
 from settings.resolve import flat
 from training import schedules
+from training.about import about
 from training.averaging import AverageWeights
 from training.callbacks import (
     EpochBar,
@@ -34,10 +35,13 @@ from training.callbacks import (
     TrainingAccuracy,
 )
 from training.directory import RUN_FILE
-from training.epoch_line import EpochLine, training_accuracy_under
+from training.epoch_line import EpochLine
 from training.epochs import FollowEpochs
+from training.hparams import NoteFlags
 from training.inputs import staged
 from training.optimizers import OPTIMIZERS
+from training.page import RunPage
+from training.samples import DrawSamples
 from training.stopping import StopTogether
 from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
 from weights import card
@@ -54,7 +58,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     Args:
         model (AdvImageNetModel). settings (Settings): with ``steps_per_epoch`` set. ranks (Ranks).
         source (InputSource): batches of [image, label].
-        validation: (() -> ValidationBatches of this rank, number of images), or None for a run without evaluation.
+        validation: (() -> ValidationBatches of this rank, number of images, () -> some of them for one rank), or None
+            for a run without evaluation.
         make_attacker: (num_iter) -> attacker for the evaluations.
         classes (list of str): class names in label order.
         folder (str): log directory, used by the first rank.
@@ -82,16 +87,21 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
+    evaluation = None
     if validation:
-        make_batches, num_images = validation
-        callbacks.append(EvaluateRobustness(
+        make_batches, num_images, make_samples = validation
+        evaluation = EvaluateRobustness(
             model, [watching], ranks, lambda: stop.watched(make_batches()), num_images,
-            lambda epoch: _attackers_after(settings, make_attacker, epoch), averages))
+            lambda epoch: _attackers_after(settings, make_attacker, epoch), averages)
+        callbacks.append(evaluation)
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        listeners.append(EpochLine(schedule.epochs, model.attacker, watching))
-        callbacks += [EpochBar(accuracy, training_accuracy_under(model.attacker)), EstimatedTimeLeft(), saver,
-                      FollowEpochs(folder, listeners)]
+        samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
+        page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
+        listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
+        callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
+                      *[samples] * bool(samples), page, FollowEpochs(folder, listeners),
+                      NoteFlags(flags, folder, schedule)]
         _write_record(folder, flags, classes)
     callbacks.append(stop)
     _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
@@ -120,7 +130,7 @@ def _train(model, settings, ranks, source, start, session_init, callbacks, monit
 def _write_record(folder, flags, classes):
     write_classes(folder, classes)
     write_text(os.path.join(folder, RUN_FILE), json.dumps(dict(
-        flags, command=sys.argv, versions=library_versions(), source=source_version()), indent=2) + '\n')
+        flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
 def _saver(settings, watching, classes, folder, statistics):

@@ -2,6 +2,8 @@
 import os
 from typing import List, Optional, Sequence
 
+from data.records import with_background
+from data.synsets import in_words, synsets
 from files.atomic import write_text
 from files.checksums import with_checksum, without_checksum
 from files.json_files import read_checked
@@ -23,6 +25,16 @@ def read_classes(checkpoint: str) -> Optional[List[str]]:
     none."""
     said = card.read(open_checkpoint(checkpoint))
     return said['classes'] if said and said['classes'] else classes_in(os.path.dirname(find_checkpoint(checkpoint)))
+
+
+def names_of_outputs(checkpoint: str, count: int) -> List[str]:
+    """What a network's outputs stand for, in words: by its checkpoint, else ImageNet's classes for 1000 outputs, and
+    for 1001 with a background before them; empty where nothing is known."""
+    names = read_classes(checkpoint)
+    if names is None:
+        usual = with_background(synsets(), count)
+        names = usual if len(usual) == count else []
+    return in_words(names)
 
 
 def classes_in(folder: str) -> Optional[List[str]]:

@@ -7,6 +7,9 @@ from typing import List, NamedTuple, Optional
 from layers.scaling import INPUT_SCALINGS
 from nets import ARCHITECTURES, channel_order
 from ranks.launched import launched_rank
+from settings.fields import options_of
+from settings.network import Network
+from settings.recipes import RECIPES
 from settings.resolve import options_of_some
 from weights import card as cards, identity
 from weights.find import find_checkpoint, open_checkpoint
@@ -30,13 +33,13 @@ class _Defaults(NamedTuple):
     path: Optional[str] = None
 
 
-def parse_with_checkpoint(parser, argv, load, training=False):
+def parse_with_checkpoint(parser, argv, load, training=False, new_classifier=False):
     """Parse a command line whose defaults are those of the checkpoint ``load``; a mistake ends the program in one line.
 
     Args:
         parser: with the flags of ``main.add_architecture_flags`` and ``--moving-average-decay``. argv (list of str).
         load (str): what ``--load`` means, or None. training (bool): take the flags that say what the network is, not
-            those of judging it.
+            those of judging it. new_classifier (bool): the number of classes is not the checkpoint's.
     Returns:
         argparse.Namespace, not resolved.
     """
@@ -46,14 +49,20 @@ def parse_with_checkpoint(parser, argv, load, training=False):
         found = _defaults(load, training)
     except (ValueError, OSError) as error:
         parser.error(error)
+    if new_classifier:
+        found = found._replace(words=_without(found.words, 'num_classes'))
     args = parser.parse_args(found.words + argv)
+    if training:
+        found = found._replace(words=found.words + _of_recipe(found.words, args))
+        args = parser.parse_args(found.words + argv)
     if found.card and not args.ignore_checkpoint_flags:
         told = parser.parse_args(argv + found.words)
         for name in cards.binding(found.card, training):
-            if getattr(args, name) != getattr(told, name):
+            if getattr(args, name) != getattr(told, name) and not (new_classifier and name == 'num_classes'):
                 parser.error("--{0} {1}: '{2}' is a network of --{0} {3}; leave the flag out, or add "
-                             "--ignore-checkpoint-flags".format(name.replace('_', '-'), getattr(args, name), found.path,
-                                                                getattr(told, name)))
+                             "{4}--ignore-checkpoint-flags".format(
+                                 name.replace('_', '-'), getattr(args, name), found.path, getattr(told, name),
+                                 '--new-classifier or ' if training and name == 'num_classes' else ''))
     if found.told and args.arch != found.told.network.arch:
         return parser.parse_args(argv)  # to be refused by who lays the networks beside each other
     if found.told and not args.ignore_checkpoint_flags:
@@ -63,6 +72,30 @@ def parse_with_checkpoint(parser, argv, load, training=False):
             load, 'the published ' + found.model.name if found.model else "{} under PyTorch's names".format(
                 found.told.network), ' '.join(found.words), _of_averages(found.told, training)), file=sys.stderr)
     return args
+
+
+def _without(words, name):
+    """Flags without one: '--name=value', or '--name' and its value."""
+    flag = '--' + name.replace('_', '-')
+    kept, values = [], iter(words)
+    for word in values:
+        if word == flag:
+            next(values)
+        elif not word.startswith(flag + '='):
+            kept.append(word)
+    return kept
+
+
+def _of_recipe(words, args):
+    """What the recipe among a checkpoint's flags says of its network, where another was typed that says nothing of
+    networks; flags."""
+    named, typed = dict(zip(words, words[1:])).get('--recipe'), RECIPES.get(args.recipe)
+    if named is None or typed is None:
+        return []
+    own = ARCHITECTURES[args.arch].defaults(args.model_name)
+    return ['--{}={}'.format(option.dest.replace('_', '-'), RECIPES[named][option.dest])
+            for option in options_of(Network)
+            if option.dest in RECIPES[named] and option.dest not in typed and option.dest in {'activation_name', *own}]
 
 
 def _check_scaling(parser, args, found):
@@ -93,6 +126,17 @@ def checkpoint_words(load):
         ValueError: it cannot be read; its card is damaged, or of another checkpoint; no such published model.
     """
     return _defaults(load, training=False).words
+
+
+def judged_by_averages(load):
+    """bool: whether a checkpoint is judged by its moving averages; None where neither it nor its release says that.
+
+    Raises:
+        ValueError: as ``checkpoint_words``.
+    """
+    words = ' '.join(checkpoint_words(load)).replace('=', ' ').split()
+    decay = dict(zip(words, words[1:])).get('--moving-average-decay')
+    return None if decay is None else float(decay) > 0
 
 
 def _defaults(load, training):
@@ -163,14 +207,20 @@ def published_as(stored):
     return model if all(name in stored.shapes for name in wanted) else None
 
 
-def refuse_another_network(args):
+def refuse_another_network(args, new_classifier=False):
     """Refuse a checkpoint that is another network than that of resolved flags, before anything costly is done.
+
+    Args:
+        new_classifier (bool): it may have another number of classes.
 
     Raises:
         ValueError: what it is, and the flags to type.
     """
     stored = open_checkpoint(args.load)
-    identity.refuse_another_network(network_of_flags(vars(args)), describe(stored.shapes), args.load)
+    found = describe(stored.shapes)
+    if found and new_classifier:
+        found = found.with_classes(args.num_classes)
+    identity.refuse_another_network(network_of_flags(vars(args)), found, args.load)
     # Of a published file that was not here when the flags were parsed.
     scaling = stored.told and stored.told.scaling
     own = args.input_scaling or ARCHITECTURES[args.arch].model.input_scaling

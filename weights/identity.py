@@ -16,6 +16,8 @@ AVERAGE = '/ExponentialMovingAverage'
 # What a training checkpoint holds beside the network and the optimizer's own variables; without them it is still a
 # network.
 _TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{})$'.format(AVERAGE))
+# Advice where the classes alone are others.
+OR_TRAIN_ANOTHER = '; or train it on other classes with --new-classifier'
 _SHOWN = 3  # names in an error message
 
 _SMOOTH_RELU = '/smoothrelu_beta'  # end of the name of its variables
@@ -49,6 +51,10 @@ class Network(NamedTuple):
         """bool: whether both have the same variables."""
         return (self.arch, self.smooth_relu) == (other.arch, other.smooth_relu) and \
             self._kind.same(self.options) == other._kind.same(other.options)
+
+    def with_classes(self, number):
+        """This network with another number of classes, where its variables tell of classes."""
+        return self._replace(options={**self.options, 'num_classes': number}) if 'num_classes' in self.options else self
 
     def __str__(self):
         size = self.options.get('model_name') or self.arch + (
@@ -149,5 +155,6 @@ def refuse_another_network(network, found, path):
         ValueError: what it is, and the flags to type.
     """
     if network and found and not network.is_same(found):
-        raise ValueError("checkpoint '{}' is {}; the flags ask for {}; give {}".format(
-            path, found, network, ' '.join(found.flags(network))))
+        others = network.is_same(found.with_classes(network.options.get('num_classes')))
+        raise ValueError("checkpoint '{}' is {}; the flags ask for {}; give {}{}".format(
+            path, found, network, ' '.join(found.flags(network)), OR_TRAIN_ANOTHER if others else ''))

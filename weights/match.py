@@ -1,6 +1,6 @@
 """A checkpoint's arrays beside a network's variables: refused where they do not fit, else loaded."""
 import re
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -8,8 +8,17 @@ from tensorpack.tfutils.sessinit import SessionInit
 from tensorpack.utils import logger
 
 from nets import ARCHITECTURES
+from ranks.terminal import row, say
 from training.optimizers import is_of_optimizer
-from weights.identity import AVERAGE, describe, is_of_training, network_part, refuse_another_network, some
+from weights.identity import (
+    AVERAGE,
+    OR_TRAIN_ANOTHER,
+    describe,
+    is_of_training,
+    network_part,
+    refuse_another_network,
+    some,
+)
 from weights.stored import Stored, fault_of
 
 
@@ -35,40 +44,59 @@ def _shapes(values):
     return values.shapes if isinstance(values, Stored) else {name: np.shape(value) for name, value in values.items()}
 
 
-def compare_variables(variables, values, averages=False):
+def compare_variables(variables, values, averages=False, fresh=None):
     """Lay the network's variables beside a checkpoint's names and shapes; no array is read but those to be adapted.
 
     Args:
         variables (list of tf.Variable): those of training alone are not looked at.
         values (dict or Stored): from ``read_checkpoint`` or ``open_checkpoint``.
         averages (bool): take the moving averages of the values instead of the values.
+        fresh (str): regular expression of whole names that are not looked at, in neither; None: there are none.
     Returns:
         Comparison
     """
-    variables, shapes = network_variables(variables), _shapes(values)
+    variables, shapes = _without(fresh, network_variables(variables)), _shapes(values)
     wanted = [(v, v.op.name + (AVERAGE if averages else '')) for v in variables]
     pairs, different = _fit([(v, name) for v, name in wanted if name in shapes], values)
     return Comparison(pairs, [name for _, name in wanted if name not in shapes], different,
-                      sorted(network_part(shapes).keys() - {v.op.name for v in variables}))
+                      sorted(name for name in network_part(shapes).keys() - {v.op.name for v in variables}
+                             if not _is_fresh(fresh, name)))
 
 
-def match_variables(variables, values, path, averages=False):
+def _is_fresh(fresh, name):
+    return fresh is not None and re.fullmatch(fresh, name) is not None
+
+
+def _without(fresh, variables):
+    return [v for v in variables if not _is_fresh(fresh, v.op.name)]
+
+
+def has_averages(values):
+    """bool: whether a checkpoint has the moving averages of all variables of a network."""
+    shapes = _shapes(values)
+    names = network_part(shapes)
+    return bool(names) and all(name + AVERAGE in shapes for name in names)
+
+
+def match_variables(variables, values, path, averages=False, fresh=None):
     """Pair the network's variables with a checkpoint's values.
 
     Args:
-        variables, values, averages: see ``compare_variables``; all variables must be in the checkpoint, and no other
-        network's. path (str): for messages.
+        variables, values, averages, fresh: see ``compare_variables``; all variables but the fresh ones must be in the
+        checkpoint, and no other network's. path (str): for messages.
     Returns:
         list of (variable, array).
     Raises:
         ValueError: the checkpoint is of another network, lacks variables, has them in other shapes or others besides,
             or with values that are no weights; names some of them.
     """
-    refuse_another_network(describe({v.op.name: tuple(v.shape.as_list()) for v in variables}),
-                           describe(_shapes(values)), path)
-    found = compare_variables(variables, values, averages)
+    network, stored = describe({v.op.name: tuple(v.shape.as_list()) for v in variables}), describe(_shapes(values))
+    if network and stored and fresh:
+        stored = stored.with_classes(network.options.get('num_classes'))
+    refuse_another_network(network, stored, path)
+    found = compare_variables(variables, values, averages, fresh)
     if found.missing:
-        variables = network_variables(variables)
+        variables = _without(fresh, network_variables(variables))
         others = [v.op.name + ('' if averages else AVERAGE) for v in variables]
         advice = 'check --arch, --depth, --model-name and the other architecture flags'
         if all(name in values for name in others):
@@ -113,8 +141,14 @@ def _fit(pairs, values):
 def _refuse_other_shapes(different, path):
     if different:
         raise ValueError("checkpoint '{}' has other shapes: {}; check --num-classes, --group, --res2-bottleneck and "
-                         "the other architecture flags".format(path, some([
-                             '{} is {} in the network and {} in the checkpoint'.format(*d) for d in different])))
+                         "the other architecture flags{}".format(path, some([
+                             '{} is {} in the network and {} in the checkpoint'.format(*d) for d in different]),
+                             OR_TRAIN_ANOTHER if _of_a_classifier([name for name, _, _ in different]) else ''))
+
+
+def _of_a_classifier(names):
+    return any(entry.classifier and all(re.fullmatch(entry.classifier, name) for name in names)
+               for entry in ARCHITECTURES.values())
 
 
 def _take(pairs, values, path):
@@ -140,6 +174,16 @@ def load_into(session, pairs):
         v.initializer.inputs[1]: np.asarray(value, v.dtype.base_dtype.as_numpy_dtype) for v, value in pairs})
 
 
+class Tuning(NamedTuple):
+    """What a training takes of a checkpoint whose layers it goes on from; its own averages begin with the same.
+
+    fresh: as of ``match_variables``; these keep their initial values. averages: whether the moving averages stand for
+    the weights, as where the checkpoint is judged by them; None: where there are averages of all weights.
+    """
+    fresh: Optional[str] = None
+    averages: Optional[bool] = None
+
+
 class LoadWeights(SessionInit):
     """Start training from a checkpoint's weights (``--load``), or continue a run exactly (``--resume``).
 
@@ -147,10 +191,12 @@ class LoadWeights(SessionInit):
         path (str): see ``find_checkpoint``. values (dict or Stored): from it.
         everything (bool): restore momentum, learning rate and global step too; all must be there.
         global_step (int): set the step counter to this instead, and take momentum where the checkpoint has it.
+        tuning (Tuning): take that instead of weights and averages each for itself.
     """
 
-    def __init__(self, path, values, everything=False, global_step=None):
+    def __init__(self, path, values, everything=False, global_step=None, tuning=None):
         self.path, self.values, self.everything, self.global_step = path, values, everything, global_step
+        self.tuning = tuning
 
     def _setup_graph(self):
         variables = tf.global_variables()
@@ -159,6 +205,9 @@ class LoadWeights(SessionInit):
             if absent:
                 raise ValueError("cannot resume from '{}': it lacks {}".format(self.path, some(absent)))
             self.pairs = self._pair((v, v.op.name) for v in variables)
+            return
+        if self.tuning is not None:
+            self.pairs = self._tuned(variables)
             return
         self.pairs = match_variables(variables, self.values, self.path)
         # Moving averages go on from the checkpoint's, or start from its weights.
@@ -169,6 +218,18 @@ class LoadWeights(SessionInit):
             self.pairs += self._pair((v, v.op.name) for v in variables
                                      if is_of_optimizer(v.op.name) and v.op.name in self.values)
             self.pairs.append((tf.train.get_global_step(), self.global_step))
+
+    def _tuned(self, variables):
+        averages = has_averages(self.values) if self.tuning.averages is None else self.tuning.averages
+        pairs = match_variables(variables, self.values, self.path, averages, self.tuning.fresh)
+        values = {v.op.name: value for v, value in pairs}
+        begun = [v for v in network_variables(variables) if v.op.name not in values]
+        say(row('weights', "{} of '{}'{}".format(
+            'moving averages' if averages else 'those', self.path,
+            '; new for these classes: ' + ', '.join(v.op.name for v in begun) if begun else '')))
+        # The averages of fresh variables begin with their initial values, as all do without a checkpoint.
+        return pairs + [(v, values[v.op.name[:-len(AVERAGE)]]) for v in variables
+                        if v.op.name.endswith(AVERAGE) and v.op.name[:-len(AVERAGE)] in values]
 
     def _pair(self, pairs):
         """Pairs of (variable, stored name), all of which must fit, with the arrays in the variables' shapes."""

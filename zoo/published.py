@@ -1,8 +1,9 @@
 """Every published checkpoint, by name."""
-import difflib
 import os
 from typing import List, Optional, Sequence, Tuple
 
+from machine import programs
+from settings.nearest import nearest
 from zoo import revisiting
 from zoo.entry import DRIVE, Figures, File, Model, Release, Under
 
@@ -141,9 +142,10 @@ def find(name: str) -> Model:
     name = name[len(PREFIX):] if name.startswith(PREFIX) else name
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()]
-    near = dict.fromkeys(_BY_NAME[key].name for key in difflib.get_close_matches(name.lower(), _BY_NAME, n=3))
-    raise ValueError("no published model is called '{}'; {}`python model_zoo.py list` shows all".format(
-        name, 'did you mean {}? '.format(' or '.join(near)) if near else ''))
+    near = dict.fromkeys(_BY_NAME[key].name for key in nearest(name, _BY_NAME, most=3))
+    raise ValueError("no published model is called '{}'; {}`{}` shows all".format(
+        name, 'did you mean {}? '.format(' or '.join(near)) if near else '',
+        programs.spelt('python model_zoo.py list')))
 
 
 def of_file(name: str) -> Optional[Model]:
@@ -182,6 +184,6 @@ def local_path(load: str) -> str:
     model = find(load)
     model.check_network()
     if not model.is_in(folder()):
-        raise ValueError("'{}' is not in '{}'; `python model_zoo.py download {}` brings it".format(
-            model.name, folder(), model.name))
+        raise ValueError("'{}' is not in '{}'; `{}` brings it".format(
+            model.name, folder(), programs.spelt('python model_zoo.py download ' + model.name)))
     return model.path(folder())

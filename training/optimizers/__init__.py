@@ -5,6 +5,7 @@ import tensorflow.compat.v1 as tf
 
 from training.optimizers.adamw import adamw
 from training.optimizers.decay import COUPLED, DecoupledDecay, half_squares
+from training.optimizers.rates import TwoRates
 from training.optimizers.released import momentum, rmsprop
 
 INITIAL_LEARNING_RATE = 0.1  # SAT and FD releases
@@ -13,10 +14,11 @@ INITIAL_LEARNING_RATE = 0.1  # SAT and FD releases
 class Optimizer(NamedTuple):
     """All that is known of an optimizer.
 
-    make: (learning rate (tf.Variable), settings (settings.update.Update)) -> tf.train.Optimizer.
+    make: (learning rate (scalar tf.Tensor or tf.Variable), settings (settings.update.Update)) -> tf.train.Optimizer.
     warmup_start (float): learning rate from which a warm-up begins, where the rate at its end is higher.
     variables (tuple of str): names of those that it keeps, each behind the name of the weight that it belongs to, if
-        it belongs to one.
+        it belongs to one. With ``--classifier-rate`` there are two optimizers, of which the second has '_1' behind the
+        names of those that belong to no weight.
     decoupled (bool): weight decay shrinks the weights themselves, see ``DecoupledDecay``, and is no part of the loss.
     """
     make: Callable
@@ -33,18 +35,24 @@ OPTIMIZERS: Dict[str, Optimizer] = {
 }
 
 
-def make_optimizer(name, settings, weight_decay, decayed):
+def make_optimizer(name, settings, weight_decay, decayed, classifier=None):
     """The optimizer ``name``, one of ``OPTIMIZERS``, on the variable `learning_rate`, which the schedule sets.
 
     Args:
-        settings (settings.update.Update): for options of its own, if it has any.
+        settings (settings.update.Update): for options of its own, if it has any, and the rate of the classifier; None
+            for an optimizer without either.
         weight_decay (float), decayed (str): see ``coupled_decay``.
+        classifier (str): regular expression of the whole names of variables that may have a rate of their own.
     """
     learning_rate = tf.get_variable('learning_rate', initializer=INITIAL_LEARNING_RATE, trainable=False)
     tf.summary.scalar('learning_rate-summary', learning_rate)
     entry = OPTIMIZERS[name]
-    optimizer = entry.make(learning_rate, settings)
-    return DecoupledDecay(optimizer, learning_rate * weight_decay, decayed) if entry.decoupled else optimizer
+
+    def at(rate):
+        optimizer = entry.make(rate, settings)
+        return DecoupledDecay(optimizer, rate * weight_decay, decayed) if entry.decoupled else optimizer
+    factor = settings and settings.classifier_rate
+    return at(learning_rate) if factor is None else TwoRates(at(learning_rate), at(learning_rate * factor), classifier)
 
 
 def coupled_decay(name, weight_decay, decayed):
@@ -62,7 +70,8 @@ def coupled_decay(name, weight_decay, decayed):
 def is_of_optimizer(name):
     """bool: whether the variable ``name`` is one that some optimizer keeps."""
     own = {variable for entry in OPTIMIZERS.values() for variable in entry.variables}
-    return name.rpartition('/')[2] in own
+    last = name.rpartition('/')[2]
+    return last in own or (last == name and last.endswith('_1') and last[:-len('_1')] in own)
 
 
 def warmup_starts():

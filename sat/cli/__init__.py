@@ -1,0 +1,101 @@
+"""``sat COMMAND ...``: every program by one name, from any folder.
+
+Each command hands its words to the program's own main function; it has no parser and no flags of its own.
+
+    sat zoo list
+    sat eval zoo:Res50-silu --data /path/to/imagenet
+    sat train --data cifar10 --arch CifarResNet -d 8 --activation-name silu --batch 64
+"""
+import importlib.util
+import os
+import sys
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from machine import programs
+from ranks.end import fail
+from ranks.launched import launched_rank
+from settings.nearest import did_you_mean
+
+DESCRIPTION = 'Smooth Adversarial Training: train networks under attack, and judge them.'
+EXAMPLES = __doc__.split('\n\n')[-1]
+_JUDGING = ('--eval', '--eval-directory')
+
+
+class Command(NamedTuple):
+    """about: in a line. file: of the program, from the checkout. words: what is typed to what its main function takes.
+    called (tuple): other names, by which it is looked for."""
+    about: str
+    file: str
+    words: Callable[[List[str]], List[str]] = list
+    called: Tuple[str, ...] = ()
+
+
+def _to_train(words: List[str]) -> List[str]:
+    for word in words:
+        if word.split('=')[0] in _JUDGING:
+            fail('{}: this trains; type {} CHECKPOINT'.format(word, programs.spelt('python main.py --eval --load')),
+                 launched_rank() or 0)
+    return words
+
+
+def _to_judge(words: List[str]) -> List[str]:
+    """``CHECKPOINT ...`` or ``--load CHECKPOINT ...``, and with --eval-directory no evaluation."""
+    if words and not words[0].startswith('-'):
+        words = ['--load', *words]
+    return words if any(word.split('=')[0] in _JUDGING for word in words) else ['--eval', *words]
+
+
+COMMANDS: Dict[str, Command] = {
+    'train': Command('train a network, under attack or not', 'main.py', _to_train, ('fit', 'finetune')),
+    'eval': Command('judge one, clean and under attack: sat eval CHECKPOINT', 'main.py', _to_judge,
+                    ('evaluate', 'test', 'val', 'judge', 'attack', 'predict', 'classify')),
+    'analyze': Command('is a robustness figure to be believed?', 'analysis/__main__.py',
+                       called=('analyse', 'analysis', 'report')),
+    'zoo': Command('the published checkpoints: list, download, verify', 'model_zoo.py',
+                   called=('models', 'download', 'list', 'verify')),
+    'convert': Command("weights in another form: PyTorch's, TensorFlow's, a SavedModel", 'convert.py',
+                       called=('export',)),
+    'serve': Command('read and augment images for trainings of several processes', 'third_party/serve-data.py',
+                     called=('server', 'data', 'serve-data')),
+    'table': Command("EfficientNet's sizes: parameters and multiply-adds", 'efficientnet/table.py', called=('sizes',)),
+    'completion': Command('of all this by the Tab key, for bash, zsh or fish', 'sat/cli/completion.py',
+                          called=('completions', 'complete', 'autocomplete')),
+}
+
+
+def load(file: str) -> Any:
+    """The module of a program's file: not by its name, of which the reader's folder may have another."""
+    spec = importlib.util.spec_from_file_location(file[:-len('.py')].replace('/', '.'),
+                                                  os.path.join(programs.ROOT, file))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def screen() -> str:
+    """What ``sat`` says of itself."""
+    lines = ['usage: sat COMMAND ...', '', DESCRIPTION, '']
+    lines += ['  {:<12}{}'.format(name, command.about) for name, command in COMMANDS.items()]
+    lines += ['', 'examples:', *(line[2:] for line in EXAMPLES.strip('\n').split('\n')), '',
+              'sat COMMAND -h: its most-used flags and examples; sat COMMAND --help-all: all flags']
+    return '\n'.join(lines)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> Any:
+    """Run a command. Args: argv (list of str): default sys.argv[1:]. Returns: the exit code; None for a good end."""
+    start = programs.how_sat_was_typed()
+    name, *words = list(sys.argv[1:] if argv is None else argv) or ['-h']
+    if name in ('-h', '--help', '--help-all', 'help'):
+        print(screen())
+        return 0
+    if name not in COMMANDS:
+        sys.argv[0] = 'sat'
+        others = {other: known for known, command in COMMANDS.items() for other in command.called}
+        fail('there is no command {}{}; sat -h has all'.format(name, did_you_mean(name, COMMANDS, others)),
+             launched_rank() or 0)
+    programs.typed_as_sat(start, name, words)
+    command = COMMANDS[name]
+    try:
+        return load(command.file).main(command.words(words))
+    except KeyboardInterrupt:
+        return 130
