@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 from tensorpack.utils import logger
 
@@ -59,8 +60,8 @@ def train(args, ranks, signals, held):
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
-    say('Training has ended.\n  --load {0}: the last weights{1}'.format(
-        folder, '\n  --load {}/best: the most robust ones'.format(folder) if validation else ''))
+    say('Training has ended. Its {} weights, for --load:\n  {}'.format(
+        *('most robust', os.path.join(folder, 'best')) if validation else ('last', folder)))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))
