@@ -1,8 +1,12 @@
 """``-h`` is one screen with the most-used flags of the mode and examples; ``--help-all`` is all."""
+import contextlib
+import json
 import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +14,7 @@ import analysis.flags
 import convert
 import main
 import model_zoo
+import sat.cli
 from documented import ROOT, documented
 from machine import programs
 from settings import modes, sections
@@ -109,6 +114,45 @@ def test_the_help_of_every_program_is_one_screen(shown, run, words):
 def test_the_flags_of_networks_are_all_there_where_all_are_asked_for(shown, run, mode):
     brief, full = (flags_in(shown(run, [mode, word])) for word in ('-h', '--help-all'))
     assert brief < full and '--arch' in brief and '--patch-size' in full - brief
+
+
+_QUICKLY = """
+import contextlib, io, json, sys
+import sat.cli
+found = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ['sat']
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        sat.cli.main(words)
+    found.append(said.getvalue())
+assert not [name for name in sys.modules if name.startswith(('tensorflow.', 'tensorpack.')) and
+            getattr(sys.modules[name], '__file__', None)]
+print(json.dumps(found))
+"""
+
+
+def test_help_and_completion_need_no_tensorflow_and_are_the_same(shown, monkeypatch, capsys):
+    """Of words that modules have which import it: networks, attacks, optimizers and more."""
+    asked = [['train', '-h'], ['train', '--help-all'], ['eval', '-h'], ['convert', 'weights', '--help-all'],
+             ['zoo', 'verify', '-h'], ['analyze', 'report', '-h'], ['completion', 'fish']]
+    done = subprocess.run([sys.executable, '-c', _QUICKLY, json.dumps(asked)], cwd=ROOT, stdout=subprocess.PIPE,
+                          text=True, timeout=120, check=True)
+    monkeypatch.setattr(programs, 'how_sat_was_typed', lambda: ['sat'])
+    for words, text in zip(asked, json.loads(done.stdout)):
+        monkeypatch.setattr(sys, 'argv', ['sat'])
+        with contextlib.suppress(SystemExit):
+            sat.cli.main(words)
+        assert capsys.readouterr().out == text and len(text) > 500
+
+
+def test_a_flag_that_is_none_is_refused_before_tensorflow_is_imported(tmp_path):
+    code = 'import sys; import sat.cli\ntry: sat.cli.main({!r})\nfinally: print("tensorflow" in sys.modules)'
+    for words in ['train', '--epsilon', '8'], ['eval', 'x', '--attack-iter', 'many']:
+        done = subprocess.run([sys.executable, '-c', code.format(words)], cwd=tmp_path, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, 'False\n')
+        assert done.stderr.startswith('sat {}: error: '.format(words[0])) and done.stderr.count('\n') == 1
 
 
 def test_the_servers_help_is_one_screen_too(shown):

@@ -7,10 +7,6 @@ shtab makes it from the commands' own parsers, once; while one types, nothing of
 import argparse
 import re
 
-from machine.quiet_tensorflow import quieten_tensorflow
-
-quieten_tensorflow()
-
 import shtab
 
 from analysis import flags as analysis
