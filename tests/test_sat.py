@@ -105,7 +105,7 @@ def test_training_judging_and_the_rest_are_the_programs_own(typed, capsys, tmp_p
     assert not typed('eval', 'runs/one', '--data', data, '--attack-iter', '1', '--results-dir', 'judged')
     assert read_json(tmp_path / 'judged' / 'results.json')['complete'] is True
     assert not typed('eval', '--eval-directory', os.path.join(data, 'val', 'ant'), '--load', 'runs/one')
-    assert os.path.getsize(tmp_path / 'predictions.txt')
+    assert os.path.getsize(tmp_path / 'predictions.csv')
     assert not typed('convert', 'weights', '--load', 'runs/one', 'plain.npz')
     assert typed('zoo', 'verify', 'plain.npz') == 0
     assert 'variables of CifarResNet8 fit' in capsys.readouterr().out
