@@ -83,7 +83,7 @@ def differing(flags):
         if option.dest not in decided and not option.fixes_run:
             continue
         value, before = flags.get(option.dest), usual.get(option.dest, option.default)
-        if value is not None and value != before:
+        if value is not None and _shown(value) != _shown(before):  # JSON has made lists of tuples
             found.append((option.flag.names[-1], _shown(value),
                           _shown(before) if option.dest in usual and before is not None else ''))
     return found
