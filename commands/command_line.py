@@ -5,8 +5,8 @@ The help of each mode shows these commands, which the tests run.
 Training:
 
     python main.py --data cifar10 --arch CifarResNet -d 8 --batch 64
-    python third_party/serve-data.py --data /path/to/imagenet --batch 32
-    mpirun -np 8 -bind-to none python main.py --data /path/to/imagenet --batch 32
+    python main.py --data cifar10 --arch CifarResNet -d 8 --attack-iter 0
+    python main.py --load CKPT --new-classifier --recipe fine-tune --data cifar10
 
 Evaluation:
 

@@ -14,7 +14,30 @@ def first_look(argv):
         argv (list of str).
     """
     names_only_for_help(argv)
+    _parser().parse_args(argv)
+
+
+def load_flag_first(argv):
+    """A command line of which one word belongs to no flag, as one in which that is the value of --load; another one as
+    it is.
+
+    Args:
+        argv (list of str).
+    Returns:
+        list of str.
+    """
+    parser = _parser()
+    found, rest = parser.parse_known_args(argv)
+    if found.load is None and len(rest) == 1 and not rest[0].startswith('-'):
+        for place, word in enumerate(argv):
+            others = argv[:place] + argv[place + 1:]
+            if word == rest[0] and not parser.parse_known_args(others)[1]:
+                return ['--load', word] + others
+    return argv
+
+
+def _parser():
     parser = OneLineParser(allow_abbrev=False, add_help=False)
     parser.add_argument(*HELP, dest='help', action='store_true')
     flags.add(parser, sections.options(), collections.defaultdict(lambda: flags.Named(())))
-    parser.parse_args(argv)
+    return parser

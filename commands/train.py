@@ -13,6 +13,7 @@ from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
 from data.subsets import spread
 from files import output_folders
+from machine import programs
 from machine.gpus import check_override
 from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
@@ -45,7 +46,8 @@ def train(args, ranks, signals, held):
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init(_tuning(args, untrained)) if ranks.is_chief else None)
     print_recipe(args)
-    say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
+    say_idle_gpus(ranks, '' if args.fake else '  beside {} with the same data and --batch'.format(
+        programs.spelt('python third_party/serve-data.py')))
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part

@@ -21,6 +21,7 @@ from settings import modes, sections
 
 SERVER = os.path.join(ROOT, 'third_party', 'serve-data.py')
 LINES, COLUMNS = 40, 80
+DOCUMENTED = {command.text for command in documented()}
 MODES = {modes.TRAINING: ([], 'python main.py'), modes.EVAL: (['--eval'], 'python main.py --eval --load CHECKPOINT'),
          modes.DIRECTORY: (['--eval-directory', 'x'], 'python main.py --eval-directory DIR --load CHECKPOINT')}
 
@@ -72,7 +73,7 @@ def test_its_examples_are_documented_commands_and_the_parsers(shown, mode):
     text = shown(main.main, MODES[mode][0] + ['-h']).split('examples:\n')[1].split('\nothers:')[0]
     examples = [line.strip() for line in text.splitlines()]
     assert len(examples) == (1 if mode == modes.DIRECTORY else 3)
-    assert set(examples) <= {command.text for command in documented()}
+    assert set(examples) <= DOCUMENTED
     for example in examples:
         if 'main.py ' in example:
             args = main.get_parser().parse_args(shlex.split(example.split('main.py ')[1]))

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from commands.first_look import first_look
+from commands.first_look import first_look, load_flag_first
 from machine import programs
 from machine.names_only import names_only, names_only_for_help
 from ranks.end import fail
@@ -42,9 +42,8 @@ def _to_train(words: List[str]) -> List[str]:
 
 
 def _to_judge(words: List[str]) -> List[str]:
-    """``CHECKPOINT ...`` or ``--load CHECKPOINT ...``, and with --eval-directory no evaluation."""
-    if words and not words[0].startswith('-'):
-        words = ['--load', *words]
+    """``CHECKPOINT``, in any place, is ``--load CHECKPOINT``; with --eval-directory there is no evaluation."""
+    words = load_flag_first(words)
     if not any(word.split('=')[0] in _JUDGING for word in words):
         words = ['--eval', *words]
     first_look(words)
