@@ -216,6 +216,10 @@ def meaning(run, flags):
         if run.mode == 'efficientnet/main.py':
             base = dict(base, attack_iter=0)
     found = dict(base, **own)
+    if value_of.get('--data') == CIFAR:
+        found['num_classes'] = own.get('num_classes', 10)
+    if found['attack'] == 'apgd':  # its first step crosses the ball
+        found['attack_step_size'] = 2 * float(found['attack_epsilon'])
     if 'threat_models' in own:
         found.update(dict.fromkeys(('norm', 'attack_epsilon', 'attack_step_size')),
                      threat_models=THREAT_MODELS[own['threat_models']])
