@@ -15,9 +15,12 @@ import shutil
 import sys
 import tempfile
 
+from machine.names_only import names_only_for_help
 from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
+if __name__ == '__main__':
+    names_only_for_help(sys.argv[1:])
 
 try:
     import numpy as np

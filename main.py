@@ -11,6 +11,9 @@ from machine.quiet_tensorflow import quieten_tensorflow
 quieten_tensorflow()
 
 try:
+    if __name__ == '__main__':
+        from commands.first_look import first_look
+        first_look(sys.argv[1:])
     from commands.command_line import get_parser, parse_args
 except ModuleNotFoundError as missing:
     sys.exit("main.py: error: {} has no module '{}'; run `make setup`, then .venv/bin/python main.py".format(

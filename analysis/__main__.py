@@ -1,9 +1,12 @@
 """``python -m analysis COMMAND``; see ``flags.py`` for the command line and ``runs.py`` for what the commands do."""
 import sys
 
+from machine.names_only import names_only_for_help
 from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
+if __name__ == '__main__':
+    names_only_for_help(sys.argv[1:])
 
 from analysis import flags
 from machine import programs

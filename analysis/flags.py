@@ -117,9 +117,11 @@ def get_parser():
 
     def add(name, text):
         command = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, epilog=None if name in OWN_FLAGS_ONLY else
-            'All other flags are those of `python main.py --eval`: network, --load, --data, --batch, --attack-iter, '
-            '--attack-epsilon, --attack-step-size, --seed and so on. Attacks are untargeted, L-infinity.')
+            name, usage='%(prog)s [FLAGS]', help=text, description=text, allow_abbrev=False,
+            epilog=None if name in OWN_FLAGS_ONLY else
+            'All other flags are those of `{}`: network, --load, --data, --batch, --attack-iter, --attack-epsilon, '
+            '--attack-step-size, --seed and so on. Attacks are untargeted, L-infinity.'.format(
+                programs.spelt('python main.py --eval')))
         command.add_argument('--results-dir', metavar='DIR', help='folder of the output; an existing one is left as it '
                              'is, and its name followed by -2, -3, ... is taken (default: results/<what>-<network>)')
         return command

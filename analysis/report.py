@@ -15,6 +15,7 @@ from analysis.landscape import Landscape
 from analysis.sweep import NOISE_DRAWS, Sweep, accuracy
 from data.synsets import synset_words, synsets
 from files.pages import Code, Figure, Section, Table, Text, Verdict
+from machine import programs
 from nets import network_name
 from weights.find import find_checkpoint
 
@@ -216,7 +217,7 @@ def _provenance(found, command, versions):
     lines = ['# this report', shlex.join(command)]
     for f in found:
         lines += ['', '# {}: the same attack on the whole validation set'.format(f.network.name),
-                  'python main.py --eval --untargeted ' + shlex.join(f.network.flags)]
+                  programs.spelt('python main.py --eval --untargeted ' + shlex.join(f.network.flags))]
     plan, args = found[0].sweep.plan, found[0].network.args
     blocks = [Code('\n'.join(lines)), Table(
         ['setting', 'value'],

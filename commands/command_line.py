@@ -5,13 +5,13 @@ The help of each mode shows these commands, which the tests run.
 Training:
 
     python main.py --data cifar10 --arch CifarResNet -d 8 --batch 64
-    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
-    mpirun -np 8 -bind-to none python main.py --data /path/to/imagenet --batch 32
+    python main.py --data cifar10 --arch CifarResNet -d 8 --attack-iter 0
+    python main.py --load CKPT --new-classifier --recipe fine-tune --data cifar10
 
 Evaluation:
 
     python main.py --eval --load zoo:Res50-silu --data /path/to/imagenet
-    python main.py --eval --load CKPT --data D -d 50 --attack-epsilon 8 --attack-iter 50
+    python main.py --eval --load CKPT --data D -d 50 --attack-epsilon 8
     mpirun -np 2 python main.py --eval --load CKPT --data D -d 50
 
 Classification:

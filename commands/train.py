@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 from tensorpack.utils import logger
 
@@ -12,6 +13,7 @@ from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
 from data.subsets import spread
 from files import output_folders
+from machine import programs
 from machine.gpus import check_override
 from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
@@ -45,7 +47,8 @@ def train(args, ranks, signals, held):
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init(_tuning(args, untrained)) if ranks.is_chief else None)
     print_recipe(args)
-    say_idle_gpus(ranks, '' if args.fake else '  beside third_party/serve-data.py with the same data and --batch')
+    say_idle_gpus(ranks, '' if args.fake else '  beside {} with the same data and --batch'.format(
+        programs.spelt('python third_party/serve-data.py')))
     logger.info('{} training images, {} steps of {} x {} images an epoch'.format(
         data.num_images, args.steps_per_epoch, ranks.size, args.batch))
     settings = resolve(args)  # now that machines, data server and the run that goes on have decided their part
@@ -60,8 +63,8 @@ def train(args, ranks, signals, held):
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
-    say('Training has ended.\n  --load {0}: the last weights{1}'.format(
-        folder, '\n  --load {}/best: the most robust ones'.format(folder) if validation else ''))
+    say('Training has ended. Its {} weights, for --load:\n  {}'.format(
+        *('most robust', os.path.join(folder, 'best')) if validation else ('last', folder)))
     if data.unreadable():
         logger.warning('{} of {} training images could not be read and were left out'.format(
             len(data.unreadable()), data.num_images))

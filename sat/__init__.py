@@ -13,7 +13,9 @@ import importlib
 
 from machine.quiet_tensorflow import quieten_tensorflow
 
-__all__ = ['attacks', 'load', 'networks']
+quieten_tensorflow()
+
+__all__ = ['attacks', 'load', 'networks', 'picture']
 
 
 def load(checkpoint, **options):
@@ -56,8 +58,18 @@ def networks():
     return found
 
 
+def picture(rows, captions=None, names=None):
+    """Rows of images as a PNG, which a notebook shows.
+
+    Args:
+        rows: of images [h,w,3] in RGB, 0-255. captions: likewise of texts, under the images. names: one for each row.
+    Returns:
+        sat.pictures.Picture, with ``save(path)``.
+    """
+    from sat.pictures import picture
+    return picture(rows, captions, names)
+
+
 def _quieten():
-    """Before TensorFlow is imported: without its log, and without its word of what is deprecated, which tensorpack
-    switches off."""
-    quieten_tensorflow()
+    """Before TensorFlow is imported: without its word of what is deprecated, which tensorpack switches off."""
     importlib.import_module('tensorpack')

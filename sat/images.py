@@ -39,7 +39,7 @@ class Images:
 
 
 def open_images(args, count):
-    """``count`` images, or all there are, spread evenly over the validation set.
+    """``count`` images, or all there are (None), spread evenly over the validation set.
 
     Args:
         args: resolved flags of ``main.py --eval``.
@@ -47,7 +47,8 @@ def open_images(args, count):
         ValueError: no data set, or none of the images can be read.
     """
     dataset = sources.open_images(args, 'val', read_classes(args.load))
-    positions = spread(len(dataset.files), count)
+    total = len(dataset.files)
+    positions = spread(total, count or total)
     batches = list(validation_batches(resolve(args), dataset, Ranks(), positions))
     pixels, label, index = (np.concatenate(column) for column in zip(*batches))
     read = index >= 0

@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 from tensorpack.tfutils.tower import TowerContext
 
 import nets
-from adv_model import add_metrics, image_preprocess, to_pixels
+from adv_model import ATTACK_SUCCESS, TARGET, add_metrics, image_preprocess, to_pixels
 from attacks.attacker import Lengths
 from attacks.autoattack.losses import margin
 from attacks.threat import no_target
@@ -43,7 +43,8 @@ class InSession:
             where it is not fed.
         image: ``pixels`` as the network takes them.
         clean (dict): of these the tensors LOGITS [N, classes], PREDICTION int32 [N] (-1 where the logits are not
-            finite), and of the label LOSS, its cross entropy, and MARGIN, its logit less the largest other one.
+            finite), and of the label LOSS, its cross entropy, and MARGIN, its logit less the largest other one; and
+            what ``AdvImageNetModel.judge_under`` names of no attack, with ADVERSARIAL, the images themselves.
     """
 
     def __init__(self, model, batch, make_session=tf.Session):
@@ -59,7 +60,9 @@ class InSession:
             self._lengths = Lengths.placeholders()
             self.image = image_preprocess(self.pixels, model.data_format, model.channels)
             logits = model.get_logits(self.image)
-            self.clean = self.say_of(logits, add_metrics(logits, self.label, no_target(self.label)))
+            target = no_target(self.label)
+            self.clean = {**self.say_of(logits, add_metrics(logits, self.label, target)), TARGET: target,
+                          ADVERSARIAL: self.pixels}
             self.session = make_session()
 
     def __enter__(self):
@@ -89,11 +92,30 @@ class InSession:
         Args:
             attacker (Attacker). slope, precision (str): see ``AdvImageNetModel.attack``.
         Returns:
-            dict: what ``clean`` has, of the attacked images, what ``AdvImageNetModel.judge_under`` names, and
-            ADVERSARIAL, these images as ``pixels``. dict: to feed.
+            dict: what ``clean`` has, of the attacked images; ADVERSARIAL is these as ``pixels``. dict: to feed.
         """
         tensors = self._once((attacker.graph_key, slope, precision), lambda: self._build(attacker, slope, precision))
         return tensors, self._lengths.feed(attacker.lengths)
+
+    def attack(self, attacker, names, arrays, seed, slope=None, precision='float32'):
+        """Arrays of ``under``; those of attacks one after another are of the last that an image was attacked by, each
+        of which attacks what stands after those before, as in an evaluation.
+
+        Args:
+            attacker, slope, precision: see ``under``. names (list of str): which, ATTACK_SUCCESS among them.
+            arrays, returns: see ``run``. seed (int).
+        """
+        if not attacker.one_after_another:
+            tensors, feed = self.under(attacker, slope, precision)
+            return self.run({name: tensors[name] for name in names}, arrays, {**feed, self.seed: seed})
+        found = self.run({name: self.clean[name] for name in names}, arrays)
+        for part in attacker.parts:
+            standing = np.flatnonzero(found[ATTACK_SUCCESS] == 0)
+            left = {place: array[standing] for place, array in arrays.items()}
+            attacked = self.attack(part, names, left, seed, slope, precision)
+            for name in names:
+                found[name][standing] = attacked[name]
+        return found
 
     def gradient(self):
         """float32 [N,S,S,3]: that of LOSS, of each image its own, with respect to ``pixels``."""

@@ -117,8 +117,9 @@ class Network:
         Raises:
             ValueError, FileNotFoundError: these are no such images; or the network is closed.
         """
-        found = self._over(self._taken(images, bounds, evaluated), self._open().clean, [LOGITS])
-        return found[LOGITS]
+        net = self._open()
+        taken = self._taken(images, bounds, evaluated)
+        return self._over(taken, lambda arrays: net.run({LOGITS: net.clean[LOGITS]}, arrays))[LOGITS]
 
     def logits_and_gradient(self, images, labels, bounds=None, evaluated=None):
         """Logits, and the gradient of the labels' cross entropy with respect to the images.
@@ -129,21 +130,24 @@ class Network:
             np.ndarray: float32 [N, classes]. np.ndarray: float32 [N,S,S,3], for each image of its own cross entropy,
             for a change of 1 in the range of the images.
         """
-        taken, net = self._taken(images, bounds, evaluated), self._open()
-        found = self._over(taken, {**net.clean, 'gradient': net.gradient()}, [LOGITS, 'gradient'],
-                           {net.label: self._labels(labels, taken)})
+        net = self._open()
+        taken = self._taken(images, bounds, evaluated)
+        tensors = {LOGITS: net.clean[LOGITS], 'gradient': net.gradient()}
+        found = self._over(taken, lambda arrays: net.run(tensors, arrays), {net.label: self._labels(labels, taken)})
         return found[LOGITS], taken.slopes(found['gradient'])
 
     def gradient(self, images, weights, bounds=None, evaluated=None):
         """The gradient of the sum of logits times ``weights``, float [N, classes], for each image of its own: what goes
         back through the network. Otherwise as ``logits_and_gradient``."""
-        taken, net = self._taken(images, bounds, evaluated), self._open()
+        net = self._open()
+        taken = self._taken(images, bounds, evaluated)
         weights = np.asarray(weights, np.float32)
         if weights.shape != (len(taken), self.num_classes):
             raise ValueError('weights are [N, classes], here [{}, {}], not {}'.format(
                 len(taken), self.num_classes, list(weights.shape)))
         place, gradient = net.pulled_back()
-        return taken.slopes(self._over(taken, {'gradient': gradient}, ['gradient'], {place: weights})['gradient'])
+        found = self._over(taken, lambda arrays: net.run({'gradient': gradient}, arrays), {place: weights})
+        return taken.slopes(found['gradient'])
 
     def attack(self, images, labels, attack='pgd', *, epsilon=None, steps=None, step_size=None, norm=None, seed=None,
                index=None, bounds=None, evaluated=None, **others):
@@ -166,18 +170,19 @@ class Network:
         Raises:
             ValueError: there is no such attack, or these are no such images or labels. TypeError: no such option.
         """
+        net = self._open()
         attacker, slope, precision = self._attacker(dict(
             attack=attack, epsilon=epsilon, steps=steps, step_size=step_size, norm=norm, **others))
-        taken, net = self._taken(images, bounds, evaluated), self._open()
+        taken = self._taken(images, bounds, evaluated)
         labels = self._labels(labels, taken)
         index = np.arange(len(taken)) if index is None else _whole('index', index, taken, 0, _SEEDS)
         if seed is None:
             seed = secrets.randbelow(_SEEDS)
             say('{}: seed={}'.format(attacker.name, seed))
         seed = int(_whole('seed', seed, None, 0, _SEEDS))
-        tensors, feed = net.under(attacker, slope, precision)
-        found = self._over(taken, tensors, [ADVERSARIAL, PREDICTION, ATTACK_SUCCESS, TARGET, LOGITS],
-                           {net.label: labels, net.index: index}, {**feed, net.seed: seed})
+        names = [ADVERSARIAL, PREDICTION, ATTACK_SUCCESS, TARGET, LOGITS]
+        found = self._over(taken, lambda arrays: net.attack(attacker, names, arrays, seed, slope, precision),
+                           {net.label: labels, net.index: index})
         return Adversarial(taken.outwards(found[ADVERSARIAL]), found[PREDICTION], found[ATTACK_SUCCESS] > 0,
                            found[TARGET], found[LOGITS], attacker.describe(), seed)
 
@@ -217,6 +222,8 @@ class Network:
             Sample.
         """
         args = self._parse('images', options.of_evaluations(), dict(folder=folder))
+        if count is not None and count < 1:
+            raise ValueError('count {}: at least 1'.format(count))
         with options.in_words():
             found = open_images(args, count)
         return Sample(np.ascontiguousarray(found.pixels[..., ::-1]), found.label, found.index, found.files)
@@ -240,16 +247,14 @@ class Network:
     def _labels(self, labels, taken):
         return _whole('labels', labels, taken, 0, self.num_classes)
 
-    def _over(self, taken, tensors, wanted, arrays={}, feed={}):
-        """Some of ``tensors`` (dict) over images; ``arrays``: placeholder to array, of as many rows."""
-        net = self._open()
-        rows = max(1, net.batch * _AT_ONCE)
-        parts = []
+    def _over(self, taken, run, arrays={}):
+        """What ``run`` makes of ``arrays``, placeholder to array, and the images, a part after the other."""
+        rows, parts = max(1, self.in_session.batch * _AT_ONCE), []
         for begin in range(0, max(1, len(taken)), rows):
             part = slice(begin, begin + rows)
-            parts.append(net.run({name: tensors[name] for name in wanted}, {
-                net.pixels: taken.part(part), **{place: array[part] for place, array in arrays.items()}}, feed))
-        return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+            parts.append(run({self.in_session.pixels: taken.part(part),
+                              **{place: array[part] for place, array in arrays.items()}}))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _parse(self, function, known, given):
         return options.parse(self._words + options.words(function, known, given))

@@ -45,8 +45,9 @@ class Run:
         brief='with --load: a fresh last layer for the classes of the data',
         called=('--new-head', '--reset-classifier', '--replace-head'))
     logdir: Optional[str] = option(
-        '--logdir', TRAINED, "suffix of the log directory's name; with a slash in it, the directory itself",
-        default=None, unit='NAME',
+        '--logdir', TRAINED,
+        "part of the log directory's name, before its date; with a slash in it, the directory itself", default=None,
+        unit='NAME',
         brief='name of the run, or with a slash its folder',
         called=(
             '--log-dir', '--output', '--output-dir', '--out', '--out-dir', '--save-dir', '--work-dir', '--name',

@@ -13,7 +13,8 @@ PROGRAMS = ('*.py', '[!t]*/*.py', 'sat/cli/*.py', 'third_party/*.py', 'tools/*.p
 JOB_SCRIPTS = ('slurm/*.sh',)
 
 _PROMPT = re.compile(r'^\s*\w*\$ ')
-_BLOCK = re.compile(r'^```\n(.*?)^```$|(?<=\n\n)((?: {4}[^\n]*(?:\n|$))+)', re.DOTALL | re.MULTILINE)
+# The language of a block, which commands have not; the block; an indented one.
+_BLOCK = re.compile(r'^```(\w*)\n(.*?)^```$|(?<=\n\n)((?: {4}[^\n]*(?:\n|$))+)', re.DOTALL | re.MULTILINE)
 # What comes before a program's name.
 _LEADING = re.compile(r'(echo \| )?([A-Z_]+=\S* )*(mpirun (.*? )?(?=\S*python|sat ))?((\S+/)?python3? )?')
 # The commands of `sat`, and what does the same.
@@ -85,8 +86,9 @@ def _lines(block):
 
 
 def _markdown(text):
-    for block in _BLOCK.finditer(text):
-        yield _lines(block.group(1) or block.group(2))
+    for language, block, indented in _BLOCK.findall(text):
+        if not language:
+            yield _lines(block or indented)
     for span in re.findall(r'`([^`]+)`', _BLOCK.sub('', text)):
         span = ' '.join(span.split())
         if program_of(span) and ' ' in span:

@@ -1,5 +1,4 @@
 """``python -m analysis``: what its commands leave behind, the page of its report, and what it refuses."""
-import html.parser
 import json
 import os
 import re
@@ -15,14 +14,13 @@ import analysis.__main__
 import main
 from analysis import flags, judged
 from files import pages
+from html_pages import Page
 from networks import make_network
 
 SIDE, CLASSES, NUM_IMAGES, MISLABELLED = 16, 10, 30, 3
 NETWORK = ['--arch', 'CifarResNet', '-d', '8', '--input-size', str(SIDE)]
 ATTACK = ['--attack-epsilon', '16', '--attack-step-size', '4', '--attack-iter', '4', '--batch', '16']
 MODELS = ['--model', 'relu & co=--activation-name relu', '--model', 'silu=--activation-name silu']
-# Elements without an end tag.
-VOID = ('meta', 'img', 'br')
 
 
 @pytest.fixture(scope='module')
@@ -79,31 +77,6 @@ def made(tmp_path_factory, shared):
         patch.setattr('sys.argv', ['python -m analysis'] + command)
         analyse(*command)
     return folder, command
-
-
-class Page(html.parser.HTMLParser):
-    """Elements, their text, and whether every element is closed where it should be."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.open, self.elements, self.text = [], [], []
-        self.feed(content)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != 'style':
-            self.text.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope='module')

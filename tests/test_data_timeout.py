@@ -1,5 +1,6 @@
 """Training when its data server falls silent, or dies and comes back."""
 import contextlib
+import logging
 import os
 import pickle
 import re
@@ -98,6 +99,82 @@ WAYS = pytest.mark.parametrize('flags', [[], ['--no-zmq-ops']], ids=['op', 'pyth
 def test_training_ends_with_one_line_when_the_data_server_falls_silent(address, last_line, flags):
     line = last_line([GOOD] * 2, flags)
     assert line.endswith("error: no batch from '{}' for 1.5 s; is its data server running?".format(address))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is told of waits of 0.3 s and more, as of such of 30, a list of lines."""
+    from training import inputs, silence
+    lines = []
+    monkeypatch.setattr(silence, 'FIRST_SAID', 0.3)
+    for module in (silence, inputs):
+        monkeypatch.setattr(module, 'LOOK', 0.05)
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    handler.addFilter(lambda record: record.name == 'tensorpack.anywhere')
+    logging.getLogger('tensorpack').addHandler(handler)
+    yield lines
+    logging.getLogger('tensorpack').removeHandler(handler)
+
+
+@WAYS
+def test_a_silent_data_server_is_told_of_with_the_time_until_which_training_waits(last_line, told, flags):
+    last_line([GOOD] * 2, flags)
+    found = [re.fullmatch(r'no data for [01] s, waiting until (\d\d:\d\d:\d\d) \(--data-timeout 1.5\)', line)
+             for line in told]
+    assert len(found) == 3 and all(found), told  # after 0.3, 0.6 and 1.2 s
+    until = {match.group(1) for match in found}
+    now = time.time()
+    assert len(until) <= 2 and until <= {time.strftime('%H:%M:%S', time.localtime(now + k)) for k in range(-9, 2)}
+
+
+@WAYS
+def test_data_that_come_again_are_told_of(batches, told, sess, flags):
+    import tensorflow.compat.v1 as tf
+
+    from training.inputs import served_input
+    pause = threading.Event()
+    with batches(later([GOOD], pause)) as served_batches:
+        source = served_input(served_batches, not flags)
+        threading.Timer(0.5, pause.set).start()
+        if flags:
+            image, label = next(iter(source.ds))
+        else:
+            source.setup([tf.TensorSpec([None, 8, 8, 3], tf.uint8, 'image'), tf.TensorSpec([None], tf.int32, 'label')])
+            tensors = source.get_input_tensors()
+            watch = source.get_callbacks()[-1]
+            watch.before_train()
+            image, label = sess.run(tensors)
+            watch.after_train()
+    assert (image == IMAGES).all() and (label == LABELS).all()
+    assert told[0].startswith('no data for 0 s, waiting until ') and told[-1].startswith('data again after '), told
+
+
+def later(messages, event):
+    """The messages, once the event has happened."""
+    event.wait(20)
+    yield from messages
+
+
+@pytest.mark.parametrize('timeout, lines', [
+    (100.0, ['no data for 30 s, waiting until {} (--data-timeout 100)', 'no data for 61 s, waiting until {} '
+             '(--data-timeout 100)', 'data again after 99 s']),
+    (0.0, ['no data for 30 s, waiting without an end (--data-timeout 0)',
+           'no data for 61 s, waiting without an end (--data-timeout 0)', 'data again after 99 s'])])
+def test_waits_are_told_of_more_and_more_rarely_until_there_are_data(monkeypatch, timeout, lines):
+    from training import silence
+    monkeypatch.setattr(silence.time, 'time', lambda: 1e9)
+    said = []
+    watched = silence.Silence(timeout, said.append)
+    for seconds in (1, 29.9, 30.2, 31, 59, 61, 99):
+        watched.waited(seconds)
+    watched.ended(99)
+    watched.waited(29)
+    watched.ended(29)
+    ends = [time.strftime('%H:%M:%S', time.localtime(1e9 + timeout - seconds)) for seconds in (30.2, 61)]
+    assert said == [line.format(*ends[k:k + 1]) for k, line in enumerate(lines)]
+    watched.waited(200)  # of a limit of 100 the error says it
+    assert len(said) == 3 + (timeout == 0)
 
 
 def message(image=IMAGES, label=LABELS):

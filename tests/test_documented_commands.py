@@ -67,6 +67,8 @@ NOT_RUN = {
         'needs PyTorch, which is not installed here',
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
+    r'sat completion (bash|zsh|fish) > .*': 'writes into the home: test_completion.py::test_it_is_printed',
+    r'sat train \| .*|main.py --eval --load CHECKPOINT': FORM,
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}
 # ------------------------------------
 
@@ -130,8 +132,9 @@ ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon
 THREAT_MODELS = {True: 'Linf:4,L2:510,L1:19125', 'Linf:8,L2:510/255,L1': 'Linf:8,L2:510,L1:19125'}
 LITTLE = ('epochs', 'input_size', 'batch')  # what a training run here has otherwise
 # A few of each kind, in `make test`; a part of the command's text.
-FAST = ('model_zoo.py list', 'tools/make_tfrecords.py --data FOLDER', 'main.py --eval --load zoo:Res50-silu',
-        'main.py --data cifar10 --arch CifarResNet -d 8 --activation-name silu --batch 64', '--attack autoattack')
+FAST = ('model_zoo.py list', 'sat zoo list', 'tools/make_tfrecords.py --data FOLDER',
+        'main.py --eval --load zoo:Res50-silu', '--attack autoattack',
+        'main.py --data cifar10 --arch CifarResNet -d 8 --activation-name silu --batch 64')
 
 
 def explained(text):
@@ -213,6 +216,10 @@ def meaning(run, flags):
         if run.mode == 'efficientnet/main.py':
             base = dict(base, attack_iter=0)
     found = dict(base, **own)
+    if value_of.get('--data') == CIFAR:
+        found['num_classes'] = own.get('num_classes', 10)
+    if found['attack'] == 'apgd':  # its first step crosses the ball
+        found['attack_step_size'] = 2 * float(found['attack_epsilon'])
     if 'threat_models' in own:
         found.update(dict.fromkeys(('norm', 'attack_epsilon', 'attack_step_size')),
                      threat_models=THREAT_MODELS[own['threat_models']])

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from image_data import make_noise_folder
 
 import layers
 import main
 import nets
 import weights.flags
+from image_folders import make_noise_folder
 from settings import recipes
 from settings.resolve import resolve
 from small_runs import BATCH, LEAN, MAIN, STEPS, differing, mpirun, read_json, variables

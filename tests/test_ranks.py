@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from html_pages import Page
 from image_folders import make_noise_folder
 from ranks import cores
 from ranks.cores import _processor_limit, threads_for
@@ -372,6 +373,18 @@ def test_two_ranks_train_from_the_data_server_and_the_first_keeps_the_books(trai
         assert wrong == pytest.approx(round(wrong))
         assert entry['learning_rate'] == pytest.approx(0.1 * 2 * BATCH / 256)
     assert (trained / 'model-{}.index'.format(2 * STEPS)).exists() and find_checkpoint(str(trained / 'best'))
+
+
+def test_the_first_of_two_ranks_writes_the_run_s_page(trained):
+    from training.epochs import read_epochs
+    from training.samples import COUNT
+    content = (trained / 'index.html').read_text()
+    text = ' '.join(' '.join(Page(content).text).split())
+    assert '2 ranks of {} images in a step'.format(BATCH) in text
+    assert 'Finished. 2 of 2 epochs are over, {0} of {0} steps.'.format(2 * STEPS) in text
+    for each in read_epochs(str(trained))[-1].judged:
+        assert '{} of {}'.format(each.top1_correct, NUM_VALIDATION) in text and each.num_images == NUM_VALIDATION
+    assert content.count('data:image/png') == 3 * min(COUNT, NUM_VALIDATION)
 
 
 @pytest.mark.slow

@@ -80,6 +80,22 @@ def test_a_server_that_cannot_serve_says_so_under_the_name_that_was_typed(typed,
     assert capsys.readouterr().err.startswith('sat serve: ')
 
 
+@pytest.mark.parametrize('words, main_words', [
+    ('CKPT', '--eval --load CKPT'), ('--data D CKPT --batch 4', '--eval --load CKPT --data D --batch 4'),
+    ('--data D --batch 4 CKPT', '--eval --load CKPT --data D --batch 4'), ('--load CKPT', '--eval --load CKPT'),
+    ('CKPT --data CKPT', '--eval --load CKPT --data CKPT'), ('--data CKPT CKPT', '--eval --load CKPT --data CKPT'),
+    ('--eval-directory D CKPT', '--load CKPT --eval-directory D'), ('--targeted CKPT', '--eval --load CKPT --targeted'),
+    ('--threat-models --load CKPT', '--eval --threat-models --load CKPT'), ('--data D', '--eval --data D')])
+def test_the_checkpoint_may_stand_anywhere(words, main_words):
+    assert sat.cli.COMMANDS['eval'].words(words.split()) == main_words.split()
+
+
+@pytest.mark.parametrize('words, left', [(['A', 'B'], 'A B'), (['A', '--load', 'B'], 'A')])
+def test_a_second_checkpoint_is_refused(capsys, words, left):
+    line = refusal(capsys, sat.cli.COMMANDS['eval'].words, words)
+    assert line.endswith('unrecognized arguments: {}\n'.format(left))
+
+
 def test_training_judging_and_the_rest_are_the_programs_own(typed, capsys, tmp_path):
     data = make_noise_folder(tmp_path / 'images', {'train': 4, 'val': 2}, ['ant', 'bee'])
     small = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--batch', '2', '--data', data]
@@ -89,7 +105,7 @@ def test_training_judging_and_the_rest_are_the_programs_own(typed, capsys, tmp_p
     assert not typed('eval', 'runs/one', '--data', data, '--attack-iter', '1', '--results-dir', 'judged')
     assert read_json(tmp_path / 'judged' / 'results.json')['complete'] is True
     assert not typed('eval', '--eval-directory', os.path.join(data, 'val', 'ant'), '--load', 'runs/one')
-    assert os.path.getsize(tmp_path / 'predictions.txt')
+    assert os.path.getsize(tmp_path / 'predictions.csv')
     assert not typed('convert', 'weights', '--load', 'runs/one', 'plain.npz')
     assert typed('zoo', 'verify', 'plain.npz') == 0
     assert 'variables of CifarResNet8 fit' in capsys.readouterr().out

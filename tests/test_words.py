@@ -64,8 +64,7 @@ def test_a_training_says_what_on_what_how_where_and_each_epoch(digits):
     lines = said.splitlines()
     for line, pattern in zip(lines, expected):
         assert re.fullmatch(pattern, line), said
-    assert lines[len(expected):] == ['Training has ended.', '  --load runs/digits: the last weights',
-                                     '  --load runs/digits/best: the most robust ones']
+    assert lines[len(expected):] == ['Training has ended. Its most robust weights, for --load:', '  runs/digits/best']
     assert sum(_sizes(folder)) == 75290
 
 
@@ -82,7 +81,7 @@ def test_all_else_is_in_log_log_without_colours(digits):
                  'Command: ', 'eval-10step-top1-error: '):
         assert text in log and text not in said, text
     assert ESCAPE not in log and 'GPU' not in log
-    assert [line for line in said.splitlines() if line not in log and not line.startswith('  --load')] == []
+    assert [line for line in said.splitlines() if line not in log and line != '  runs/digits/best'] == []
 
 
 def test_figures_of_the_line_are_those_of_the_statistics(digits):

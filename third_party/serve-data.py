@@ -4,9 +4,9 @@ trainers.
 
 The released programs (FD, SAT) have a server of this name with --data, --fake, --batch, --benchmark and --no-zmq-ops.
 
-    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --batch 32
-    .venv/bin/python third_party/serve-data.py --data cifar10 --batch 64 --input-size 32
-    .venv/bin/python third_party/serve-data.py --data /path/to/imagenet --shard 0/2
+    python third_party/serve-data.py --data /path/to/imagenet --batch 32
+    python third_party/serve-data.py --data cifar10 --batch 64 --input-size 32
+    python third_party/serve-data.py --data /path/to/imagenet --shard 0/2
 """
 import logging
 import signal
@@ -47,7 +47,7 @@ def _parser(typed):
     parser = OneLineParser(
         prog=programs.name(NAME), allow_abbrev=False, add_help=False, epilog=examples(__doc__),
         formatter_class=OneScreen,
-        description='Serve augmented training batches (uint8 BGR images, int32 labels) to trainers of this machine.')
+        description='Serve augmented training batches, uint8 BGR images, to trainers.')
     options = serving.data_server_options()
     flags.add(parser, options if typed is None else flags.most_used(options), {
         'augmentations': flags.Named(AUGMENTATIONS), 'policies': flags.Named(POLICIES)},

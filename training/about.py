@@ -72,10 +72,10 @@ def title_of(attack, make_attacker):
 
 
 def differing(flags):
-    """What decides this training otherwise than the recipe does, or than where nothing is typed.
+    """What decides this training and is not the usual.
 
     Returns:
-        list of (flag, value here, value of the recipe, '' where the recipe has none), all str.
+        list of (flag, value here, value of the recipe or the network's own, '' where these have none), all str.
     """
     usual = {**architecture_defaults(flags['arch'], flags['model_name']), **RECIPES[flags['recipe']]}
     decided, found = names(), []
@@ -83,7 +83,7 @@ def differing(flags):
         if option.dest not in decided and not option.fixes_run:
             continue
         value, before = flags.get(option.dest), usual.get(option.dest, option.default)
-        if value is not None and value != before:
+        if value is not None and _shown(value) != _shown(before):  # JSON has made lists of tuples
             found.append((option.flag.names[-1], _shown(value),
                           _shown(before) if option.dest in usual and before is not None else ''))
     return found

@@ -91,11 +91,12 @@ def compose(about, folder, epochs, state, step, samples, now):
         blocks += [Section('The same images at each evaluation'), Markup(page_parts.strip(about, samples))]
     blocks.append(Section('Flags'))
     if about.differing:
-        blocks.append(Table(['flag', 'here', 'recipe'], [list(row) for row in about.differing],
-                            'What decides the training and is not what --recipe {} or, where it says nothing, the '
-                            'program has without a flag.'.format(about.recipe)))
+        blocks.append(Table(['flag', 'here', 'usual'], [list(row) for row in about.differing],
+                            'What decides the training and is not the usual, that of --recipe {} or of the network; '
+                            'an empty cell where it is for the command, the data or the machine to decide.'.format(
+                                about.recipe)))
     else:
-        blocks.append(Text('All that decides the training is as --recipe {} has it.'.format(about.recipe)))
+        blocks.append(Text('All that decides the training is the usual of --recipe {}.'.format(about.recipe)))
     if epochs:
         blocks += [Section('All epochs'), Markup('<details><summary>Numbers</summary>{}</details>'.format(
             as_html_block(page_parts.numbers(about, epochs))))]

@@ -11,7 +11,9 @@ import os
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from commands.first_look import first_look, load_flag_first
 from machine import programs
+from machine.names_only import names_only, names_only_for_help
 from ranks.end import fail
 from ranks.launched import launched_rank
 from settings.nearest import did_you_mean
@@ -35,14 +37,22 @@ def _to_train(words: List[str]) -> List[str]:
         if word.split('=')[0] in _JUDGING:
             fail('{}: this trains; type {} CHECKPOINT'.format(word, programs.spelt('python main.py --eval --load')),
                  launched_rank() or 0)
+    first_look(words)
     return words
 
 
 def _to_judge(words: List[str]) -> List[str]:
-    """``CHECKPOINT ...`` or ``--load CHECKPOINT ...``, and with --eval-directory no evaluation."""
-    if words and not words[0].startswith('-'):
-        words = ['--load', *words]
-    return words if any(word.split('=')[0] in _JUDGING for word in words) else ['--eval', *words]
+    """``CHECKPOINT``, in any place, is ``--load CHECKPOINT``; with --eval-directory there is no evaluation."""
+    words = load_flag_first(words)
+    if not any(word.split('=')[0] in _JUDGING for word in words):
+        words = ['--eval', *words]
+    first_look(words)
+    return words
+
+
+def _to_complete(words: List[str]) -> List[str]:
+    names_only()
+    return words
 
 
 COMMANDS: Dict[str, Command] = {
@@ -58,7 +68,7 @@ COMMANDS: Dict[str, Command] = {
     'serve': Command('read and augment images for trainings of several processes', 'third_party/serve-data.py',
                      called=('server', 'data', 'serve-data')),
     'table': Command("EfficientNet's sizes: parameters and multiply-adds", 'efficientnet/table.py', called=('sizes',)),
-    'completion': Command('of all this by the Tab key, for bash, zsh or fish', 'sat/cli/completion.py',
+    'completion': Command('of all this by the Tab key, for bash, zsh or fish', 'sat/cli/completion.py', _to_complete,
                           called=('completions', 'complete', 'autocomplete')),
 }
 
@@ -96,6 +106,8 @@ def main(argv: Optional[Sequence[str]] = None) -> Any:
     programs.typed_as_sat(start, name, words)
     command = COMMANDS[name]
     try:
-        return load(command.file).main(command.words(words))
+        words = command.words(words)
+        names_only_for_help(words)
+        return load(command.file).main(words)
     except KeyboardInterrupt:
         return 130
