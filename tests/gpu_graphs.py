@@ -48,6 +48,7 @@ class Machine:
         self._weights = folder / 'weights.npz'
         np.savez(self._weights, none=np.zeros(1))
         monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: ['a GPU'])
+        monkeypatch.setattr(tf.config.experimental, 'get_device_details', lambda device: {})
         monkeypatch.delenv('NVIDIA_TF32_OVERRIDE', raising=False)  # which the tests set, and machines of users do not
         for command in judge, classify:
             monkeypatch.setattr(command, 'matched', _end)  # what they do with a graph that is whole

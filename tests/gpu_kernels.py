@@ -25,7 +25,8 @@ ON_HOST = {
     'ScalarSummary': 'the host writes them', 'MergeSummary': 'the host writes them',
     'SaveV2': 'the host writes checkpoints', 'RestoreV2': 'the host reads checkpoints',
     ('Const', tf.string): 'names of files and summaries, messages',
-    'ZMQConnection': 'input: what the data server sends', 'ZMQPull': 'input: what the data server sends'}
+    'ZMQConnection': 'input: what the data server sends', 'ZMQPull': 'input: what the data server sends',
+    'PyFunc': 'input: notes when a wait for the data server begins and ends'}
 # Likewise, also in loops, but for attacks.
 BETWEEN_RANKS = {name: "Horovod's own build for GPUs has kernels for it" for name in (
     'HorovodAllreduce', 'HorovodAllgather', 'HorovodBroadcast')}

@@ -13,6 +13,7 @@ from tensorpack.callbacks import (
 )
 from tensorpack.input_source import QueueInput
 
+from data.synsets import in_words
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
 from files.atomic import write_text
@@ -98,7 +99,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         callbacks.append(evaluation)
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
+        samples = DrawSamples(evaluation, watching, make_samples, in_words(classes)) if evaluation else None
         page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
         listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
         callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
