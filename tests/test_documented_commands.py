@@ -122,7 +122,7 @@ FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show', 'track',
              'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
              'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
