@@ -11,6 +11,7 @@ from ranks.cores import threads_for
 from ranks.terminal import row, say
 from settings import recipes
 from smooth_activations import can_compile
+from training.page import PAGE
 
 
 def print_recipe(args):
@@ -46,6 +47,7 @@ def say_training(args, ranks, data, validation, attacker, folder, start):
     if start.everything:
         say(row('goes on', 'after step {:,}, in epoch {}'.format(start.step, start.epoch)))
     say(row('written to', folder))
+    say(row('', '{} in it shows the run in a browser'.format(PAGE)))
 
 
 def say_evaluation(args, ranks, dataset, attackers):

@@ -9,7 +9,7 @@ from sat.adapters.with_autoattack import forward_pass
 
 with sat.load(sys.argv[1]) as net:
     sample = net.images(*sys.argv[2:], count=40)
-    images = torch.from_numpy(sample.images.clip(0, 255) / 255).permute(0, 3, 1, 2)
+    images = torch.from_numpy(sample.images.clip(0, 255) / 255).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(sample.labels).long()
     adversary = autoattack.AutoAttack(forward_pass(net), norm='Linf', eps=16 / 255, device='cpu')
     adv = adversary.run_standard_evaluation(images, labels, bs=40)

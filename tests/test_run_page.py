@@ -314,6 +314,7 @@ def test_tensorboard_reads_the_images_and_the_flags(finished):
     assert start.hparams['attack_epsilon'].number_value == EPSILON == flags['attack_epsilon']
     assert start.hparams['arch'].string_value == 'CifarResNet' and start.hparams['targeted'].bool_value is False
     assert start.hparams['ranks'].number_value == 1 and start.hparams['lr_drop_epochs'].string_value == '30,60,90'
+    assert set(start.hparams) <= set(flags) and 'model_name' not in start.hparams and flags['model_name'] is None
     end = metadata.parse_session_end_info_plugin_data(told[metadata.SESSION_END_INFO_TAG])
     assert end.status == 1 and end.end_time_secs >= start.start_time_secs  # STATUS_SUCCESS of its api.proto
     assert events.Tensors('eval-2step-top1-error')[-1].tensor_proto.float_val[0] == pytest.approx(
