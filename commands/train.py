@@ -21,6 +21,7 @@ from ranks.launched import Ranks
 from ranks.precision import agreed_precision
 from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
+from training import trackers
 from training.directory import last_run, open_log_directory
 from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
@@ -33,7 +34,7 @@ from weights.match import Tuning
 
 def train(args, ranks, signals, held):
     """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
-    together(ranks, lambda: check_override(args.tf32))
+    together(ranks, lambda: (check_override(args.tf32), trackers.check(args.track)))
     data = together(ranks, lambda: open_training_data(args, ranks))
     args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:

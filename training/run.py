@@ -24,6 +24,7 @@ from ranks.sessions import session_config
 from ranks.terminal import row, say
 from settings import recipes
 from settings.resolve import flat
+from settings.run import TENSORBOARD
 from training import schedules
 from training.about import about
 from training.averaging import AverageWeights
@@ -44,6 +45,7 @@ from training.optimizers import OPTIMIZERS
 from training.page import RunPage
 from training.samples import DrawSamples
 from training.stopping import StopTogether
+from training.trackers import Trackers
 from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
 from weights import card
 from weights.classes import write_classes
@@ -78,7 +80,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         statistics = Statistics()
         saver = _saver(settings, watching, classes, folder, statistics)
-        monitors = [TFEventWriter(), statistics, ScalarPrinter()]
+        monitors = [TFEventWriter()] * (TENSORBOARD in run.track) + [statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
@@ -105,7 +107,10 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
                       NoteFlags(flags, folder, schedule)]
         _write_record(folder, flags, classes)
     callbacks.append(stop)
-    _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+    with Trackers([name for name in run.track if name != TENSORBOARD] if ranks.is_chief else (), folder, flags,
+                  settings.network.num_classes) as trackers:
+        listeners.append(trackers)
+        _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
 
 
 def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):
