@@ -144,6 +144,7 @@ def _resolve(args, mode):
     resolve.take_network(args, nets.ARCHITECTURES)
     sources.settle_augmentation(args)
     attacking.settle(args, recipe, epsilon, KINDS)
+    resolve.take_outputs(args)
     resolve.take_recipe(args)
     if modes.EVAL not in mode and args.attack_iter == 0:
         attacking.note_unused(args, epsilon, step_size)
@@ -153,7 +154,6 @@ def _resolve(args, mode):
             args.warmup_epochs, args.epochs),
     # A run without an attack is still judged by one: the recipe's, or as in the FD release of the radius that is given.
     attacking.default(args, 'eval_attack_epsilon', args.attack_epsilon or recipe.attack_epsilon)
-    resolve.take_predictions(args)
     resolve.check(args)
     _check_classifier(args)
     _check_files(args)

@@ -35,6 +35,7 @@ from ranks.gather import together
 from ranks.terminal import say
 from settings import sections
 from settings.resolve import resolve
+from training import trackers
 from training.stopping import exit_code
 from weights.classes import read_classes
 from weights.find import find_checkpoint, open_checkpoint
@@ -96,7 +97,7 @@ def evaluate(args, ranks, signals, held, show=True):
         dict: the content of results.json, on the first rank.
     """
     begin = time.time()
-    together(ranks, lambda: check_override(args.tf32))
+    together(ranks, lambda: (check_override(args.tf32), trackers.check(args.track)))
     classes, values = together(ranks, lambda: (read_classes(args.load), open_checkpoint(args.load)))
     dataset = together(ranks, lambda: sources.open_judged_images(args, classes))
     settings = resolve(args)
@@ -175,6 +176,9 @@ def _report(args, ranks, attackers, dataset, kept, outcome, seconds, show):
         return results
     if args.allow_unreadable or not results['too_many_unreadable']:
         kept.remove()
+    if args.track:
+        with trackers.Trackers(args.track, folder, dict(vars(args), ranks=ranks.size), args.num_classes) as following:
+            following.tell_results(results)
     if not show:
         return results
     if args.threat_models:

@@ -11,6 +11,7 @@ from ranks.cores import threads_for
 from ranks.terminal import row, say
 from settings import recipes
 from smooth_activations import can_compile
+from training.page import PAGE
 
 
 def print_recipe(args):
@@ -42,10 +43,11 @@ def say_training(args, ranks, data, validation, attacker, folder, start):
             len(validation.files), args.eval_attack_iter, args.eval_attack_epsilon,
             'each epoch' if args.eval_every == 1 else 'every {} epochs'.format(args.eval_every))))
     say(row('machine', '{}, {} images a step'.format(_machine(ranks), args.batch)))
-    say(row('length', '{} epochs of {:,} steps'.format(args.epochs, args.steps_per_epoch)))
+    say(row('length', '{} epoch{} of {:,} steps'.format(args.epochs, 's' * (args.epochs > 1), args.steps_per_epoch)))
     if start.everything:
         say(row('goes on', 'after step {:,}, in epoch {}'.format(start.step, start.epoch)))
     say(row('written to', folder))
+    say(row('', '{} in it shows the run in a browser'.format(PAGE)))
 
 
 def say_evaluation(args, ranks, dataset, attackers):

@@ -21,6 +21,7 @@ from ranks.launched import Ranks
 from ranks.precision import agreed_precision
 from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
+from training import trackers
 from training.directory import last_run, open_log_directory
 from training.freezing import variables_to_freeze
 from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
@@ -33,7 +34,7 @@ from weights.match import Tuning
 
 def train(args, ranks, signals, held):
     """Train: from fake data, from images read here, or from the machine's data server. ``held``: see ``evaluate``."""
-    together(ranks, lambda: check_override(args.tf32))
+    together(ranks, lambda: (check_override(args.tf32), trackers.check(args.track)))
     data = together(ranks, lambda: open_training_data(args, ranks))
     args.data_seed = data.seed  # into run.json
     if args.steps_per_epoch is None:
@@ -57,8 +58,8 @@ def train(args, ranks, signals, held):
         say(row('frozen', '{} variables: {}'.format(len(untrained), some(sorted(untrained)))))
     run_training(
         model, settings, ranks, data.source(start.step),
-        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files), lambda:
-                        validation_batches(settings, validation, Ranks(), spread(len(validation.files), COUNT))),
+        validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files),
+                        lambda: _samples(settings, validation)),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
@@ -74,6 +75,14 @@ def _tuning(args, untrained):
     if not args.load or not (args.new_classifier or untrained):
         return None
     return Tuning(ARCHITECTURES[args.arch].classifier if args.new_classifier else None, judged_by_averages(args.load))
+
+
+def _samples(settings, dataset):
+    """Some images of a validation set, in one batch for one rank."""
+    # Of another size than what training computes on, see ``tensor_float_32``.
+    batch = COUNT + (settings.data.batch // settings.update.accumulate == COUNT + settings.update.tf32)
+    few = dataclasses.replace(settings, data=dataclasses.replace(settings.data, batch=batch))
+    return validation_batches(few, dataset, Ranks(), spread(len(dataset.files), COUNT))
 
 
 def _open_run(args, ranks, classes, fast, held):

@@ -67,6 +67,17 @@ def chance(text: str) -> float:
     return above_zero(str(probability(text)))
 
 
+def several_of(*words: str) -> Callable[[str], Tuple[str, ...]]:
+    """Check of some of ``words`` with commas between them; 'none' is none of them."""
+    def parse(text: str) -> Tuple[str, ...]:
+        found = tuple(dict.fromkeys(text.split(','))) if text != 'none' else ()
+        for word in found:
+            if word not in words:
+                raise argparse.ArgumentTypeError("'{}' is none of {}".format(word, ', '.join(words)))
+        return found
+    return parse
+
+
 def regular_expression(text: str) -> str:
     """A regular expression, as Python's ``re`` has them."""
     try:

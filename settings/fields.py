@@ -41,6 +41,7 @@ class Flag:
     excludes: Optional[str] = None
     instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
     alone: Optional[str] = None
+    adds: bool = False
     brief: Optional[str] = None
     called: Tuple[str, ...] = ()
     meant: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -132,11 +133,11 @@ def option(names: Union[str, Tuple[str, ...]], modes: Tuple[str, ...], help: str
             help, where it is not the section's. told (str): for the help, see there. off: the flag that switches a
             SWITCH off, and its help. excludes (str): name of a group of flags of which only one may be typed.
             instead (dict): mode to what to type there instead. alone (str): the text that the flag stands for where no
-            value follows it; None: it needs one. brief (str): help in a line or two; a flag that has it is of the
-            most used, which the help of one screen shows. called (tuple): other names that the field has for the flag,
-            in lower case with - for _. meant (dict): likewise for its values, regular expressions, to what to type
-            behind the flag, in which {0} is the expression's first group. Neither is accepted; both are told to who
-            types them.
+            value follows it; None: it needs one. adds (bool): typed again, it adds to the tuple. brief (str): help in a
+            line or two; a flag that has it is of the most used, which the help of one screen shows. called (tuple):
+            other names that the field has for the flag, in lower case with - for _. meant (dict): likewise for its
+            values, regular expressions, to what to type behind the flag, in which {0} is the expression's first group.
+            Neither is accepted; both are told to who types them.
     """
     names = (names,) if isinstance(names, str) else names
     spec = _Spec(Flag(names, modes, help, **flag), judging, None if default is _NEEDED else default, late, shared,

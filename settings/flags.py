@@ -85,7 +85,16 @@ def add_flag(place: Any, flag: Flag, tables: Tables, default: Any, told: Optiona
         parse = _word_of(flag, words, None if chosen else parse)
     place.add_argument(*flag.names, type=None if isinstance(parse, tuple) else parse,
                        choices=words or None if chosen else None, default=default, metavar=flag.unit, help=shown,
-                       const=flag.alone, nargs=None if flag.alone is None else '?')
+                       const=flag.alone, nargs=None if flag.alone is None else '?',
+                       action=_Add if flag.adds else 'store')
+
+
+class _Add(argparse.Action):
+    """What is typed again comes to what was typed before; tuples."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, tuple(dict.fromkeys((*(before if isinstance(before, tuple) else ()), *values))))
 
 
 def _word_of(flag: Flag, words: Sequence[str], parse: Any) -> Callable[[str], Any]:

@@ -12,7 +12,7 @@ from settings.fields import for_evaluations, options_of, section_of
 from settings.modes import EVAL
 from settings.network import Network
 from settings.recipes import RECIPES, Recipe, names
-from settings.run import CSV, RELEASED
+from settings.run import CSV, RELEASED, TENSORBOARD
 from settings.sections import Settings
 
 
@@ -85,8 +85,9 @@ def _take(args: Any, wanted: Container[str], recipe: Recipe) -> None:
             default(args, name, value)
 
 
-def take_predictions(args: Any) -> None:
-    """Fill in the format of predictions, which a file's name may tell, and the file's name, which the format does."""
+def take_outputs(args: Any) -> None:
+    """Fill in who follows a run; the format of predictions, which their file's name may tell, and that name."""
+    default(args, 'track', () if args.eval or args.eval_directory else (TENSORBOARD,))
     default(args, 'prediction_format', RELEASED if (args.prediction_file or '').endswith('.txt') else CSV)
     default(args, 'prediction_file', 'predictions.' + ('txt' if args.prediction_format == RELEASED else 'csv'))
 

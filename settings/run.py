@@ -11,6 +11,7 @@ from settings.modes import (
     EVALUATED_OR_LISTED,
     EVERY,
     FAKE,
+    FOLLOWED,
     LISTED,
     TRAINED,
     TRAINED_ON_IMAGES,
@@ -18,6 +19,7 @@ from settings.modes import (
 )
 from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
+WANDB, MLFLOW, TENSORBOARD = 'wandb', 'mlflow', 'tensorboard'  # services that follow a run
 CSV, RELEASED = 'csv', 'released'  # formats of predictions
 
 LOAD_HELP = ("weights: .npz, PyTorch's .pt or .pth, .safetensors, name of a TensorFlow checkpoint, or zoo:NAME for a "
@@ -80,6 +82,11 @@ class Run:
     verbose: bool = option(
         '--verbose', EVERY, "all that is logged on the terminal too; without it a training's flags, variables and "
         "notes of libraries are in its directory's log.log alone", default=False, check=SWITCH)
+    track: Tuple[str, ...] = option(
+        '--track', FOLLOWED, 'services that are told of flags, epochs and results: wandb, mlflow, tensorboard, or '
+        'several, as wandb,tensorboard; none for none at all. A training writes an events file where tensorboard is '
+        'among them (default: tensorboard in training, none in --eval)', default=(), late=True, adds=True,
+        check=checks.several_of(WANDB, MLFLOW, TENSORBOARD), unit='NAME,NAME,...')
     recipe: str = option(
         '--recipe', EVERY, 'which paper the defaults follow (default: sat; feature-denoising for the architectures '
         'that only it has; sat-efficientnet for EfficientNet; revisiting-at for ConvNeXt and ViT); fine-tune is for '

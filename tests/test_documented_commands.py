@@ -68,7 +68,7 @@ NOT_RUN = {
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
     r'sat completion (bash|zsh|fish) > .*': 'writes into the home: test_completion.py::test_it_is_printed',
-    r'sat train \| .*|main.py --eval --load CHECKPOINT': FORM,
+    r'sat train \| .*|sat COMMAND|python -m sat|main.py --eval --load CHECKPOINT': FORM,
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}
 # ------------------------------------
 
@@ -122,7 +122,7 @@ FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.
-ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show',
+ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show', 'track',
              'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
              'transpose_input', 'strategy', 'sat_preprocessing'}
 RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}

@@ -380,6 +380,19 @@ def test_averages_are_judged_where_their_decay_is_not_zero(evaluate, network, im
         assert int(row['clean_pred']) == (3 if averaged else scores[number_of(row)].argmax())
 
 
+def test_an_evaluation_is_told_to_tensorboard_where_it_is_asked_to(evaluate):
+    _, _, folder = evaluate('--attack-iter', '0')
+    assert not list(folder.glob('events.out.*'))
+    results, _, folder = evaluate('--attack-iter', '1', '--track', 'tensorboard')
+    path, = folder.glob('events.out.*')
+    told = {value.tag: value.simple_value for event in tf.train.summary_iterator(str(path))
+            for value in event.summary.value}
+    assert told['num_images'] == results['num_images']
+    for name in ('clean', 'adversarial'):
+        assert told[name + '/top1_error'] == pytest.approx(results[name]['top1_error'])
+    assert told['attack_success_rate'] == pytest.approx(results['attack_success_rate'])
+
+
 def test_a_checkpoint_without_averages_is_refused_in_one_line_that_names_the_flag(evaluate, network, capsys):
     with pytest.raises(SystemExit) as end:
         evaluate('--attack-iter', '0', '--moving-average-decay', '0.9999')

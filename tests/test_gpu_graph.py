@@ -105,7 +105,7 @@ NO_OTHER_OPS = set('''
     epochs steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
     lr_cosine_to moving_average_ramp eval_every augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
-    allow_unreadable prediction_file subset threat_models verbose
+    allow_unreadable prediction_file prediction_format show track subset threat_models verbose
     seed input_size batch_norm_momentum batch_norm_epsilon attack_step_size eval_attack_iter eval_attack_epsilon
     eval_attack_step_size'''.split())
 ELSEWHERE = {'fake', 'gradient_compression', 'serve_address', 'no_zmq_ops'}  # in tests of their own below

@@ -17,7 +17,7 @@ ASKED = {modes.EVAL: ['--eval', '--load', '{npz}', '--data', '{folder}'],
          modes.SERVED: ['--serve-address', 'ipc://@nobody']}
 # A value for each flag that takes one.
 VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'prediction_file': 'out.txt',
-          'prediction_format': 'csv',
+          'prediction_format': 'csv', 'track': 'wandb',
           'results_dir': 'out', 'logdir': 'name', 'serve_address': 'ipc://@nobody', 'arch': 'ResNet', 'depth': '50',
           'model_name': 'efficientnet-b0', 'width_coefficient': '1', 'depth_coefficient': '1', 'dropout_rate': '0.1',
           'survival_prob': '0.9', 'widths': '384', 'heads': '6', 'patch_size': '16', 'input_scaling': 'sat',

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow.compat.v1 as tf
 from PIL import Image
 
+from adv_model import image_preprocess, to_pixels
 from evaluation.passes import Sample
 from evaluation.verdicts import CLEAN
 from files.charts import Curve, Point, chart
@@ -278,6 +280,24 @@ def test_a_folder_whose_name_is_no_text_has_a_page(tmp_path):
     assert os.listdir(folder) == ['index.html']
 
 
+def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
+    (tmp_path / 'index.html').mkdir()
+    told = []
+    monkeypatch.setattr(page.logger, 'warning', told.append)
+    shown = page.RunPage(ABOUT, str(tmp_path))
+    shown.trainer = SimpleNamespace(global_step=0, loop=SimpleNamespace(global_step=0))
+    shown([])
+    assert len(told) == 1 and re.match(r"index\.html cannot be written: Is a directory .*; the run goes on$", told[0])
+
+
+@pytest.mark.parametrize('layout', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('channels', ['BGR', 'RGB'])
+def test_images_come_back_from_the_network_s_layout_as_they_were(sess, layout, channels):
+    image = np.random.default_rng(0).integers(0, 256, [2, 5, 5, 3]).astype(np.uint8)
+    found = sess.run(to_pixels(image_preprocess(tf.constant(image), layout, channels), layout, channels))
+    assert np.abs(found - image).max() < 1e-4
+
+
 def test_time_left_is_estimated_from_the_last_epochs_and_the_evaluations_to_come():
     epochs = [epoch(k, *[judged(CLEAN, 100)] * (k % 2 == 0)) for k in range(1, 4)]
     # Steps: the median of 10, 20 and 30 s. Evaluations of 4 s after epochs 4, 6 and 8 of 8.
@@ -314,6 +334,7 @@ def test_tensorboard_reads_the_images_and_the_flags(finished):
     assert start.hparams['attack_epsilon'].number_value == EPSILON == flags['attack_epsilon']
     assert start.hparams['arch'].string_value == 'CifarResNet' and start.hparams['targeted'].bool_value is False
     assert start.hparams['ranks'].number_value == 1 and start.hparams['lr_drop_epochs'].string_value == '30,60,90'
+    assert set(start.hparams) <= set(flags) and 'model_name' not in start.hparams and flags['model_name'] is None
     end = metadata.parse_session_end_info_plugin_data(told[metadata.SESSION_END_INFO_TAG])
     assert end.status == 1 and end.end_time_secs >= start.start_time_secs  # STATUS_SUCCESS of its api.proto
     assert events.Tensors('eval-2step-top1-error')[-1].tensor_proto.float_val[0] == pytest.approx(

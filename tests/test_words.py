@@ -57,7 +57,8 @@ def test_a_training_says_what_on_what_how_where_and_each_epoch(digits):
         r'attack      PGD-1, Linf, epsilon 4, steps of 4(, in bfloat16)?',
         r'judged      299 images, clean and under PGD-10, epsilon 4, every 3 epochs',
         r'machine     1 process, on the CPU in \d+ threads?, 256 images a step',
-        r'length      3 epochs of 6 steps', r'written to  runs/digits', r'parameters  75,290',
+        r'length      3 epochs of 6 steps', r'written to  runs/digits',
+        r'            index\.html in it shows the run in a browser', r'parameters  75,290',
         r'epoch 1/3: training accuracy under PGD-1 \d+\.\d%, cost \d[.\d]*, \d+:\d\d',
         r'epoch 2/3: training accuracy under PGD-1 \d+\.\d%, cost \d[.\d]*, \d+:\d\d',
         r'epoch 3/3: clean \d+\.\d%, robust \d+\.\d%, training under PGD-1 \d+\.\d%, \d+:\d\d']

@@ -45,16 +45,19 @@ def started(flags, name, now):
     """What says of a run that it has begun, as tf.Summary.
 
     Args:
-        flags (dict): name to value; those that decide a training are taken. name (str): of the run; runs of equal flags
-            are told apart by it. now (float): seconds since 1970.
+        flags (dict): name to value; those that decide a training are taken, but for what is None. name (str): of the
+            run; runs of equal flags are told apart by it. now (float): seconds since 1970.
     """
     data = _plugin_data()
     data.start.group_name, data.start.start_time_secs = name, now
     for flag in dict.fromkeys(['recipe', 'epochs', 'steps_per_epoch', *names(), *sections.fixing_a_run(), 'ranks']):
         value = flags.get(flag)
-        kind = 'bool_value' if isinstance(value, bool) else 'number_value' if isinstance(value, (int, float)) \
-            else 'string_value'
-        setattr(data.start.hparams[flag], kind, value if kind != 'string_value' else _as_text(value))
+        if isinstance(value, bool):
+            data.start.hparams[flag].bool_value = value
+        elif isinstance(value, (int, float)):
+            data.start.hparams[flag].number_value = value
+        elif value is not None:
+            data.start.hparams[flag].string_value = _as_text(value)
     return _summary('_hparams_/session_start_info', data)
 
 

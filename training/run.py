@@ -13,6 +13,7 @@ from tensorpack.callbacks import (
 )
 from tensorpack.input_source import QueueInput
 
+from data.synsets import in_words
 from evaluation.during_training import EvaluateRobustness, monitored_name
 from evaluation.verdicts import CLEAN
 from files.atomic import write_text
@@ -23,6 +24,7 @@ from ranks.sessions import session_config
 from ranks.terminal import row, say
 from settings import recipes
 from settings.resolve import flat
+from settings.run import TENSORBOARD
 from training import schedules
 from training.about import about
 from training.averaging import AverageWeights
@@ -43,6 +45,7 @@ from training.optimizers import OPTIMIZERS
 from training.page import RunPage
 from training.samples import DrawSamples
 from training.stopping import StopTogether
+from training.trackers import Trackers
 from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
 from weights import card
 from weights.classes import write_classes
@@ -77,7 +80,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     if ranks.is_chief:
         statistics = Statistics()
         saver = _saver(settings, watching, classes, folder, statistics)
-        monitors = [TFEventWriter(), statistics, ScalarPrinter()]
+        monitors = [TFEventWriter()] * (TENSORBOARD in run.track) + [statistics, ScalarPrinter()]
     stop = StopTogether(signals, ranks, folder, saver)
     warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
@@ -96,7 +99,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
         callbacks.append(evaluation)
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
-        samples = DrawSamples(evaluation, watching, make_samples, classes) if evaluation else None
+        samples = DrawSamples(evaluation, watching, make_samples, in_words(classes)) if evaluation else None
         page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
         listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
         callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
@@ -104,7 +107,10 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
                       NoteFlags(flags, folder, schedule)]
         _write_record(folder, flags, classes)
     callbacks.append(stop)
-    _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+    with Trackers([name for name in run.track if name != TENSORBOARD] if ranks.is_chief else (), folder, flags,
+                  settings.network.num_classes) as trackers:
+        listeners.append(trackers)
+        _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
 
 
 def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):

@@ -17,8 +17,8 @@ class DrawSamples(Callback):
 
     Args:
         evaluation (EvaluateRobustness): set up before. attacker: one of its own.
-        make_batches: () -> ValidationBatches of the images, of the same size as the evaluation's.
-        names (list of str): of the classes.
+        make_batches: () -> ValidationBatches of the images; for their size see ``EvaluateRobustness``.
+        names (list of str): of the classes, in words.
     Attributes:
         latest (list of Sample), step (int): what was seen last, and after which step.
     """
@@ -55,5 +55,5 @@ class DrawSamples(Callback):
         return image_grid(list(zip(*columns)), said, ['label: said', 'attacked', 'difference'])
 
     def named(self, label):
-        """A label or a prediction, in words."""
-        return self.names[label] if label >= 0 else 'not finite'
+        """A label or a prediction, in words: outputs beyond the classes' names by their numbers."""
+        return 'not finite' if label < 0 else self.names[label] if label < len(self.names) else str(label)
