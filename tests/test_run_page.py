@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow.compat.v1 as tf
 from PIL import Image
 
+from adv_model import image_preprocess, to_pixels
 from evaluation.passes import Sample
 from evaluation.verdicts import CLEAN
 from files.charts import Curve, Point, chart
@@ -276,6 +278,24 @@ def test_a_folder_whose_name_is_no_text_has_a_page(tmp_path):
     shown.trainer = SimpleNamespace(global_step=0, loop=SimpleNamespace(global_step=0))
     shown([])
     assert os.listdir(folder) == ['index.html']
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
+    (tmp_path / 'index.html').mkdir()
+    told = []
+    monkeypatch.setattr(page.logger, 'warning', told.append)
+    shown = page.RunPage(ABOUT, str(tmp_path))
+    shown.trainer = SimpleNamespace(global_step=0, loop=SimpleNamespace(global_step=0))
+    shown([])
+    assert len(told) == 1 and re.match(r"index\.html cannot be written: Is a directory .*; the run goes on$", told[0])
+
+
+@pytest.mark.parametrize('layout', ['NHWC', 'NCHW'])
+@pytest.mark.parametrize('channels', ['BGR', 'RGB'])
+def test_images_come_back_from_the_network_s_layout_as_they_were(sess, layout, channels):
+    image = np.random.default_rng(0).integers(0, 256, [2, 5, 5, 3]).astype(np.uint8)
+    found = sess.run(to_pixels(image_preprocess(tf.constant(image), layout, channels), layout, channels))
+    assert np.abs(found - image).max() < 1e-4
 
 
 def test_time_left_is_estimated_from_the_last_epochs_and_the_evaluations_to_come():
