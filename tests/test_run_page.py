@@ -198,6 +198,18 @@ def test_the_curves_are_the_records(finished, content):
     assert 'PGD-2, averaged weights' in text and 'PGD-3, averaged weights' in text
 
 
+def test_the_table_has_every_epoch_s_numbers_the_last_one_first(finished, content):
+    rows = re.findall(r'<tr><th scope="row">(\d+)</th>(.*?)</tr>', content.split('<details>')[1].split('</details>')[0])
+    epochs = read_epochs(str(finished))
+    assert [int(number) for number, _ in rows] == [each.number for each in epochs][::-1] == [2, 1]
+    for (_, cells), each in zip(rows, epochs[::-1]):
+        cells = re.findall('<td>(.*?)</td>', cells)
+        assert cells[0] == str(each.step) and cells[2] == '{:.4g}'.format(each.cost)
+        assert [cell.split('), ')[1] for cell in cells[4:-2]] == ['{} of {}'.format(
+            each.of(attack, averaged).top1_correct, NUM_VALIDATION) for attack in (CLEAN, '2step', '3step')
+            for averaged in (False, True)]
+
+
 def pictures(content):
     return [np.array(Image.open(io.BytesIO(base64.b64decode(each['src'].partition(',')[2]))), float)
             for each in Page(content).all('img')]

@@ -4,7 +4,7 @@ from statistics import median
 
 from evaluation.verdicts import CLEAN
 from files.charts import Curve, Point, chart
-from files.pages import Table, data_uri, safe
+from files.pages import Table, as_html_block, data_uri, safe
 from files.pictures import magnified_difference, png_bytes
 
 RUNNING, FINISHED, STOPPED = 'running', 'finished', 'stopped'
@@ -189,7 +189,7 @@ def _figure(sample, named):
 
 
 def numbers(about, epochs):
-    """A table of all epochs, as a ``Table``."""
+    """A table of all epochs, the last one first, folded away."""
     kinds = _kinds(epochs)
     header = ['epoch', 'step', 'rate', 'loss', 'training images right', *(_kind(about, *kind) for kind in kinds),
               'unreadable', 'seconds']
@@ -202,9 +202,11 @@ def numbers(about, epochs):
                      *(_in_numbers(each) if each else '' for each in judged),
                      _cell(next((each.num_unreadable for each in epoch.judged), None), '{}'),
                      '{:.1f}'.format(sum(seconds)) if seconds else ''])
-    return Table(header, rows, 'Rate: of the last step. Loss: with weight decay, running average over the steps. '
-                 'Training images: {}, {}. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and '
-                 'evaluations.'.format(about.trained_on, _training_images(epochs)))
+    words = 'Rate: of the last step. Loss: with weight decay, running average over the steps. Training images: {}, ' \
+            '{}. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and evaluations.'.format(
+                about.trained_on, _training_images(epochs))
+    return '<details><summary>Numbers</summary><p class="soft">{}</p>{}</details>'.format(
+        safe(words), as_html_block(Table(header, rows, '')))
 
 
 def _cell(value, form):
