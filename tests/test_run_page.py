@@ -29,7 +29,7 @@ AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,
-              lambda attack: attack + NASTY, 'attacked by ' + NASTY, 8, 50, 2)
+              'attacked by ' + NASTY, 8, 50, 2)
 
 
 @pytest.fixture(scope='module')
@@ -167,7 +167,8 @@ def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere(content):
 def test_the_page_says_what_was_trained_and_that_it_is_finished(finished, content):
     text = text_of(content)
     assert 'CifarResNet8 on images' in text and 'Finished. 2 of 2 epochs are over, 6 of 6 steps.' in text
-    assert 'Trained under PGD-2, Linf, epsilon 4; judged under PGD-2, Linf, epsilon 4. 1 rank of 4 images' in text
+    assert 'Attack in training: PGD-2, Linf, epsilon 4, steps of 2; in evaluations: PGD-2, Linf, epsilon 4, ' in text
+    assert '1 rank of 4 images in a step, 2 epochs of 3 steps' in text
     flags = read_json(finished / 'run.json')
     rows = {flag: (here, usual) for flag, here, usual in differing_flags(flags)}
     assert rows['--attack-iter'] == ('2', '1') and rows['--epochs'] == ('2', '100') and rows['--batch'][1] == ''
@@ -276,9 +277,9 @@ def compose(epochs, state=page_parts.RUNNING, shown=None):
 
 
 def test_names_are_shown_as_they_are():
-    content = compose([epoch(2, judged(CLEAN, 150), judged('7step', 90))], shown=samples(2))
+    content = compose([epoch(2, judged(CLEAN, 150), judged('7step', 90), judged('x' + NASTY, 80))], shown=samples(2))
     text = text_of(content)
-    for part in ('heading ' + NASTY, 'lead ' + NASTY, 'PGD-9 ' + NASTY, '7step' + NASTY, 'attacked by ' + NASTY,
+    for part in ('heading ' + NASTY, 'lead ' + NASTY, 'PGD-9 ' + NASTY, 'PGD-7', 'x' + NASTY, 'attacked by ' + NASTY,
                  'label: class <1>&', '✓ class <1>&', '✗ class <-1>&'):
         assert part in text, part
 
