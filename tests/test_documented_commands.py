@@ -68,7 +68,7 @@ NOT_RUN = {
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
     r'sat completion (bash|zsh|fish) > .*': 'writes into the home: test_completion.py::test_it_is_printed',
-    r'sat train \| .*|main.py --eval --load CHECKPOINT': FORM,
+    r'sat train \| .*|sat COMMAND|python -m sat|main.py --eval --load CHECKPOINT': FORM,
     r'python -m analysis|python -m analysis COMMAND|convert.py weights|python main.py \.\.\.': FORM}
 # ------------------------------------
 
