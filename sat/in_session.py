@@ -147,6 +147,8 @@ class InSession:
 
         Args:
             arrays (dict): placeholder to array; all of one length, which may be 0. feed (dict): of scalars, beside.
+        Raises:
+            MemoryError: the machine has too little memory for ``batch`` images.
         """
         count = len(next(iter(arrays.values())))
         if not count:
@@ -155,5 +157,9 @@ class InSession:
         parts = []
         for begin in range(0, count, self.batch):
             batch = {place: array[begin:begin + self.batch] for place, array in arrays.items()}
-            parts.append(self.session.run(fetches, {**dict(feed), **batch}))
+            try:
+                parts.append(self.session.run(fetches, {**dict(feed), **batch}))
+            except tf.errors.ResourceExhaustedError:
+                raise MemoryError('{} images in one pass are too many for this machine; load the network with '
+                                  'batch={} or less'.format(self.batch, max(1, self.batch // 2))) from None
         return {name: np.concatenate([part[name] for part in parts]) for name in fetches}

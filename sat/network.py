@@ -211,7 +211,7 @@ class Network:
             sources.check(args)
             with contextlib.ExitStack() as kept:
                 results = judge.evaluate(args, Ranks(), StopSignal(), kept, show=False)
-        return json.loads(json.dumps(results))
+        return json.loads(json.dumps(dict(results, args=dict(results['args'], results_dir=results_dir))))
 
     def images(self, folder=None, count=None):
         """Images of a validation set, spread evenly over it.

@@ -15,6 +15,7 @@ import nets
 import sat
 from attacks.registry import KINDS
 from library_networks import RESNET, VIT, pictures, write_network
+from ranks.end import fail, raising
 from weights.find import open_checkpoint
 from weights.match import load_into, match_variables
 
@@ -326,6 +327,25 @@ def test_evaluations_that_are_none_are_refused_in_a_line(net, tmp_path):
             net.evaluate(folder, **options)
     with pytest.raises(FileNotFoundError, match='no.png'):
         net.predict(['no.png'])
+
+
+def test_too_many_images_for_the_memory_are_a_line(net, images, monkeypatch):
+    def run(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+    monkeypatch.setattr(net.in_session.session, 'run', run)
+    with pytest.raises(MemoryError, match='^8 images in one pass .* batch=4 or less$'):
+        net.predict(images)
+
+
+def test_an_end_is_an_exception_in_the_thread_that_asks_for_it_alone():
+    with raising():
+        with pytest.raises(ValueError, match='^for two reasons$'):
+            fail('for  two\nreasons', 1, 3)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(SystemExit) as ended:
+            pool.submit(fail, 'another', 1, 3).result()
+    assert ended.value.code == 3
+    with pytest.raises(SystemExit):
+        fail('this one too', 1)
 
 
 # Several, closed, listed

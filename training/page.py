@@ -8,7 +8,8 @@ from tensorpack.utils import logger
 
 from files import charts
 from files.atomic import write_text
-from files.pages import Code, Markup, Section, Table, Text, as_html, as_html_block
+from files.pages import Code, Markup, Section, Table, Text, as_html
+from ranks.end import reason
 from training import page_parts
 from training.epochs import read_epochs
 from training.page_parts import FINISHED, RUNNING, STOPPED
@@ -36,12 +37,14 @@ main { padding: 1.6rem 1.2rem 3rem; max-width: 68rem; }
 .strip img { width: 8.6rem; height: 8.6rem; display: block; margin: 0 0 .25rem; image-rendering: pixelated; }
 .strip img.smooth { image-rendering: auto; }
 .strip p { margin: 0 0 .5rem; overflow-wrap: anywhere; }
+details td { white-space: nowrap; } details thead th { white-space: normal; vertical-align: bottom; }
+details caption { display: none; }
 """
 
 
 class RunPage(Callback):
     """Writes the page before the first step, after each epoch, as a listener of ``FollowEpochs``, and at the run's end;
-    on the first rank. It asks no other rank for anything.
+    on the first rank. It asks no other rank for anything, and where it cannot be written there is a warning.
 
     Args:
         about (About). folder (str): log directory.
@@ -62,17 +65,16 @@ class RunPage(Callback):
 
     def _after_train(self):
         epochs = read_epochs(self.folder) if self._begun else []
-        if not self._begun or epochs and epochs[-1].number >= self.about.epochs:
-            return
-        try:
+        if self._begun and not (epochs and epochs[-1].number >= self.about.epochs):
             self._write(epochs, STOPPED)
-        except OSError as error:  # the run ends by another one, or by a signal, of which it is to speak
-            logger.warning('{} cannot be written: {}'.format(PAGE, error))
 
     def _write(self, epochs, state):
         # References for all that is not ASCII: whatever the encoding of this process, and for names that are no text.
         page = compose(self.about, self.folder, epochs, state, self.global_step, self.samples, time.time())
-        write_text(os.path.join(self.folder, PAGE), page.encode('ascii', 'xmlcharrefreplace').decode())
+        try:
+            write_text(os.path.join(self.folder, PAGE), page.encode('ascii', 'xmlcharrefreplace').decode())
+        except OSError as error:  # a checkpoint is worth more than its picture
+            logger.warning('{} cannot be written: {}; the run goes on'.format(PAGE, reason(error)))
 
 
 def compose(about, folder, epochs, state, step, samples, now):
@@ -98,11 +100,12 @@ def compose(about, folder, epochs, state, step, samples, now):
     else:
         blocks.append(Text('All that decides the training is the usual of --recipe {}.'.format(about.recipe)))
     if epochs:
-        blocks += [Section('All epochs'), Markup('<details><summary>Numbers</summary>{}</details>'.format(
-            as_html_block(page_parts.numbers(about, epochs))))]
+        blocks += [Section('All epochs'), Markup(page_parts.numbers(about, epochs))]
     blocks += [Section('Files'), Markup(
         '<p>In this folder: <a href="log.log">log.log</a>, <a href="run.json">run.json</a> with all flags and '
-        'versions, <a href="stats.json">stats.json</a> with all scalars. Beside other runs in TensorBoard:</p>'),
-        Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
+        'versions, <a href="stats.json">stats.json</a> with all scalars.</p>')]
+    if about.tensorboard:
+        blocks += [Text('In TensorBoard, beside the other runs of its folder:'),
+                   Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
     head = _HEAD + '<meta http-equiv="refresh" content="{}">\n'.format(RELOADED_EVERY) * (state == RUNNING)
     return as_html(about.heading, about.lead, blocks, _STYLE, head)

@@ -55,7 +55,8 @@ def _with_positions(x, plan, style):
                                         initializer=tf.random_normal_initializer(stddev=1e-6)))
     place = style.value(tf.get_variable('pos_embed', [1, count + (not plan.later_class), width],
                                         initializer=tf.random_normal_initializer(stddev=0.02)))
-    first = tf.tile(first, [tf.shape(x)[0], 1, 1])
+    # The gradient of tf.tile transposes whole numbers, which TensorFlow complains of on some CPUs.
+    first = tf.broadcast_to(first, [tf.shape(x)[0], 1, width])
     return tf.concat([first, x + place], 1) if plan.later_class else tf.concat([first, x], 1) + place
 
 
