@@ -2,13 +2,13 @@
 from typing import Dict, List, NamedTuple
 
 import numpy as np
-from tensorpack.utils.utils import get_tqdm
 
 from analysis.noise import RandomNoise
 from analysis.subject import Outcome
 from attacks.autoattack.square import SquareAttacker
 from attacks.pgd import PGDAttacker
 from evaluation.verdicts import wilson
+from ranks.terminal import bar
 from sat.images import Images
 
 STEPS = (5, 10, 20, 50, 100, 200, 500, 1000)
@@ -93,12 +93,11 @@ def measure(subject, images, plan, black_box=None, show_progress=False):
     done = {}
     epsilons = sorted(set(plan.epsilons) | {0, plan.epsilon})
     pairs = [(k, plan.epsilon) for k in plan.steps] + [(plan.num_iter, e) for e in epsilons if e > 0]
-    with get_tqdm(total=sum(k for k, _ in set(pairs)), disable=not show_progress,
-                  desc='{}: attack steps'.format(subject.name)) as bar:
+    with bar(sum(k for k, _ in set(pairs)), '{}: attack steps'.format(subject.name), show_progress) as progress:
         for pair in pairs:
             if pair not in done:
                 done[pair] = subject.judge(images, plan.pgd(*pair))
-                bar.update(pair[0])
+                progress.update(pair[0])
     black_box = black_box or plan.black_box(subject.model.num_classes)
     return Sweep(images, plan, clean, {k: done[k, plan.epsilon] for k in sorted(set(plan.steps))},
                  {e: done[plan.num_iter, e] if e else clean for e in epsilons},

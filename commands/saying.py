@@ -11,6 +11,7 @@ from ranks.cores import threads_for
 from ranks.terminal import row, say
 from settings import recipes
 from smooth_activations import can_compile
+from training.about import in_words
 from training.page import PAGE
 
 
@@ -65,18 +66,6 @@ def say_evaluation(args, ranks, dataset, attackers):
             say(row('', '{epsilon_of_unit_images:.4g} for images in [0, 1]; verdict: {}'.format(
                 attacker.verdict, **threat_model(attacker))))
     say(row('machine', '{}, {} images a batch'.format(_machine(ranks), args.batch)))
-
-
-def in_words(attacker, precision='float32'):
-    """An attack in some words, lengths in pixel levels; ``precision``: what the network computes in under it."""
-    if not attacker.parts:
-        return 'none: clean images'
-    what = attacker.describe()
-    words = [attacker.name, attacker.norm, 'epsilon {:g}'.format(attacker.epsilon)]
-    if what.get('step_size'):
-        words.append('steps of {:g}'.format(what['step_size']))
-    words += ['targeted'] * bool(what.get('targeted'))
-    return ', '.join(words + ['in {}'.format(precision)] * ((precision or 'float32') != 'float32'))
 
 
 def _network(args):

@@ -3,10 +3,10 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from tensorpack.utils.utils import get_tqdm
 
 from attacks.threat import predicted_label
 from ranks.gather import gather_rows
+from ranks.terminal import bar
 
 _COLUMNS = 3  # index, prediction, and the bits of the probability: int32, as ranks share them
 
@@ -50,11 +50,11 @@ class Classifier:
             Classified: the images of all ranks.
         """
         rows = [np.full([1, _COLUMNS], -1, np.int32)]  # a rank without images still takes part in the gathering
-        with get_tqdm(total=len(batches), disable=not show_progress, desc='classification') as bar:
+        with bar(len(batches), 'classification', show_progress) as progress:
             for image, _, index in batches:
                 prediction, probability = session.run(self._found, {self._image: image})
                 rows.append(np.stack([index, prediction, probability.view(np.int32)], axis=1)[index >= 0])
-                bar.update()
+                progress.update()
         rows = session.run(self._all, {self._local: np.concatenate(rows)})
         rows = rows[rows[:, 0] >= 0]
         index, prediction, bits = rows[np.argsort(rows[:, 0], kind='stable')].T

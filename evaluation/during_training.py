@@ -1,4 +1,5 @@
 """Judging the network while it is trained."""
+import re
 import time
 
 from tensorpack.callbacks import Callback
@@ -87,6 +88,11 @@ def monitored_name(attack, averaged=False):
     if attack != CLEAN:
         attack = '{}step'.format(attack.lengths.num_iter) if attack.lengths else attack.name
     return prefix(averaged) + attack
+
+
+def attack_name(monitored):
+    """What an attack is called where people read it: 'PGD-10' for the '10step' of scalars, other names as they are."""
+    return re.sub(r'^(\d+)step$', r'PGD-\1', monitored)
 
 
 def prefix(averaged):

@@ -12,6 +12,7 @@ import tiny_cnn
 from adv_model import AdvImageNetModel
 from attacks.apgd import APGD
 from ranks.launched import Ranks
+from ranks.terminal import keep_log
 from seeds import BATCH_STAGE, LAYER_SHIFT, image_seeds, layer_seed, stage_seeds
 from settings import recipes
 from settings.attack import Attack
@@ -166,16 +167,18 @@ def six_steps(graph, tmp_path, monkeypatch):
 
     def mixed_labels(image, label, seeds):
         return image, with_reversed(smoothed(label, 10, 0.1), 0.7)
-    settings = resolve(main.parse_args([
+    args = main.parse_args([
         '--fake', '--recipe', 'revisiting-at', '--attack-epsilon', '8', '--epochs', '5', '--warmup-epochs', '1',
-        '--base-lr', '0.01', '--steps-per-epoch', '4', '--batch', '16', '--logdir', str(tmp_path / 'run')]))
+        '--base-lr', '0.01', '--steps-per-epoch', '4', '--batch', '16', '--logdir', str(tmp_path / 'run')])
+    settings = resolve(args)
     model = TinyModel(attacker=APGD(2, 8.0), batch_stage=mixed_labels, optimizer_name='adamw', update=settings.update,
                       weight_decay=settings.update.weight_decay)
-    (tmp_path / 'run').mkdir()
+    keep_log(str(tmp_path / 'run'))
     first = dict(in_our_layout(*pair) for pair in tiny_cnn.parameters().items())
     with StopSignal(()) as signals, pytest.raises(Enough):
         run_training(model, settings, Ranks(), local_input(Batches(), 0), None, lambda k: None, list('0123456789'),
-                     str(tmp_path / 'run'), Start(1, 0, None, False), LoadWeights('tiny', first), signals, {})
+                     str(tmp_path / 'run'), Start(1, 0, None, False), LoadWeights('tiny', first), signals,
+                     dict(vars(args), ranks=1))
     return rates, losses, values
 
 

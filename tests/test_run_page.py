@@ -29,7 +29,7 @@ AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,
-              lambda attack: attack + NASTY, 'attacked by ' + NASTY, 8, 50, 2)
+              'attacked by ' + NASTY, 8, 50, 2, True)
 
 
 @pytest.fixture(scope='module')
@@ -167,7 +167,8 @@ def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere(content):
 def test_the_page_says_what_was_trained_and_that_it_is_finished(finished, content):
     text = text_of(content)
     assert 'CifarResNet8 on images' in text and 'Finished. 2 of 2 epochs are over, 6 of 6 steps.' in text
-    assert 'Trained under PGD-2, Linf, epsilon 4; judged under PGD-2, Linf, epsilon 4. 1 rank of 4 images' in text
+    assert 'Attack in training: PGD-2, Linf, epsilon 4, steps of 2; in evaluations: PGD-2, Linf, epsilon 4, ' in text
+    assert '1 rank of 4 images in a step, 2 epochs of 3 steps' in text
     flags = read_json(finished / 'run.json')
     rows = {flag: (here, usual) for flag, here, usual in differing_flags(flags)}
     assert rows['--attack-iter'] == ('2', '1') and rows['--epochs'] == ('2', '100') and rows['--batch'][1] == ''
@@ -196,6 +197,18 @@ def test_the_curves_are_the_records(finished, content):
     text = text_of(content)
     assert '95% Wilson intervals, of 5 images' in text and 'running average over the steps' in text
     assert 'PGD-2, averaged weights' in text and 'PGD-3, averaged weights' in text
+
+
+def test_the_table_has_every_epoch_s_numbers_the_last_one_first(finished, content):
+    rows = re.findall(r'<tr><th scope="row">(\d+)</th>(.*?)</tr>', content.split('<details>')[1].split('</details>')[0])
+    epochs = read_epochs(str(finished))
+    assert [int(number) for number, _ in rows] == [each.number for each in epochs][::-1] == [2, 1]
+    for (_, cells), each in zip(rows, epochs[::-1]):
+        cells = re.findall('<td>(.*?)</td>', cells)
+        assert cells[0] == str(each.step) and cells[2] == '{:.4g}'.format(each.cost)
+        assert [cell.split('), ')[1] for cell in cells[4:-2]] == ['{} of {}'.format(
+            each.of(attack, averaged).top1_correct, NUM_VALIDATION) for attack in (CLEAN, '2step', '3step')
+            for averaged in (False, True)]
 
 
 def pictures(content):
@@ -264,9 +277,9 @@ def compose(epochs, state=page_parts.RUNNING, shown=None):
 
 
 def test_names_are_shown_as_they_are():
-    content = compose([epoch(2, judged(CLEAN, 150), judged('7step', 90))], shown=samples(2))
+    content = compose([epoch(2, judged(CLEAN, 150), judged('7step', 90), judged('x' + NASTY, 80))], shown=samples(2))
     text = text_of(content)
-    for part in ('heading ' + NASTY, 'lead ' + NASTY, 'PGD-9 ' + NASTY, '7step' + NASTY, 'attacked by ' + NASTY,
+    for part in ('heading ' + NASTY, 'lead ' + NASTY, 'PGD-9 ' + NASTY, 'PGD-7', 'x' + NASTY, 'attacked by ' + NASTY,
                  'label: class <1>&', '✓ class <1>&', '✗ class <-1>&'):
         assert part in text, part
 
@@ -305,6 +318,12 @@ def test_time_left_is_estimated_from_the_last_epochs_and_the_evaluations_to_come
     assert page_parts.next_epoch(ABOUT, epochs) == 20 + 4
     assert 'About 2 min left' in text_of(compose(epochs))
     assert page_parts.seconds_left(ABOUT, []) is None and 'left' not in text_of(compose([])).split('Flags')[0]
+
+
+def test_tensorboard_is_named_where_it_is_told_of_the_run():
+    assert 'tensorboard --logdir /runs' in text_of(compose([epoch(1)]))
+    assert 'ensor' not in text_of(page.compose(ABOUT._replace(tensorboard=False), '/runs/a', [], page_parts.RUNNING, 0,
+                                               None, 0.0))
 
 
 def test_only_a_running_run_s_page_is_loaded_again():

@@ -1,12 +1,12 @@
 """What a run is, in words: its network, its attacks, and the flags in which it differs from its recipe."""
 import os
-import re
 import types
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from nets import architecture_defaults, network_name
 from settings import sections
 from settings.recipes import RECIPES, names
+from settings.run import TENSORBOARD
 
 
 class About(NamedTuple):
@@ -14,38 +14,38 @@ class About(NamedTuple):
 
     heading (str): network and data. lead (str): how it is trained. recipe (str): its name. differing: see there.
     judged_by (str): the evaluations' attack with its threat model, None in a run without evaluations.
-    title_of: a name of an attack as of ``Judged`` -> its name where people read it.
     trained_on (str): what training images are, 'clean' or 'attacked by PGD-1'.
-    epochs (int), steps_per_epoch (int), eval_every (int).
+    epochs (int), steps_per_epoch (int), eval_every (int). tensorboard (bool): whether it is told of the run.
     """
     heading: str
     lead: str
     recipe: str
     differing: List[Tuple[str, str, str]]
     judged_by: Optional[str]
-    title_of: Callable[[str], str]
     trained_on: str
     epochs: int
     steps_per_epoch: int
     eval_every: int
+    tensorboard: bool
 
 
-def about(settings, flags, attacker, watching, make_attacker):
+def about(settings, flags, attacker, watching):
     """What a run is.
 
     Args:
-        settings (Settings), flags (dict), make_attacker: as of ``run_training``.
+        settings (Settings), flags (dict): as of ``run_training``.
         attacker: of the training. watching: of the evaluations, or None.
     """
-    lead = 'Recipe {}. Trained under {}; judged under {}. {} of {} images in a step, {} epochs of {} steps, ' \
+    lead = 'Recipe {}. Attack in training: {}; in evaluations: {}. {} of {} images in a step, {} epochs of {} steps, ' \
            'seed {}.'.format(
-               settings.run.recipe, in_words(attacker), in_words(watching) if watching else 'nothing',
+               settings.run.recipe, in_words(attacker, settings.training_attack.precision),
+               in_words(watching) if watching else 'there are none',
                '1 rank' if flags['ranks'] == 1 else '{} ranks'.format(flags['ranks']), settings.data.batch,
                settings.schedule.epochs, settings.schedule.steps_per_epoch, settings.run.seed)
     return About(heading(flags), lead, settings.run.recipe, differing(flags), watching and in_words(watching),
-                 lambda attack: title_of(attack, make_attacker),
                  'attacked by ' + attacker.name if attacker.parts else 'clean', settings.schedule.epochs,
-                 settings.schedule.steps_per_epoch, settings.evaluation.eval_every)
+                 settings.schedule.steps_per_epoch, settings.evaluation.eval_every,
+                 TENSORBOARD in settings.run.track)
 
 
 def heading(flags):
@@ -55,20 +55,16 @@ def heading(flags):
     return '{} on {}'.format(network_name(types.SimpleNamespace(**flags)), data)
 
 
-def in_words(attacker):
-    """An attacker with its threat model, in pixel levels."""
-    return '{}, {}, epsilon {:g}'.format(attacker.name, attacker.norm, attacker.epsilon) if attacker.parts \
-        else 'no attack'
-
-
-def title_of(attack, make_attacker):
-    """The name of an evaluation's attack where people read it.
-
-    Args:
-        attack (str): as of ``training.epochs.Judged``. make_attacker: (num_iter) -> attacker of the evaluations.
-    """
-    steps = re.fullmatch(r'(\d+)step', attack)
-    return make_attacker(int(steps[1])).name if steps else attack
+def in_words(attacker, precision='float32'):
+    """An attack in some words, lengths in pixel levels; ``precision``: what the network computes in under it."""
+    if not attacker.parts:
+        return 'none: clean images'
+    what = attacker.describe()
+    words = [attacker.name, attacker.norm, 'epsilon {:g}'.format(attacker.epsilon)]
+    if what.get('step_size'):
+        words.append('steps of {:g}'.format(what['step_size']))
+    words += ['targeted'] * bool(what.get('targeted'))
+    return ', '.join(words + ['in {}'.format(precision)] * ((precision or 'float32') != 'float32'))
 
 
 def differing(flags):

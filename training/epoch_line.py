@@ -1,8 +1,5 @@
 """What a training says after each epoch, in one line."""
-import re
-
-from evaluation.during_training import monitored_name, prefix
-from evaluation.verdicts import CLEAN
+from evaluation.during_training import attack_name, monitored_name, prefix
 from ranks.terminal import say
 
 
@@ -42,7 +39,7 @@ class EpochLine:
         return 'epoch {}/{}: {}'.format(epoch.number, self.epochs, ', '.join(filter(None, parts)) or 'no step was left')
 
     def _judged(self, judged, averaged):
-        found = ['{} {:.1%}'.format('robust' if each.attack == self.watched else _attack(each.attack),
+        found = ['{} {:.1%}'.format('robust' if each.attack == self.watched else attack_name(each.attack),
                                     each.top1_accuracy) for each in judged if each.averaged == averaged]
         return ('averaged weights: ' if averaged and found else '') + ', '.join(found)
 
@@ -50,11 +47,6 @@ class EpochLine:
 def training_accuracy_under(attacker):
     """What the training images that the network gets right are called: of clean or of attacked images."""
     return 'training accuracy' + (' under {}'.format(attacker.name) if attacker.parts else '')
-
-
-def _attack(name):
-    """An attack's name of a scalar, as it is called elsewhere."""
-    return name if name == CLEAN else re.sub(r'^(\d+)step$', r'PGD-\1', name)
 
 
 def duration(seconds):

@@ -8,7 +8,7 @@ from tensorpack.utils import logger
 
 from files import charts
 from files.atomic import write_text
-from files.pages import Code, Markup, Section, Table, Text, as_html, as_html_block
+from files.pages import Code, Markup, Section, Table, Text, as_html
 from ranks.end import reason
 from training import page_parts
 from training.epochs import read_epochs
@@ -37,6 +37,8 @@ main { padding: 1.6rem 1.2rem 3rem; max-width: 68rem; }
 .strip img { width: 8.6rem; height: 8.6rem; display: block; margin: 0 0 .25rem; image-rendering: pixelated; }
 .strip img.smooth { image-rendering: auto; }
 .strip p { margin: 0 0 .5rem; overflow-wrap: anywhere; }
+details td { white-space: nowrap; } details thead th { white-space: normal; vertical-align: bottom; }
+details caption { display: none; }
 """
 
 
@@ -98,11 +100,12 @@ def compose(about, folder, epochs, state, step, samples, now):
     else:
         blocks.append(Text('All that decides the training is the usual of --recipe {}.'.format(about.recipe)))
     if epochs:
-        blocks += [Section('All epochs'), Markup('<details><summary>Numbers</summary>{}</details>'.format(
-            as_html_block(page_parts.numbers(about, epochs))))]
+        blocks += [Section('All epochs'), Markup(page_parts.numbers(about, epochs))]
     blocks += [Section('Files'), Markup(
         '<p>In this folder: <a href="log.log">log.log</a>, <a href="run.json">run.json</a> with all flags and '
-        'versions, <a href="stats.json">stats.json</a> with all scalars. Beside other runs in TensorBoard:</p>'),
-        Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
+        'versions, <a href="stats.json">stats.json</a> with all scalars.</p>')]
+    if about.tensorboard:
+        blocks += [Text('In TensorBoard, beside the other runs of its folder:'),
+                   Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
     head = _HEAD + '<meta http-equiv="refresh" content="{}">\n'.format(RELOADED_EVERY) * (state == RUNNING)
     return as_html(about.heading, about.lead, blocks, _STYLE, head)

@@ -2,9 +2,10 @@
 import time
 from statistics import median
 
+from evaluation.during_training import attack_name
 from evaluation.verdicts import CLEAN
 from files.charts import Curve, Point, chart
-from files.pages import Table, data_uri, safe
+from files.pages import Table, as_html_block, data_uri, safe
 from files.pictures import magnified_difference, png_bytes
 
 RUNNING, FINISHED, STOPPED = 'running', 'finished', 'stopped'
@@ -75,7 +76,7 @@ def duration(seconds):
 
 def curves(about, epochs):
     """The charts for which there is something to draw: list of str."""
-    judged, drawn = _judged_curves(about, epochs), []
+    judged, drawn = _judged_curves(epochs), []
     if judged:
         drawn.append(chart('Validation images that are right', judged, 'epoch', _percent_of_axis, _of_images(epochs)))
     for title, name, value, shown, note in (
@@ -117,14 +118,14 @@ def _percent_of_axis(value):
     return '{:.3g}%'.format(value)
 
 
-def _judged_curves(about, epochs):
+def _judged_curves(epochs):
     """A curve for each attack, and a second one of the same style for the averaged weights under it."""
     kinds, found = _kinds(epochs), []
     attacks = list(dict.fromkeys(attack for attack, _ in kinds))
     for attack, averaged in kinds:
         of_kind = [(epoch.number, epoch.of(attack, averaged)) for epoch in epochs if epoch.of(attack, averaged)]
         points, latest = [_judged_point(*each) for each in of_kind], of_kind[-1][1]
-        found.append(Curve(_kind(about, attack, averaged), points, attacks.index(attack) % _STYLES, averaged,
+        found.append(Curve(_kind(attack, averaged), points, attacks.index(attack) % _STYLES, averaged,
                            '{}, epoch {}'.format(_share(latest), points[-1].x)))
     return found
 
@@ -136,8 +137,8 @@ def _kinds(epochs):
     return sorted(kinds, key=lambda kind: (attacks.index(kind[0]), kind[1]))
 
 
-def _kind(about, attack, averaged):
-    return ('no attack' if attack == CLEAN else about.title_of(attack)) + ', averaged weights' * averaged
+def _kind(attack, averaged):
+    return ('no attack' if attack == CLEAN else attack_name(attack)) + ', averaged weights' * averaged
 
 
 def _judged_point(epoch, judged):
@@ -189,9 +190,9 @@ def _figure(sample, named):
 
 
 def numbers(about, epochs):
-    """A table of all epochs, as a ``Table``."""
+    """A table of all epochs, the last one first, folded away."""
     kinds = _kinds(epochs)
-    header = ['epoch', 'step', 'rate', 'loss', 'training images right', *(_kind(about, *kind) for kind in kinds),
+    header = ['epoch', 'step', 'rate', 'loss', 'training images right', *(_kind(*kind) for kind in kinds),
               'unreadable', 'seconds']
     rows = []
     for epoch in reversed(epochs):
@@ -202,9 +203,11 @@ def numbers(about, epochs):
                      *(_in_numbers(each) if each else '' for each in judged),
                      _cell(next((each.num_unreadable for each in epoch.judged), None), '{}'),
                      '{:.1f}'.format(sum(seconds)) if seconds else ''])
-    return Table(header, rows, 'Rate: of the last step. Loss: with weight decay, running average over the steps. '
-                 'Training images: {}, {}. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and '
-                 'evaluations.'.format(about.trained_on, _training_images(epochs)))
+    words = 'Rate: of the last step. Loss: with weight decay, running average over the steps. Training images: {}, ' \
+            '{}. Validation images: 95% Wilson intervals in brackets. Seconds: of steps and evaluations.'.format(
+                about.trained_on, _training_images(epochs))
+    return '<details><summary>Numbers</summary><p class="soft">{}</p>{}</details>'.format(
+        safe(words), as_html_block(Table(header, rows, '')))
 
 
 def _cell(value, form):

@@ -100,7 +100,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
     if ranks.is_chief:
         samples = DrawSamples(evaluation, watching, make_samples, in_words(classes)) if evaluation else None
-        page = RunPage(about(settings, flags, model.attacker, watching, make_attacker), folder, samples)
+        page = RunPage(about(settings, flags, model.attacker, watching), folder, samples)
         listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
         callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
                       *[samples] * bool(samples), page, FollowEpochs(folder, listeners),
