@@ -29,7 +29,7 @@ AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,
-              'attacked by ' + NASTY, 8, 50, 2)
+              'attacked by ' + NASTY, 8, 50, 2, True)
 
 
 @pytest.fixture(scope='module')
@@ -318,6 +318,12 @@ def test_time_left_is_estimated_from_the_last_epochs_and_the_evaluations_to_come
     assert page_parts.next_epoch(ABOUT, epochs) == 20 + 4
     assert 'About 2 min left' in text_of(compose(epochs))
     assert page_parts.seconds_left(ABOUT, []) is None and 'left' not in text_of(compose([])).split('Flags')[0]
+
+
+def test_tensorboard_is_named_where_it_is_told_of_the_run():
+    assert 'tensorboard --logdir /runs' in text_of(compose([epoch(1)]))
+    assert 'ensor' not in text_of(page.compose(ABOUT._replace(tensorboard=False), '/runs/a', [], page_parts.RUNNING, 0,
+                                               None, 0.0))
 
 
 def test_only_a_running_run_s_page_is_loaded_again():
