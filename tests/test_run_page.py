@@ -29,7 +29,7 @@ AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,
-              'attacked by ' + NASTY, 8, 50, 2)
+              'attacked by ' + NASTY, 8, 50, 2, False, True)
 
 
 @pytest.fixture(scope='module')
@@ -228,7 +228,7 @@ def test_the_strip_shows_the_evaluation_s_images_within_the_radius_and_as_it_jud
     assert np.array_equal(shown[0], np.array(Image.open(files[0]).convert('RGB'), float))
     last = read_epochs(str(finished))[-1]
     text = text_of(content)
-    assert 'As the network sees them after step {}'.format(2 * STEPS) in text
+    assert 'As the network sees them after step {}, with its weights, not their averages'.format(2 * STEPS) in text
     for said, attack in (('clean:', CLEAN), ('attacked:', '2step')):
         assert text.count(said + ' ✓') == last.of(attack).top1_correct
         assert text.count(said + ' ✓') + text.count(said + ' ✗') == NUM_VALIDATION
@@ -318,6 +318,12 @@ def test_time_left_is_estimated_from_the_last_epochs_and_the_evaluations_to_come
     assert page_parts.next_epoch(ABOUT, epochs) == 20 + 4
     assert 'About 2 min left' in text_of(compose(epochs))
     assert page_parts.seconds_left(ABOUT, []) is None and 'left' not in text_of(compose([])).split('Flags')[0]
+
+
+def test_tensorboard_is_named_where_it_is_told_of_the_run():
+    assert 'tensorboard --logdir /runs' in text_of(compose([epoch(1)]))
+    assert 'ensor' not in text_of(page.compose(ABOUT._replace(tensorboard=False), '/runs/a', [], page_parts.RUNNING, 0,
+                                               None, 0.0))
 
 
 def test_only_a_running_run_s_page_is_loaded_again():

@@ -6,6 +6,7 @@ from typing import List, NamedTuple, Optional, Tuple
 from nets import architecture_defaults, network_name
 from settings import sections
 from settings.recipes import RECIPES, names
+from settings.run import TENSORBOARD
 
 
 class About(NamedTuple):
@@ -14,7 +15,8 @@ class About(NamedTuple):
     heading (str): network and data. lead (str): how it is trained. recipe (str): its name. differing: see there.
     judged_by (str): the evaluations' attack with its threat model, None in a run without evaluations.
     trained_on (str): what training images are, 'clean' or 'attacked by PGD-1'.
-    epochs (int), steps_per_epoch (int), eval_every (int).
+    epochs (int), steps_per_epoch (int), eval_every (int). averages (bool): whether the weights are averaged.
+    tensorboard (bool): whether it is told of the run.
     """
     heading: str
     lead: str
@@ -25,6 +27,8 @@ class About(NamedTuple):
     epochs: int
     steps_per_epoch: int
     eval_every: int
+    averages: bool
+    tensorboard: bool
 
 
 def about(settings, flags, attacker, watching):
@@ -42,7 +46,8 @@ def about(settings, flags, attacker, watching):
                settings.schedule.epochs, settings.schedule.steps_per_epoch, settings.run.seed)
     return About(heading(flags), lead, settings.run.recipe, differing(flags), watching and in_words(watching),
                  'attacked by ' + attacker.name if attacker.parts else 'clean', settings.schedule.epochs,
-                 settings.schedule.steps_per_epoch, settings.evaluation.eval_every)
+                 settings.schedule.steps_per_epoch, settings.evaluation.eval_every,
+                 settings.run.moving_average_decay > 0, TENSORBOARD in settings.run.track)
 
 
 def heading(flags):

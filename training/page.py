@@ -103,7 +103,9 @@ def compose(about, folder, epochs, state, step, samples, now):
         blocks += [Section('All epochs'), Markup(page_parts.numbers(about, epochs))]
     blocks += [Section('Files'), Markup(
         '<p>In this folder: <a href="log.log">log.log</a>, <a href="run.json">run.json</a> with all flags and '
-        'versions, <a href="stats.json">stats.json</a> with all scalars. Beside other runs in TensorBoard:</p>'),
-        Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
+        'versions, <a href="stats.json">stats.json</a> with all scalars.</p>')]
+    if about.tensorboard:
+        blocks += [Text('In TensorBoard, beside the other runs of its folder:'),
+                   Code('tensorboard --logdir ' + shlex.quote(os.path.dirname(folder) or '.'))]
     head = _HEAD + '<meta http-equiv="refresh" content="{}">\n'.format(RELOADED_EVERY) * (state == RUNNING)
     return as_html(about.heading, about.lead, blocks, _STYLE, head)
