@@ -130,9 +130,10 @@ class InSession:
 
     def _once(self, key, build):
         """What ``build`` has added to the graph, the first time that it is asked for."""
-        with self.building():
-            if key not in self._built:
-                self._built[key] = build()
+        if key not in self._built:
+            with self.building():
+                if key not in self._built:  # another thread may have been quicker
+                    self._built[key] = build()
         return self._built[key]
 
     def _build(self, attacker, slope, precision):

@@ -17,7 +17,7 @@ from settings.modes import EVAL
 _CALLED = {'num_iter': 'steps', 'kind': 'attack', 'data': 'folder'}
 # What the function that is called says, and the network that it is called of.
 _SAID = ('load', 'eval', 'eval_directory')
-_FLAG = re.compile(r'--([a-z][a-z0-9]*(-[a-z0-9]+)*)')
+_FLAG = re.compile(r'(?<![\w-])(--[a-z][a-z0-9]*(-[a-z0-9]+)*|-[a-z](?= ))')
 
 
 def _of(*names):
@@ -99,4 +99,4 @@ def _keyword(found):
             return name
         if option.flag.off and found.group() == option.flag.off[0]:
             return name + '=False'
-    return 'load' if found.group(1) == 'load' else found.group()
+    return 'load' if found.group() == '--load' else found.group()

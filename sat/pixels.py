@@ -43,6 +43,9 @@ class Images:
         self._view, self._side = view, view.input_size
         self.bounds = check_bounds(bounds)
         self._files = self._arrays = self._pixels = None
+        if hasattr(images, 'images'):
+            raise ValueError('images are an array or names of files; give this {} by its .images'.format(
+                type(images).__name__))
         if isinstance(images, (str, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)) and images and isinstance(images[0], (str, os.PathLike)):
@@ -62,7 +65,7 @@ class Images:
         if evaluated or not of_size:
             self._take_arrays(_whole_numbers(pixels))
         else:
-            self._pixels = self._in_levels(pixels, bounds)
+            self._pixels = self._in_bounds(pixels, bounds)
 
     def __len__(self):
         return len(next(have for have in (self._files, self._arrays, self._pixels) if have is not None))
@@ -74,7 +77,10 @@ class Images:
             ValueError: a file is no image that can be read.
         """
         if self._pixels is not None:
-            return np.ascontiguousarray(self._pixels[rows, ..., ::-1], np.float32)
+            low, high = self.bounds
+            pixels = np.asarray(self._pixels[rows, ..., ::-1], np.float32)
+            return np.ascontiguousarray(pixels if self.bounds == LEVELS else (pixels - low) * np.float32(
+                255 / (high - low)))
         if self._files is not None:
             return self._shown(ImageSet(self._files[rows], np.zeros(len(self._files[rows]), np.int32), [], 'images'))
         arrays = self._arrays[rows]
@@ -96,8 +102,8 @@ class Images:
             raise ValueError('bounds {}: images that are resized are uint8, 0-255'.format(self.bounds))
         self._arrays = arrays
 
-    def _in_levels(self, pixels, bounds):
-        """Pixel levels, 0-255, of images of the network's size."""
+    def _in_bounds(self, pixels, bounds):
+        """``pixels``, images of the network's size, if they are what ``bounds`` say."""
         if pixels.dtype.kind != 'f':
             if self.bounds != LEVELS:
                 raise ValueError('bounds {}: whole numbers are pixel levels, 0-255'.format(self.bounds))
@@ -116,7 +122,7 @@ class Images:
         if least < low - slack or most > high + slack:
             raise ValueError('images with values in [{:.4g}, {:.4g}] are not in {}; give their bounds'.format(
                 least, most, self.bounds))
-        return pixels if self.bounds == LEVELS else (pixels.astype(np.float32) - low) * np.float32(255 / (high - low))
+        return pixels
 
     def _shown(self, dataset):
         pixels = np.zeros([len(dataset.files), self._side, self._side, 3], np.float32)

@@ -16,6 +16,7 @@ import sat
 from attacks.registry import KINDS
 from library_networks import RESNET, VIT, pictures, write_network
 from ranks.end import fail, raising
+from sat.network import Sample
 from weights.find import open_checkpoint
 from weights.match import load_into, match_variables
 
@@ -269,6 +270,7 @@ def test_gradients_are_finite_differences(net, images):
     (lambda x: x.astype(str), {}, 'names of files'),
     (lambda x: pictures(2, 9, 9) / 1.0, {}, 'give uint8'),
     (lambda x: pictures(2, 9, 9), dict(bounds=(0, 1)), 'images that are resized are uint8'),
+    (lambda x: Sample(x, None, None, None), {}, r'give this Sample by its \.images'),
     (lambda x: __file__, {}, 'cannot decode image')])
 def test_images_that_are_none_are_refused_in_a_line(net, images, change, options, message):
     with pytest.raises(ValueError, match=message) as refused:
@@ -306,6 +308,7 @@ def test_labels_that_are_none_are_refused(net, images, labels):
     ('nowhere', {}, ValueError, "load 'nowhere': no such checkpoint"),
     ('zoo:nonesuch', {}, ValueError, "no published model is called 'nonesuch'"),
     (None, dict(depth=20), ValueError, 'depth 20: .* is a network of depth 8'),
+    (None, dict(depth=20, ignore_checkpoint_flags=True), ValueError, 'give arch CifarResNet depth 8'),
     (None, dict(arch='EfficientNet', ignore_checkpoint_flags=True), ValueError, 'arch'),
     (None, dict(dept=8), TypeError, r'load\(\) has no dept; did you mean depth\?'),
     (None, dict(base_lr=1), TypeError, r'load\(\) has no base_lr')])
