@@ -29,7 +29,7 @@ AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,
-              'attacked by ' + NASTY, 8, 50, 2, True)
+              'attacked by ' + NASTY, 8, 50, 2, False, True)
 
 
 @pytest.fixture(scope='module')
@@ -228,7 +228,7 @@ def test_the_strip_shows_the_evaluation_s_images_within_the_radius_and_as_it_jud
     assert np.array_equal(shown[0], np.array(Image.open(files[0]).convert('RGB'), float))
     last = read_epochs(str(finished))[-1]
     text = text_of(content)
-    assert 'As the network sees them after step {}'.format(2 * STEPS) in text
+    assert 'As the network sees them after step {}, with its weights, not their averages'.format(2 * STEPS) in text
     for said, attack in (('clean:', CLEAN), ('attacked:', '2step')):
         assert text.count(said + ' ✓') == last.of(attack).top1_correct
         assert text.count(said + ' ✓') + text.count(said + ' ✗') == NUM_VALIDATION

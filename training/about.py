@@ -15,7 +15,8 @@ class About(NamedTuple):
     heading (str): network and data. lead (str): how it is trained. recipe (str): its name. differing: see there.
     judged_by (str): the evaluations' attack with its threat model, None in a run without evaluations.
     trained_on (str): what training images are, 'clean' or 'attacked by PGD-1'.
-    epochs (int), steps_per_epoch (int), eval_every (int). tensorboard (bool): whether it is told of the run.
+    epochs (int), steps_per_epoch (int), eval_every (int). averages (bool): whether the weights are averaged.
+    tensorboard (bool): whether it is told of the run.
     """
     heading: str
     lead: str
@@ -26,6 +27,7 @@ class About(NamedTuple):
     epochs: int
     steps_per_epoch: int
     eval_every: int
+    averages: bool
     tensorboard: bool
 
 
@@ -45,7 +47,7 @@ def about(settings, flags, attacker, watching):
     return About(heading(flags), lead, settings.run.recipe, differing(flags), watching and in_words(watching),
                  'attacked by ' + attacker.name if attacker.parts else 'clean', settings.schedule.epochs,
                  settings.schedule.steps_per_epoch, settings.evaluation.eval_every,
-                 TENSORBOARD in settings.run.track)
+                 settings.run.moving_average_decay > 0, TENSORBOARD in settings.run.track)
 
 
 def heading(flags):

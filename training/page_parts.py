@@ -164,10 +164,10 @@ def strip(about, samples):
     if not samples.latest:
         return '<p>None of the images chosen for this place can be read.</p>'
     shown = ''.join(_figure(sample, samples.named) for sample in samples.latest)
-    return '<p>As the network sees them {}: clean, under {}, and what the attack has added, on grey. They are chosen ' \
-           'by their places in the validation set alone.</p><div class="strip">{}</div>'.format(
+    return '<p>As the network sees them {}{}: clean, under {}, and what the attack has added, on grey. They are ' \
+           'chosen by their places in the validation set alone.</p><div class="strip">{}</div>'.format(
                'after step {}'.format(samples.step) if samples.step else 'before the first step',
-               safe(about.judged_by), shown)
+               ', with its weights, not their averages' * about.averages, safe(about.judged_by), shown)
 
 
 def _figure(sample, named):
