@@ -147,7 +147,7 @@ def print_results(results):
     """The released programs' three lines, of the attacked images, after the clean ones; fractions.
 
     Of images that were left where the attack first succeeded, they have names of their own: these figures are not the
-    releases'. Of ``FEW`` classes or fewer there is no top-5 error: it is 0.
+    releases'. Of ``FEW`` classes or fewer there is no top-5 error, which would say nothing.
     """
     clean, attacked = results['clean'], results['adversarial']
     many = results['args']['num_classes'] > FEW
