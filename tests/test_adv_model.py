@@ -650,8 +650,7 @@ def test_an_image_is_judged_the_same_in_whatever_batch_it_comes(targeted):
     part = evaluate(attacker, [3, 1], [13, 11])
     assert set(whole) == {'prediction', 'wrong-top1', 'wrong-top5', 'attack_success', 'attack_success_at_any_step',
                           'target_label', 'attacked_image', 'adv'}
-    # The small model takes images as they come, BGR and NHWC.
-    np.testing.assert_allclose(whole['attacked_image'], (whole['adv'] + 1) * 127.5, atol=1e-3)
+    np.testing.assert_allclose(whole['attacked_image'], (whole['adv'].transpose(0, 2, 3, 1) + 1) * 127.5, atol=1e-3)
     np.testing.assert_allclose(part.pop('attacked_image'), whole['attacked_image'][[3, 1]], atol=1e-3)
     np.testing.assert_allclose(part.pop('adv'), whole['adv'][[3, 1]], atol=1e-6)
     for name, value in part.items():
