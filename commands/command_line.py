@@ -11,8 +11,8 @@ Training:
 Evaluation:
 
     python main.py --eval --load zoo:Res50-silu --data /path/to/imagenet
-    python main.py --eval --load CKPT --data D -d 50 --attack-epsilon 8
-    mpirun -np 2 python main.py --eval --load CKPT --data D -d 50
+    python main.py --eval --load CKPT --data photographs --attack-epsilon 8
+    mpirun -np 2 python main.py --eval --load CKPT --data photographs
 
 Classification:
 
