@@ -277,7 +277,8 @@ class AdvImageNetModel(ModelDesc):
             index = tf.range(tf.shape(label)[0]) if index is None else index
             seeds = image_seeds(self.seed, EVALUATION_STREAM, index)
             adv, _, found = self.judge_under(attacker, image, label, seeds, attack_gradient, attack_precision, lengths)
-            return dict(found, **{ATTACKED: to_pixels(adv, self.data_format, self.channels)})
+            attacked = to_pixels(adv, self.data_format, self.channels)
+            return dict(found, **{ATTACKED: tf.identity(attacked, name=ATTACKED)})
         return tower_func
 
     def optimizer(self):

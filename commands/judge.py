@@ -13,9 +13,10 @@ from commands import sources
 from commands.networks import make_evaluation_attackers, matched, open_session
 from commands.saying import print_recipe, say_evaluation, say_idle_gpus
 from data import efficientnet_view
-from data.synsets import synsets
+from data.subsets import spread
+from data.synsets import in_words, synsets
 from data.views import shown_whole
-from evaluation import journal, judging, threat_models
+from evaluation import journal, judging, listing, threat_models
 from evaluation.passes import ROW, row_ranges
 from evaluation.results import (
     columns,
@@ -27,11 +28,14 @@ from evaluation.results import (
 )
 from evaluation.verdicts import CLEAN, MAX_UNREADABLE, UNREADABLE_EXIT_CODE, too_many_unreadable
 from files import output_folders
+from files.atomic import write_bytes
+from files.pictures import png_bytes
 from machine.gpus import check_override
 from machine.versions import library_versions
 from ranks.cores import threads_for
 from ranks.end import fail
 from ranks.gather import together
+from ranks.launched import Ranks
 from ranks.terminal import say
 from settings import sections
 from settings.resolve import resolve
@@ -41,6 +45,8 @@ from weights.classes import read_classes
 from weights.find import find_checkpoint, open_checkpoint
 from weights.flags import published_model
 from weights.plausible import doubts, not_finite
+
+SHOWN = 8  # images of --show
 
 
 def validation_batches(settings, dataset, ranks, indices=None, plain=False):
@@ -52,6 +58,14 @@ def validation_batches(settings, dataset, ranks, indices=None, plain=False):
         view = dataclasses.replace(view, augmentation='none')
     return efficientnet_view.validation_batches(
         dataset, batch, view, ranks.rank, ranks.size, threads_for(ranks), indices)
+
+
+def some_batches(settings, dataset, count):
+    """``count`` images of a validation set, spread over it, in one batch for one rank."""
+    # Of another size than what training computes on, see ``tensor_float_32``.
+    batch = count + (settings.data.batch // settings.update.accumulate == count + settings.update.tf32)
+    few = dataclasses.replace(settings, data=dataclasses.replace(settings.data, batch=batch))
+    return validation_batches(few, dataset, Ranks(), spread(len(dataset.files), count))
 
 
 def _settings(args, dataset, values, attackers):
@@ -123,6 +137,9 @@ def evaluate(args, ranks, signals, held, show=True):
     with together(ranks, lambda: open_session(ranks, pairs)) as session:
         outcome = judge.run(session, dataset, lambda indices: validation_batches(settings, dataset, ranks, indices),
                             args.seed, kept, signals)
+        if args.show and ranks.is_chief and not outcome.signal:
+            _write_picture(os.path.dirname(kept.path), judge.samples(session, some_batches(settings, dataset, SHOWN)),
+                           in_words(dataset.classes))
     read = len(outcome.clean.index)
     if not read and not outcome.signal:
         together(ranks, lambda: kept and kept.remove())
@@ -136,6 +153,16 @@ def evaluate(args, ranks, signals, held, show=True):
     refuse_unreadable(args, ranks, read, outcome.tried, 'the figures are of the others alone; when the same files can '
                                                          'be read, --resume-eval judges them too')
     return results
+
+
+def _write_picture(folder, samples, names):
+    """Some images, clean and under an attack; ``samples``: (the attack's name, list of Sample)."""
+    attack, found = samples
+    if found:
+        rows = ['label: said'] + ([] if attack == CLEAN else [attack, 'difference'])
+        path = os.path.join(folder, 'images.png')
+        write_bytes(path, png_bytes(listing.attacked_sheet(found, names, rows)))
+        say('{} images are in {}'.format(len(found), path))
 
 
 def refuse_unreadable(args, ranks, read, total, what):

@@ -7,17 +7,15 @@ import os
 from tensorpack.utils import logger
 
 from commands import sources
-from commands.judge import validation_batches
+from commands.judge import some_batches, validation_batches
 from commands.networks import make_attacker, make_training_model
 from commands.saying import print_recipe, say_idle_gpus, say_training
 from commands.training_data import open_training_data
-from data.subsets import spread
 from files import output_folders
 from machine import programs
 from machine.gpus import check_override
 from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
-from ranks.launched import Ranks
 from ranks.precision import agreed_precision
 from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
@@ -59,7 +57,7 @@ def train(args, ranks, signals, held):
     run_training(
         model, settings, ranks, data.source(start.step),
         validation and ((lambda: validation_batches(settings, validation, ranks)), len(validation.files),
-                        lambda: _samples(settings, validation)),
+                        lambda: some_batches(settings, validation, COUNT)),
         functools.lru_cache(None)(lambda k: make_attacker(
             dataclasses.replace(settings.evaluation_attack, num_iter=k), args.num_classes, args.seed)),
         data.classes, folder, start, session_init, signals, dict(vars(args), ranks=ranks.size))
@@ -75,14 +73,6 @@ def _tuning(args, untrained):
     if not args.load or not (args.new_classifier or untrained):
         return None
     return Tuning(ARCHITECTURES[args.arch].classifier if args.new_classifier else None, judged_by_averages(args.load))
-
-
-def _samples(settings, dataset):
-    """Some images of a validation set, in one batch for one rank."""
-    # Of another size than what training computes on, see ``tensor_float_32``.
-    batch = COUNT + (settings.data.batch // settings.update.accumulate == COUNT + settings.update.tf32)
-    few = dataclasses.replace(settings, data=dataclasses.replace(settings.data, batch=batch))
-    return validation_batches(few, dataset, Ranks(), spread(len(dataset.files), COUNT))
 
 
 def _open_run(args, ranks, classes, fast, held):

@@ -85,6 +85,15 @@ class Judging:
             self._local = tf.placeholder(tf.int32, [None, len(ROW)])
             self._all = gather_rows(ranks, self._local, 'verdict_rows')
 
+    def samples(self, session, batches):
+        """What one rank by itself sees of some images, clean and under the first attack; see ``Passes.samples``.
+
+        Returns:
+            str: the attack's name; 'clean' without one. list of Sample.
+        """
+        number = min(1, len(self._names) - 1)
+        return self._names[number], self._passes.samples(session, batches, *self._graphs[number])
+
     def run(self, session, dataset, make_batches, seed, journal, signals):
         """Judge all images, or go on until a signal; all ranks together.
 

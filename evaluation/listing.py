@@ -1,8 +1,8 @@
-"""What ``--eval-directory`` leaves: a table of its files, in one of two formats, and a sheet of its images."""
+"""What evaluations leave of single images: a table of a folder's files, in one of two formats, and pictures."""
 import csv
 import io
 
-from files.pictures import image_grid
+from files.pictures import image_grid, magnified_difference
 
 HEADER = ['file', 'class_index', 'class_name', 'probability', 'unreadable']
 SHOWN, _A_ROW = 48, 8  # images of a sheet at most, and in each of its rows
@@ -52,9 +52,29 @@ def contact_sheet(images, captions):
 
 def caption(names, label, share, below=''):
     """Two lines for an image: its class, and the probability with what else is to be read there."""
-    lines = ('no finite logits', below) if label < 0 else (
-        _name(names, label) or 'class {}'.format(label), '{:.1f}% {}'.format(100 * share, below))
+    lines = in_a_word(names, label), '{:.1f}% {}'.format(100 * share, below) if label >= 0 else below
     return '\n'.join(' '.join(line.split()) for line in lines)
+
+
+def attacked_sheet(samples, names, rows=('label: said', 'attacked', 'difference')):
+    """A picture of images, of the same under an attack, and of what that has added to them, a row each.
+
+    Args:
+        samples (list of Sample). names (list of str): of the classes. rows (tuple of str): names of the rows; there are
+            as many as these.
+    Returns:
+        np.ndarray: uint8 [H,W,3] in RGB.
+    """
+    columns = [(sample.image, sample.attacked, magnified_difference(sample.image, sample.attacked)[0])
+               for sample in samples]
+    said = [['{}: {}'.format(in_a_word(names, s.label), in_a_word(names, s.prediction)) for s in samples],
+            [in_a_word(names, s.attacked_prediction) for s in samples], [''] * len(samples)]
+    return image_grid(list(zip(*columns))[:len(rows)], said[:len(rows)], rows)
+
+
+def in_a_word(names, label):
+    """A label or a prediction."""
+    return 'not finite' if label < 0 else _name(names, label) or 'class {}'.format(label)
 
 
 def _name(names, label):

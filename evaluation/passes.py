@@ -64,6 +64,23 @@ class Passes:
                             {**dict(feed), self._image: image, self._label: label, self._index: index})
         return [values[index >= 0] for values in found]
 
+    def samples(self, session, batches, number, feed=()):
+        """What one rank by itself sees of some images.
+
+        Args:
+            batches (ValidationBatches). number, feed: see ``judge``.
+        Returns:
+            list of Sample: of the images that can be read.
+        """
+        found = []
+        for image, label, index in batches:
+            clean, _ = self.show(session, 0, (image, label, index))
+            under, attacked = self.show(session, number, (image, label, index), feed)
+            read = index >= 0
+            found += [Sample(before[..., ::-1], after[..., ::-1], *map(int, said)) for before, after, *said in zip(
+                image[read], attacked, label[read], clean, under)]
+        return found
+
 
 class Sample(NamedTuple):
     """An image beside itself under an attack: uint8 and float32 [S,S,3] in RGB, 0-255; its label, and what the network
@@ -130,15 +147,8 @@ class EvaluationTower:
         Returns:
             list of Sample: of the images that can be read.
         """
-        found = []
-        for image, label, index in batches:
-            clean, _ = self._passes.show(session, 0, (image, label, index))
-            under, attacked = self._passes.show(session, self._numbers[attacker.graph_key], (image, label, index),
-                                                self._lengths.feed(attacker.lengths))
-            read = index >= 0
-            found += [Sample(before[..., ::-1], after[..., ::-1], *map(int, said)) for before, after, *said in zip(
-                image[read], attacked, label[read], clean, under)]
-        return found
+        return self._passes.samples(session, batches, self._numbers[attacker.graph_key],
+                                    self._lengths.feed(attacker.lengths))
 
 
 def row_ranges(passes, images, classes):

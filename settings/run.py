@@ -123,7 +123,8 @@ class Evaluation:
         "class's name and probability, or why it could not be read; released: the originals' lines, path,class "
         '(default: released for a --prediction-file that ends in .txt, else csv)', default=None, check=(CSV, RELEASED))
     show: bool = option(
-        '--show', LISTED, 'also write a picture of the first images with their classes, beside the predictions',
+        '--show', EVALUATED_OR_LISTED, 'also write a picture: --eval-directory of the first images with their classes, '
+        'beside the predictions; --eval of some images, under the (first) attack too, beside the results',
         default=False, check=SWITCH,
         brief='also write a picture of images with their classes')
     results_dir: Optional[str] = option(

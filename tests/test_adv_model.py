@@ -649,7 +649,9 @@ def test_an_image_is_judged_the_same_in_whatever_batch_it_comes(targeted):
     whole = evaluate(attacker, [0, 1, 2, 3], [10, 11, 12, 13])
     part = evaluate(attacker, [3, 1], [13, 11])
     assert set(whole) == {'prediction', 'wrong-top1', 'wrong-top5', 'attack_success', 'attack_success_at_any_step',
-                          'target_label', 'adv'}
+                          'target_label', 'attacked_image', 'adv'}
+    np.testing.assert_allclose(whole['attacked_image'], (whole['adv'].transpose(0, 2, 3, 1) + 1) * 127.5, atol=1e-3)
+    np.testing.assert_allclose(part.pop('attacked_image'), whole['attacked_image'][[3, 1]], atol=1e-3)
     np.testing.assert_allclose(part.pop('adv'), whole['adv'][[3, 1]], atol=1e-6)
     for name, value in part.items():
         np.testing.assert_array_equal(value, whole[name][[3, 1]], err_msg=name)

@@ -393,6 +393,28 @@ def test_an_evaluation_is_told_to_tensorboard_where_it_is_asked_to(evaluate):
     assert told['attack_success_rate'] == pytest.approx(results['attack_success_rate'])
 
 
+def test_a_picture_shows_images_their_attacked_ones_and_the_difference(evaluate, images):
+    _, _, folder = evaluate('--attack-iter', '1', '--attack-epsilon', '8', '--attack-step-size', '8', '--show')
+    picture = cv2.imread(str(folder / 'images.png')).astype(int)
+    magnified = 96 // SIDE
+    side, gap = magnified * SIDE, 6
+    left = picture.shape[1] - 8 * (side + gap)  # behind the rows' names
+    row = (picture.shape[0] - gap) // 3
+
+    def at(line, column):
+        return picture[gap + line * row:, left + column * (side + gap):][:side:magnified, :side:magnified]
+    shown = [at(0, column) for column in range(8)]
+    known = {image.tobytes() for image in images}
+    assert len({one.astype(np.uint8).tobytes() for one in shown} & known) == 8
+    for column, clean in enumerate(shown):
+        attacked = at(1, column)
+        assert 0 < np.abs(attacked - clean).max() <= 8
+        assert (np.sign(at(2, column) - 128)[np.abs(attacked - clean) > 1]
+                == np.sign(attacked - clean)[np.abs(attacked - clean) > 1]).all()
+    _, _, folder = evaluate('--attack-iter', '0', '--show', folder='clean')
+    assert len(cv2.imread(str(folder / 'images.png'))) < row + 3 * gap
+
+
 def test_a_checkpoint_without_averages_is_refused_in_one_line_that_names_the_flag(evaluate, network, capsys):
     with pytest.raises(SystemExit) as end:
         evaluate('--attack-iter', '0', '--moving-average-decay', '0.9999')

@@ -37,7 +37,7 @@ def test_it_alone_says_what_there_is_on_one_screen(typed, capsys):
     shown = capsys.readouterr().out
     assert typed('--help') == 0 and capsys.readouterr().out == shown
     lines = shown.splitlines()
-    assert len(lines) <= 24 and max(map(len, lines)) <= 84
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
     for name in 'train', 'eval', 'analyze', 'zoo', 'convert', 'serve', 'table', 'completion':
         assert any(line.startswith('  {} '.format(name)) for line in lines)
     assert sum(line.startswith('  sat ') for line in lines) == 3

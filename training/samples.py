@@ -2,7 +2,8 @@
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import Callback
 
-from files.pictures import image_grid, magnified_difference, png_bytes
+from evaluation.listing import attacked_sheet, in_a_word
+from files.pictures import png_bytes
 from machine.gpus import tensor_float_32
 
 COUNT = 6
@@ -43,17 +44,10 @@ class DrawSamples(Callback):
         self.step = self.global_step
         if self.latest:
             # tensorpack 0.11's put_image calls what NumPy 2.3 no longer has.
-            grid = self._grid()
+            grid = attacked_sheet(self.latest, self.names)
             self.trainer.monitors.put_summary(tf.Summary(value=[tf.Summary.Value(tag=TAG, image=tf.Summary.Image(
                 height=grid.shape[0], width=grid.shape[1], colorspace=3, encoded_image_string=png_bytes(grid)))]))
 
-    def _grid(self):
-        columns = [(sample.image, sample.attacked, magnified_difference(sample.image, sample.attacked)[0])
-                   for sample in self.latest]
-        said = [['{}: {}'.format(self.named(s.label), self.named(s.prediction)) for s in self.latest],
-                [self.named(s.attacked_prediction) for s in self.latest], [''] * len(self.latest)]
-        return image_grid(list(zip(*columns)), said, ['label: said', 'attacked', 'difference'])
-
     def named(self, label):
-        """A label or a prediction, in words: outputs beyond the classes' names by their numbers."""
-        return 'not finite' if label < 0 else self.names[label] if label < len(self.names) else str(label)
+        """A label or a prediction, in words."""
+        return in_a_word(self.names, label)

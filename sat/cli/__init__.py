@@ -4,10 +4,11 @@ Each command hands its words to the program's own main function; it has no parse
 
     sat zoo list
     sat eval zoo:Res50-silu --data /path/to/imagenet
-    sat train --data cifar10 --arch CifarResNet -d 8 --activation-name silu --batch 64
+    sat train --data cifar10 --arch CifarResNet -d 8 --batch 64
 """
 import importlib.util
 import os
+import shlex
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -19,7 +20,7 @@ from ranks.launched import launched_rank
 from settings.nearest import did_you_mean
 
 DESCRIPTION = 'Smooth Adversarial Training: train networks under attack, and judge them.'
-EXAMPLES = __doc__.split('\n\n')[-1]
+EXAMPLES = __doc__.split('\n\n')[-1].strip().split('\n')
 _JUDGING = ('--eval', '--eval-directory')
 
 
@@ -57,7 +58,7 @@ def _to_complete(words: List[str]) -> List[str]:
 
 COMMANDS: Dict[str, Command] = {
     'train': Command('train a network, under attack or not', 'main.py', _to_train, ('fit', 'finetune')),
-    'eval': Command('judge one, clean and under attack: sat eval CHECKPOINT', 'main.py', _to_judge,
+    'eval': Command('judge one, clean and under attack: eval CHECKPOINT', 'main.py', _to_judge,
                     ('evaluate', 'test', 'val', 'judge', 'attack', 'predict', 'classify')),
     'analyze': Command('is a robustness figure to be believed?', 'analysis/__main__.py',
                        called=('analyse', 'analysis', 'report')),
@@ -82,12 +83,12 @@ def load(file: str) -> Any:
     return module
 
 
-def screen() -> str:
-    """What ``sat`` says of itself."""
-    lines = ['usage: sat COMMAND ...', '', DESCRIPTION, '']
+def screen(sat: str) -> str:
+    """What ``sat`` says of itself, where it is typed as ``sat``."""
+    lines = ['usage: {} COMMAND ...'.format(sat), '', DESCRIPTION, '']
     lines += ['  {:<12}{}'.format(name, command.about) for name, command in COMMANDS.items()]
-    lines += ['', 'examples:', *(line[2:] for line in EXAMPLES.strip('\n').split('\n')), '',
-              'sat COMMAND -h: its most-used flags and examples; sat COMMAND --help-all: all flags']
+    lines += ['', 'examples:', *('  {}{}'.format(sat, line.strip()[len('sat'):]) for line in EXAMPLES), '',
+              '{0} COMMAND -h: its most-used flags; {0} COMMAND --help-all: all flags'.format(sat)]
     return '\n'.join(lines)
 
 
@@ -96,13 +97,13 @@ def main(argv: Optional[Sequence[str]] = None) -> Any:
     start = programs.how_sat_was_typed()
     name, *words = list(sys.argv[1:] if argv is None else argv) or ['-h']
     if name in ('-h', '--help', '--help-all', 'help'):
-        print(screen())
+        print(screen(shlex.join(start)))
         return 0
     if name not in COMMANDS:
         sys.argv[0] = 'sat'
         others = {other: known for known, command in COMMANDS.items() for other in command.called}
-        fail('there is no command {}{}; sat -h has all'.format(name, did_you_mean(name, COMMANDS, others)),
-             launched_rank() or 0)
+        fail('there is no command {}{}; {} -h has all'.format(
+            name, did_you_mean(name, COMMANDS, others), shlex.join(start)), launched_rank() or 0)
     programs.typed_as_sat(start, name, words)
     command = COMMANDS[name]
     try:
