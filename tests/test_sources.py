@@ -292,7 +292,7 @@ def test_trainings_and_evaluations_say_it(monkeypatch, three, tmp_path):
     for user in (train, judge):
         monkeypatch.setattr(user, 'say_idle_gpus', lambda *args: asked.append(args))
     run(*SMALL, '--data', three, '--logdir', tmp_path / 'run')
-    assert asked == [(Ranks(), '  beside third_party/serve-data.py with the same data and --batch')]
+    assert asked == [(Ranks(), '  beside python third_party/serve-data.py with the same data and --batch')]
     run('--eval', *SMALL[:6], '--data', three, '--load', tmp_path / 'run', '--attack-iter', '0', '--results-dir',
         tmp_path / 'results')
     assert asked[1:] == [(Ranks(),)]
