@@ -95,10 +95,11 @@ RECIPES: Dict[str, Recipe] = {
         base_lr=1e-3, lr_scaling='none', warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs=(),
         # The release's program has a warm-up of 10 epochs; its command for 300 has 20.
         epochs=300, warmup_epochs=20, otherwise={'warmup_epochs': 10}),
-    # Full-network transfer of "Do Adversarially Robust ImageNet Models Transfer Better?" (Salman et al. 2020, App. A):
-    # SGD with momentum 0.9 (there without Nesterov's), 64 images a step on one GPU, rate 0.01 or 0.1, weight decay 5e-4
-    # (here of weights alone), 150 epochs, a tenth after every 50 (the release's example has 30), hard labels. Vision
-    # transformers are fine-tuned by SGD too, at 0.003 to 0.03 (Dosovitskiy et al. 2021, App. B.1.1).
+    # The command by which the release of "Do Adversarially Robust ImageNet Models Transfer Better?" (Salman et al.
+    # 2020, github.com/microsoft/robust-models-transfer, README) trains a whole network on other classes: 150 epochs
+    # of 64 images a step on one GPU, rate 0.01, a tenth after every 30, weight decay 5e-4 (here of weights alone),
+    # hard labels. The momentum is SAT's. Vision transformers are fine-tuned by SGD too (Dosovitskiy et al. 2021, App.
+    # B.1.1).
     # Of networks it says nothing: those of checkpoints are as they are.
     'fine-tune': _SAT.but(
         without=('activation_name', 'padding', 'batch_norm_momentum', 'batch_norm_epsilon'),
@@ -106,7 +107,7 @@ RECIPES: Dict[str, Recipe] = {
         # accuracy of several (Zhao and Bagchi 2025, "Are Fast Methods Stable in Adversarially Robust Transfer
         # Learning?"). Hua et al. 2024 fine-tune under attack as well, from an adversarially trained network.
         batch=64, label_smoothing=0.0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none', warmup_epochs=0,
-        epochs=150, lr_drop_epochs=(50, 100)),
+        epochs=150, lr_drop_epochs=(30, 60, 90, 120)),
 }
 
 

@@ -118,7 +118,7 @@ TRAINED = {
     'ViT': dict(REVISITING, arch='ViT', model_name='vit-s')}
 # With --recipe fine-tune; the data of its commands is CIFAR-10.
 FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none',
-                  warmup_epochs=0, lr_drop_epochs='50,100', num_classes=10)
+                  warmup_epochs=0, lr_drop_epochs='30,60,90,120', num_classes=10)
 # ---------------------------------------------------------------------------------
 
 # Flags that say nothing about what a network is and how it is judged; and those with another name in the results.

@@ -35,9 +35,9 @@ REVISITING_AT = dict(SAT, activation_name='gelu_erf', attack='apgd', attack_iter
                      weight_decay=0.05, moving_average_decay=0.9999, moving_average_ramp=False, base_lr=1e-3,
                      lr_scaling='none', warmup_epochs=20, warmup_from=1e-4, lr_cosine_to=5e-6, lr_drop_epochs=(),
                      epochs=300, batch=80)
-# Salman et al. 2020, App. A, under SAT's attack; the network is that of its own recipe.
+# The command of Salman et al. 2020's release, under SAT's attack; the network is that of its own recipe.
 FINE_TUNE = dict(SAT, label_smoothing=0.0, weight_decay=5e-4, base_lr=0.01, lr_scaling='none', warmup_epochs=0,
-                 epochs=150, lr_drop_epochs=(50, 100), batch=64)
+                 epochs=150, lr_drop_epochs=(30, 60, 90, 120), batch=64)
 RECIPES = {'sat': SAT, 'feature-denoising': FEATURE_DENOISING, 'sat-efficientnet': SAT_EFFICIENTNET,
            'revisiting-at': REVISITING_AT, 'fine-tune': FINE_TUNE}
 PGD_RECIPES = [name for name, values in RECIPES.items() if values['attack'] == 'pgd']
