@@ -26,9 +26,10 @@ def erase_randomly(image, seeds, probability):
 
     def noise_for(of_image):
         seed, hit = of_image
-        return tf.cond(hit, lambda: tf.random.stateless_normal(shape, seed), lambda: tf.zeros(shape))
-    noise = tf.map_fn(noise_for, (stage_seeds(seeds, ERASING_NOISE), hit), fn_output_signature=tf.float32,
-                      back_prop=False)
+        return tf.cond(hit > 0, lambda: tf.random.stateless_normal(shape, seed), lambda: tf.zeros(shape))
+    # GPUs have no arrays of bool for loops.
+    noise = tf.map_fn(noise_for, (stage_seeds(seeds, ERASING_NOISE), tf.cast(hit, tf.float32)),
+                      fn_output_signature=tf.float32, back_prop=False)
     return tf.where_v2(erased[..., tf.newaxis], LEVELS * noise, image)
 
 
@@ -44,7 +45,7 @@ def rectangles(numbers, side, probability):
     aspect = tf.exp(math.log(NARROWEST) * (1 - 2 * shape))
     height, width = (tf.cast(tf.round(tf.sqrt(sized)), tf.int32) for sized in (area * aspect, area / aspect))
     fits = (height < side) & (width < side)
-    taken = tf.argmax(tf.cast(fits, tf.int32), axis=1)
+    taken = tf.argmax(tf.cast(fits, tf.float32), axis=1)  # the first; of int32 GPUs have none
     hit = (numbers[:, 0] < probability) & tf.reduce_any(fits, axis=1)
 
     def between(place, length):
