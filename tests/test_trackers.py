@@ -97,7 +97,8 @@ def test_wandb_has_flags_epochs_and_results_and_a_resumed_run_goes_on_in_its_run
     pytest.importorskip('wandb', reason='pip install wandb')
     follow('wandb', folder, EPOCHS[:1], EPOCHS[:2])
     follow('wandb', folder, EPOCHS)
-    files = sorted(glob.glob(str(folder / 'wandb' / 'offline-run-*' / '*.wandb')))
+    # by time: of two runs within one second the later folder's name, with -1 behind it, sorts first
+    files = sorted(glob.glob(str(folder / 'wandb' / 'offline-run-*' / '*.wandb')), key=os.path.getmtime)
     first, second = [list(wandb_records(path)) for path in files]
     runs = [record.run for record in first + second if record.WhichOneof('record_type') == 'run']
     assert len({run.run_id for run in runs}) == 1
