@@ -19,7 +19,8 @@ def load_op_library():
         module: has the op wrappers ``smooth_activation``, ``smooth_activation_grad``, ``smooth_max_pool_grad``,
         ``smooth_depthwise_grad``, ``smooth_channel_sums``, ``smooth_channel_affine``, ``smooth_layer_norm``,
         ``smooth_layer_norm_grad``, ``smooth_layer_norm_parameters_grad``, ``smooth_depthwise``,
-        ``smooth_depthwise_kernel_grad``, ``smooth_attention`` and ``smooth_attention_grad``.
+        ``smooth_depthwise_kernel_grad``, ``smooth_attention``, ``smooth_attention_grad``, ``smooth_batch_norm`` and
+        ``smooth_batch_norm_grad``.
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """

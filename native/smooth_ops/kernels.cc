@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "batch_norm.h"
 #include "depthwise.h"
 #include "functions.h"
 #include "layer_norm.h"
@@ -217,6 +218,11 @@ constexpr TokenLoops<T> OfTokens() {
           AttentionRoom, Attention<T>,         AttentionGradient<T>};
 }
 
+template <typename T>
+constexpr NormLoops<T> OfNorms() {
+  return {NormMoments<T>, NormValue<T>, NormSlope<T>, NormInput<T>};
+}
+
 }  // namespace
 
 #define OF_FLOAT(kind, name) OfFloat<kind>(),
@@ -226,6 +232,8 @@ const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      OfLayers<float>(),
                      OfLayers<Half>(),
                      OfTokens<float>(),
-                     OfTokens<Half>()};
+                     OfTokens<Half>(),
+                     OfNorms<float>(),
+                     OfNorms<Half>()};
 
 }  // namespace smooth_ops
