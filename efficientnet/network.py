@@ -34,7 +34,7 @@ class Style(layers.Style):
     noise_seed: Optional[tf.Tensor] = None
 
     def keep(self, x, layer, shape, probability):
-        """``x`` times 1 / probability with that probability, else 0; of ``shape``, and every ``layer`` draws its own."""
+        """``x`` times 1 / probability with that probability, else 0, of ``shape``; each ``layer`` draws its own."""
         seed = layer_seed(self.noise_seed, layer)
         return x * tf.cast(tf.floor(probability + tf.random.stateless_uniform(shape, seed)) / probability, x.dtype)
 
