@@ -185,24 +185,28 @@ def activate(x, name):
 
 
 def activate_for_two(x, name):
-    """``activate(x, name)`` twice, for two uses: on a CPU their gradients meet inside the activation's own.
-
-    Returns:
-        (tf.Tensor, tf.Tensor): equal ones.
-    """
-    key, alpha = parse_name(name)
-    compiled = compiled_ops(x)
-    if compiled is None or key == 'smoothrelu':
+    """``activate(x, name)`` as a pair, for two uses: on a CPU their gradients meet inside the activation's own."""
+    compiled, functions = compiled_ops(x), compiled_functions(name)
+    if compiled is None or functions is None:
         y = activate(x, name)
         return y, y
-    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
 
     @tf.custom_gradient
     def op(x):
-        y = _function(compiled, key, alpha)(x)
-        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(*slope))
-    with tf.name_scope(key):
+        y = compiled.smooth_activation(x=x, **functions[0])
+        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **functions[1])
+    with tf.name_scope(parse_name(name)[0]):
         return op(x)
+
+
+def compiled_functions(name):
+    """What compiled ops call the activation and that whose derivative is taken here, as their arguments; None for
+    'smoothrelu', which they have not."""
+    key, alpha = parse_name(name)
+    if key == 'smoothrelu':
+        return None
+    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    return _arguments(key, alpha), _arguments(*slope)
 
 
 def can_compile():

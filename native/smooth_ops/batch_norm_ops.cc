@@ -98,7 +98,7 @@ void Widen(const Half* from, float* to, int64_t n) { BestTable().layers_of_bfloa
 // Images as the loops take them, in parts by their size alone, whose sums are then added in their order.
 struct Layout {
   explicit Layout(const TensorShape& shape)
-      : total(shape.num_elements()), depth(std::max<int64_t>(1, shape.dim_size(shape.dims() - 1))), width(depth) {
+      : total(shape.num_elements()), depth(shape.dim_size(shape.dims() - 1)), width(depth) {
     constexpr int64_t kLanes = 16, kWide = 256, kPart = 1 << 16;
     if (depth < kWide) width = std::lcm(depth, kLanes);
     if (width < kWide) width *= kWide / width;
@@ -170,8 +170,8 @@ class BatchNormOp : public LoopOp<T, Bits> {
   // so.
   static bool Fit(OpKernelContext* context, int x, int residual) {
     const TensorShape& shape = context->input(x).shape();
-    if (shape.dims() < 1) {
-      context->CtxFailure(errors::InvalidArgument("x must be [...,C], not ", shape.DebugString()));
+    if (shape.dims() < 1 || shape.dim_size(shape.dims() - 1) < 1) {
+      context->CtxFailure(errors::InvalidArgument("x must be [...,C] with a C of 1 or more, not ", shape.DebugString()));
       return false;
     }
     const TensorShape channels({shape.dim_size(shape.dims() - 1)});
@@ -233,8 +233,7 @@ class ValueOp : public BatchNormOp<T, Bits> {
     float* const mean = outputs[1]->flat<float>().data();
     float* const variance = outputs[2]->flat<float>().data();
     const Bits* const x = this->Data(input);
-    if (channels.num_elements() > 0) Moments(context, x, layout, mean, variance);
-    if (layout.total == 0) return;
+    Moments(context, x, layout, mean, variance);
     const Rows rows(layout, mean, variance, this->Floats(context, 1), this->Floats(context, 2), this->epsilon_);
     const Bits* const residual = this->DataIfAny(context, 3);
     Bits* const y = this->Data(outputs[0]);
@@ -245,24 +244,19 @@ class ValueOp : public BatchNormOp<T, Bits> {
   }
 
  private:
-  // Each part's moments are about its first pixel, so that no digits are lost where the mean is large, and those of all
-  // about the mean (Chan et al. 1979).
+  // Each part's moments are about its first pixel, so that no digits are lost where the mean is large, or about its mean
+  // where that lies too far from the pixel; those of all are about the mean (Chan et al. 1979).
   void Moments(OpKernelContext* context, const Bits* x, const Layout& layout, float* mean, float* variance) const {
     const int64_t depth = layout.depth;
     std::vector<double> means(layout.parts * depth), squares(layout.parts * depth);
     this->OverParts(context, layout, 1, [&](int64_t begin, int64_t n, int64_t part) {
-      std::vector<float> pixel(depth), shift(layout.width), sums(2 * layout.width);
-      Widen(x + begin, pixel.data(), depth);
-      layout.Repeat(pixel.data(), shift.data());
-      this->loops_.moments(x + begin, shift.data(), sums.data(), sums.data() + layout.width, n, layout.width);
+      std::vector<float> from(depth);
+      Widen(x + begin, from.data(), depth);
       double* const of_mean = means.data() + part * depth;
       double* const of_squares = squares.data() + part * depth;
-      layout.Fold(sums.data(), of_mean);
-      layout.Fold(sums.data() + layout.width, of_squares);
-      const double count = layout.Pixels(part);
-      for (int64_t c = 0; c < depth; ++c) {
-        of_squares[c] -= of_mean[c] * of_mean[c] / count;
-        of_mean[c] = pixel[c] + of_mean[c] / count;
+      if (!MomentsFrom(x + begin, n, layout, from.data(), of_mean, of_squares)) {
+        std::copy(of_mean, of_mean + depth, from.data());
+        MomentsFrom(x + begin, n, layout, from.data(), of_mean, of_squares);
       }
     });
     const double count = layout.Pixels();
@@ -281,6 +275,27 @@ class ValueOp : public BatchNormOp<T, Bits> {
       mean[c] = static_cast<float>(sums[c]);
       variance[c] = static_cast<float>(sums[depth + c] / count);
     }
+  }
+
+  // The mean of each channel of one part, and the sum of the squares about it, of float32 sums of what differs ``from``
+  // these [C]; false where the mean is so far from them that digits of the squares are lost.
+  bool MomentsFrom(const Bits* x, int64_t n, const Layout& layout, const float* from, double* means,
+                   double* squares) const {
+    constexpr double kFar = 100;  // variances
+    std::vector<float> shift(layout.width), sums(2 * layout.width);
+    layout.Repeat(from, shift.data());
+    this->loops_.moments(x, shift.data(), sums.data(), sums.data() + layout.width, n, layout.width);
+    layout.Fold(sums.data(), means);
+    layout.Fold(sums.data() + layout.width, squares);
+    const double count = n / layout.depth;
+    bool near = true;
+    for (int64_t c = 0; c < layout.depth; ++c) {
+      const double lost = means[c] * means[c] / count;
+      squares[c] = std::max(squares[c] - lost, 0.0);
+      means[c] = from[c] + means[c] / count;
+      near &= !(lost > kFar * squares[c]);
+    }
+    return near;
   }
 };
 
