@@ -152,8 +152,8 @@ def main():
     parser.add_argument('--folder', default=os.path.join(ROOT, 'bench'), help='of the JSON files (default: bench)')
     parser.add_argument('--baseline', metavar='FILE',
                         help="(default: benchmarks/baselines/KIND.json; of this machine's kind)")
-    parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch, to measure beside it (default: '
-                        "this one if it has, for the attack alone)")
+    parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch, to measure it too '
+                        '(default: this one if it has, for the attack alone)')
     parser.add_argument('--no-run', action='store_true', help='compare the files that are in the folder already')
     parser.add_argument('--write-baseline', action='store_true', help='make these ratios the baseline')
     args = parser.parse_args()
