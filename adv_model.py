@@ -24,7 +24,7 @@ from training.step.mixing import as_it_is, smoothed
 
 use_graphs()
 
-# What a network may compute in under attack.
+# What a network may compute in under attack and in training.
 PRECISIONS = ('float32', 'bfloat16', 'float16')
 FLOAT16_LOSS_SCALE = 128.0  # FD release; keeps gradients of images above float16's smallest numbers
 
@@ -103,8 +103,9 @@ class AdvImageNetModel(ModelDesc):
             among them has its moving averages in training too, and does not update them.
         batch_stage: see ``training.step.mixing``.
         accumulate (int): parts of a batch that a training step takes one after another.
-        attack_precision (str): one of ``PRECISIONS``, what the network computes in under the training attack; its
-            variables, the images, the loss and every other pass stay float32.
+        attack_precision, update_precision (str): of ``PRECISIONS``, what the network computes in under the training
+            attack, and in the pass whose gradient the update takes; its variables and their gradients, batch
+            statistics, the images, the loss and every other pass stay float32.
         frozen (Frozen): the network's parameters while the passes of an attack are built, else None.
         noise_seed (tf.Tensor): int64 [2], for dropout and the like; there while a training pass is built.
         attack_gradient, update_gradient (str): activation whose derivative the attacker's gradient and the update's
@@ -127,6 +128,7 @@ class AdvImageNetModel(ModelDesc):
     accumulate = 1
     noise_seed = None
     attack_precision = 'float32'
+    update_precision = 'float32'
     attack_gradient = None
     update_gradient = None
     seed = 0
@@ -146,10 +148,11 @@ class AdvImageNetModel(ModelDesc):
         May be called any number of times in a graph: all calls share the network's variables.
         """
         with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE, custom_getter=self._get_variable):
-            if self.frozen is None or self.frozen.dtype == tf.float32:
+            dtype = self.frozen.dtype if self.frozen else self.dtype
+            if dtype == tf.float32:
                 return self.network(image)
-            scale = FLOAT16_LOSS_SCALE if self.frozen.dtype == tf.float16 else 1.0
-            logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), self.frozen.dtype))
+            scale = FLOAT16_LOSS_SCALE if self.frozen and dtype == tf.float16 else 1.0
+            logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), dtype))
             return _scale_gradient(tf.cast(logits, tf.float32), scale)
 
     def _get_variable(self, getter, name, *args, **kwargs):
@@ -163,6 +166,11 @@ class AdvImageNetModel(ModelDesc):
     def network(self, image):
         """What ``get_logits`` returns; subclasses build their graph here."""
         raise NotImplementedError
+
+    @property
+    def dtype(self):
+        """tf.DType: what the network computes in where it does not stand still."""
+        return tf.as_dtype(self.update_precision if self.trains_now else 'float32')
 
     @property
     def trains_now(self):

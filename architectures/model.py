@@ -31,7 +31,8 @@ class ConfiguredModel(AdvImageNetModel):
     @property
     def style(self):
         """The ``Style`` of the layers that are being built."""
-        return self.Style(data_format=self.data_format, training=self.trains_now, frozen=self.frozen, **self._style)
+        return self.Style(data_format=self.data_format, training=self.trains_now, frozen=self.frozen, dtype=self.dtype,
+                          **self._style)
 
     def network(self, image):
         return self.graph(layers.scale_input(image, self.input_scaling, self.style))

@@ -53,9 +53,9 @@ def make_training_model(settings, rank, untrained=frozenset()):
     return nets.build(
         settings, rank=rank, attacker=make_attacker(attack, settings.network.num_classes, settings.run.seed),
         attack_gradient=attack.gradient, attack_precision=attack.precision, update_gradient=update.update_gradient,
-        label_smoothing=update.label_smoothing, weight_decay=update.weight_decay, optimizer_name=update.optimizer,
-        update=update, accumulate=update.accumulate, untrained=untrained,
-        classifier=nets.ARCHITECTURES[settings.network.arch].classifier,
+        update_precision=update.precision or 'float32', label_smoothing=update.label_smoothing,
+        weight_decay=update.weight_decay, optimizer_name=update.optimizer, update=update, accumulate=update.accumulate,
+        untrained=untrained, classifier=nets.ARCHITECTURES[settings.network.arch].classifier,
         batch_stage=make_stage(update, settings.network.num_classes))
 
 

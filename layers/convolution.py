@@ -24,7 +24,7 @@ def convolution(convolve, weights, style, norm=None, depthwise=False):
     if norm is None:
         return convolve(style.value(weights))
     if style.frozen is None:
-        return batch_norm(convolve(weights), style=style, **norm)
+        return batch_norm(convolve(style.value(weights)), style=style, **norm)
     channels = int(weights.shape[2 if depthwise else 3])
 
     def fold():

@@ -37,8 +37,9 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
         else:
             count, batch_mean, batch_variance = _moments_over_ranks(x, count, style)
             shape = style.per_axis(1, 1, channels)
-            y = tf.nn.batch_normalization(x, *(tf.reshape(v, shape) for v in (batch_mean, batch_variance, beta, gamma)),
-                                          variance_epsilon=style.bn_epsilon)
+            y = tf.cast(tf.nn.batch_normalization(
+                tf.cast(x, tf.float32), *(tf.reshape(v, shape) for v in (batch_mean, batch_variance, beta, gamma)),
+                variance_epsilon=style.bn_epsilon), x.dtype)
             if unbiased:
                 batch_variance *= count / (count - 1)
         for average, new in ((mean, batch_mean), (variance, batch_variance)):
@@ -49,7 +50,7 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
 
 def _moments_over_ranks(x, count, style):
     """(number of values of a channel, their means [C], their variances [C]) over the batches of all ranks."""
-    mean, variance = tf.nn.moments(x, [0, *style.spatial_axes])
+    mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [0, *style.spatial_axes])
     # One exchange, of moments about 0; where the mean is large float32 would lose the variance in them.
     count, mean, variance = (tf.cast(v, tf.float64) for v in (count, mean, variance))
     sums = style.sum_over_ranks(tf.concat([[count], count * mean, count * (variance + tf.square(mean))], 0))

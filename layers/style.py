@@ -10,14 +10,16 @@ class Style:
     """What all layers of one network have in common.
 
     data_format: 'NHWC' or 'NCHW'. training: batch norm uses (and updates the averages by) the batch's statistics.
-    activation: a name of ``smooth_activations``. bn_momentum, bn_epsilon: of batch norm. recompute: blocks keep only
-    their input for the backward pass, and are computed a second time there. sum_over_ranks: tensor -> its sum over all
-    ranks, to share batch norm's statistics between them; None for each rank's own. frozen: of a network that stands
-    still, as an attack sees it; never together with ``training``.
+    activation: a name of ``smooth_activations``. dtype: what convolutions and products compute in where the network
+    does not stand still; variables and statistics are float32. bn_momentum, bn_epsilon: of batch norm. recompute:
+    blocks keep only their input for the backward pass, and are computed a second time there. sum_over_ranks: tensor ->
+    its sum over all ranks, to share batch norm's statistics between them; None for each rank's own. frozen: of a
+    network that stands still, as an attack sees it; never together with ``training``.
     """
     data_format: str
     training: bool
     activation: str
+    dtype: tf.DType = tf.float32
     # FD and SAT releases, as 1H Sec 5.1; SAT's evaluation command has the same for EfficientNet.
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
@@ -26,9 +28,9 @@ class Style:
     frozen: Optional['Frozen'] = None
 
     def value(self, variable):
-        """The variable, in the type that a frozen network computes in."""
+        """The variable, in the type that the network computes in."""
         if self.frozen is None:
-            return variable
+            return tf.cast(variable, self.dtype)
         return self.frozen.once(variable.name, lambda: tf.cast(variable, self.frozen.dtype))
 
     @property

@@ -26,6 +26,11 @@ class Update:
     update_gradient: Optional[str] = option(
         '--update-gradient', TRAINED, "activation whose derivative the update's gradient takes (default: the network's "
         'own)', default=None, check='slopes', unit='NAME', fixes_run=True)
+    precision: Optional[str] = option(
+        '--update-precision', TRAINED, "what the network computes in where its weights' gradients are computed; "
+        'weights, their gradients, batch statistics and the loss stay float32 (default: float32; with --resume the '
+        "run's own)", default=None, check='precisions', fixes_run=True,
+        meant={'fp16|half': 'float16', 'bf16': 'bfloat16', 'fp32|full': 'float32'})
     label_smoothing: float = option(
         '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, "
         '0.1 or 0)', check=checks.probability, unit='S', fixes_run=True,

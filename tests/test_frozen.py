@@ -204,3 +204,14 @@ def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tm
     monkeypatch.setattr(devices, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
     assert devices.fast_precision() == precision
+
+
+@pytest.mark.parametrize('text, kind', [
+    ('flags\t\t: fpu amx_bf16 avx512_bf16\n', 'amx'), ('flags\t\t: fpu avx512_bf16 avx512f\n', 'avx512_bf16'),
+    ('flags\t\t: fpu avx512f\n', 'other'), ('Features\t: asimd\n', 'other'), (None, 'other')])
+def test_processors_are_of_three_kinds(tmp_path, monkeypatch, text, kind):
+    info = tmp_path / 'cpuinfo'
+    if text is not None:
+        info.write_text('processor\t: 0\n' + text)
+    monkeypatch.setattr(devices, 'CPU_INFO', str(info))
+    assert devices.processor() == kind
