@@ -190,18 +190,17 @@ def activate_for_two(x, name):
     Returns:
         (tf.Tensor, tf.Tensor): equal ones.
     """
-    key, alpha = parse_name(name)
-    compiled = compiled_ops(x)
-    if compiled is None or key == 'smoothrelu':
+    compiled, arguments = compiled_ops(x), compiled_arguments(name)
+    if compiled is None or arguments is None:
         y = activate(x, name)
         return y, y
-    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    of_value, of_gradient = arguments
 
     @tf.custom_gradient
     def op(x):
-        y = _function(compiled, key, alpha)(x)
-        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(*slope))
-    with tf.name_scope(key):
+        y = compiled.smooth_activation(x=x, **of_value)
+        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **of_gradient)
+    with tf.name_scope(parse_name(name)[0]):
         return op(x)
 
 
@@ -237,6 +236,16 @@ def compiled_ops(x):
 
 def _arguments(key, alpha):
     return dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
+
+
+def compiled_arguments(name):
+    """What compiled ops are told of the activation ``name`` and of its gradient, two dicts; None: they have not got it.
+    """
+    key, alpha = parse_name(name)
+    if key == 'smoothrelu':
+        return None
+    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    return _arguments(key, alpha), _arguments(*slope)
 
 
 def _function(compiled, key, alpha):

@@ -52,8 +52,18 @@ REGISTER_OP("SmoothConvolution")
     .Attr("M: int >= 0")
     .Attr("A: int >= 0")
     .SetShapeFn([](shape_inference::InferenceContext* context) {
+      shape_inference::ShapeHandle x, bias;
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(0), 4, &x));
+      TF_RETURN_IF_ERROR(context->WithRank(context->input(2), 1, &bias));
+      int64_t stride;
+      TF_RETURN_IF_ERROR(context->GetAttr("stride", &stride));
+      shape_inference::DimensionHandle sizes[2];
+      for (int k : {0, 1}) {
+        TF_RETURN_IF_ERROR(context->Add(context->Dim(x, 1 + k), stride - 1, &sizes[k]));
+        TF_RETURN_IF_ERROR(context->Divide(sizes[k], stride, false, &sizes[k]));
+      }
       for (int output = 0; output < context->num_outputs(); ++output) {
-        context->set_output(output, context->UnknownShapeOfRank(4));
+        context->set_output(output, context->MakeShape({context->Dim(x, 0), sizes[0], sizes[1], context->Dim(bias, 0)}));
       }
       return tensorflow::OkStatus();
     })
