@@ -185,15 +185,10 @@ def activate(x, name):
 
 
 def activate_for_two(x, name):
-    """``activate(x, name)`` twice, for two uses: on a CPU their gradients meet inside the activation's own.
-
-    Returns:
-        (tf.Tensor, tf.Tensor): equal ones.
-    """
+    """``activate(x, name)`` twice, two tensors for two uses: on a CPU their gradients meet inside the activation's."""
     compiled, arguments = compiled_ops(x), compiled_arguments(name)
     if compiled is None or arguments is None:
-        y = activate(x, name)
-        return y, y
+        return 2 * (activate(x, name),)
     of_value, of_gradient = arguments
 
     @tf.custom_gradient
@@ -239,13 +234,10 @@ def _arguments(key, alpha):
 
 
 def compiled_arguments(name):
-    """What compiled ops are told of the activation ``name`` and of its gradient, two dicts; None: they have not got it.
-    """
+    """Two dicts, what compiled ops are told of an activation and of its gradient; None where they have not got it."""
     key, alpha = parse_name(name)
-    if key == 'smoothrelu':
-        return None
     slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
-    return _arguments(key, alpha), _arguments(*slope)
+    return None if key == 'smoothrelu' else (_arguments(key, alpha), _arguments(*slope))
 
 
 def _function(compiled, key, alpha):

@@ -1,7 +1,7 @@
 """What the graphs of all networks share: input scalings, layouts, convolutions with batch norm, networks that stand
 still, recomputation."""
-from layers.convolution import conv2d, convolution, depthwise_conv2d, gate_channels, max_pool
 from layers import products
+from layers.convolution import conv2d, convolution, depthwise_conv2d, gate_channels, max_pool
 from layers.normalisation import batch_norm
 from layers.recompute import block
 from layers.scaling import scale_input

@@ -35,8 +35,8 @@ class Product:
 
     def __call__(self, x, more, activation=None):
         """(z, its activation), or z alone without one; ``more``: [] or [a tensor like z] that is added."""
-        z, y = self.ops.smooth_convolution(x=x, weights=self.weights, bias=self.bias, more=more, A=int(bool(activation)),
-                                           **self._place(x), **(activation or {}))
+        z, y = self.ops.smooth_convolution(x=x, weights=self.weights, bias=self.bias, more=more,
+                                           A=int(bool(activation)), **self._place(x), **(activation or {}))
         return (z, *y) if activation else z
 
     def gradient(self, dz, x, more, activation=None):
