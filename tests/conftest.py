@@ -21,12 +21,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
 
-
 # The files that take longest, the longest first: where several processes share the files, one that began such a file
 # last would work on alone. All others are shorter than these.
 LONGEST = ['faults', 'frozen', 'ranks', 'documented_commands', 'training', 'judging', 'autoattack', 'serve_data',
-           'early_stop', 'zmq_ops', 'adv_model', 'handshake', 'efficientnet', 'fine_tuning', 'efficientnet_main', 'gpus',
-           'efficientnet_table', 'evaluation', 'card', 'apgd']
+           'early_stop', 'zmq_ops', 'adv_model', 'handshake', 'efficientnet', 'fine_tuning', 'efficientnet_main',
+           'gpus', 'efficientnet_table', 'evaluation', 'card', 'apgd']
 
 
 @pytest.hookimpl(optionalhook=True)
