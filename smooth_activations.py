@@ -185,28 +185,18 @@ def activate(x, name):
 
 
 def activate_for_two(x, name):
-    """``activate(x, name)`` as a pair, for two uses: on a CPU their gradients meet inside the activation's own."""
-    compiled, functions = compiled_ops(x), compiled_functions(name)
-    if compiled is None or functions is None:
-        y = activate(x, name)
-        return y, y
+    """``activate(x, name)`` twice, two tensors for two uses: on a CPU their gradients meet inside the activation's."""
+    compiled, arguments = compiled_ops(x), compiled_arguments(name)
+    if compiled is None or arguments is None:
+        return 2 * (activate(x, name),)
+    of_value, of_gradient = arguments
 
     @tf.custom_gradient
     def op(x):
-        y = compiled.smooth_activation(x=x, **functions[0])
-        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **functions[1])
+        y = compiled.smooth_activation(x=x, **of_value)
+        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **of_gradient)
     with tf.name_scope(parse_name(name)[0]):
         return op(x)
-
-
-def compiled_functions(name):
-    """What compiled ops call the activation and that whose derivative is taken here, as their arguments; None for
-    'smoothrelu', which they have not."""
-    key, alpha = parse_name(name)
-    if key == 'smoothrelu':
-        return None
-    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
-    return _arguments(key, alpha), _arguments(*slope)
 
 
 def can_compile():
@@ -241,6 +231,13 @@ def compiled_ops(x):
 
 def _arguments(key, alpha):
     return dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
+
+
+def compiled_arguments(name):
+    """Two dicts, what compiled ops are told of an activation and of its gradient; None where they have not got it."""
+    key, alpha = parse_name(name)
+    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    return None if key == 'smoothrelu' else (_arguments(key, alpha), _arguments(*slope))
 
 
 def _function(compiled, key, alpha):

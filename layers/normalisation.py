@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional
 import tensorflow.compat.v1 as tf
 
 from layers.style import channels_of
-from smooth_activations import activate, activate_for_two, compiled_functions, compiled_ops
+from smooth_activations import activate, activate_for_two, compiled_arguments, compiled_ops
 
 
 class Behind(NamedTuple):
@@ -34,6 +34,13 @@ def batch_norm_variables(channels, name, initial_gamma=1.0, averages=('mean/EMA'
                 tf.get_variable('beta', channels, initializer=tf.zeros_initializer()),
                 tf.get_variable(averages[0], channels, initializer=tf.zeros_initializer(), trainable=False),
                 tf.get_variable(averages[1], channels, initializer=tf.ones_initializer(), trainable=False)]
+
+
+def norm_as_affine(channels, style, **norm):
+    """(factor [C], offset [C]): what batch norm is with its moving averages; ``norm``: arguments of ``batch_norm``."""
+    gamma, beta, mean, variance = batch_norm_variables(channels, **norm)
+    scale = gamma * tf.math.rsqrt(variance + style.bn_epsilon)
+    return scale, beta - mean * scale
 
 
 def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True,
@@ -66,7 +73,7 @@ def _by_batch(x, gamma, beta, style, unbiased, behind):
     """What is ``behind`` the batch norm of ``x``, the batch's means and its variances, [C] each."""
     channels = channels_of(x, style)
     count = tf.cast(tf.size(x) // channels, tf.float32)
-    functions = 2 * (dict(function='none'),) if behind.activation is None else compiled_functions(behind.activation)
+    functions = 2 * (dict(function='none'),) if behind.activation is None else compiled_arguments(behind.activation)
     compiled = compiled_ops(x) if style.data_format == 'NHWC' and functions and style.sum_over_ranks is None else None
     if compiled is not None:
         y, mean, variance = _compiled(compiled, x, gamma, beta, style.bn_epsilon, functions, behind)

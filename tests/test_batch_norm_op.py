@@ -13,7 +13,7 @@ from efficientnet.scaling import Block
 from layers.normalisation import Behind, batch_norm
 from layouts import normal
 from native import smooth_ops
-from smooth_activations import backward_slope, compiled_functions, tensorflow_ops_only
+from smooth_activations import backward_slope, compiled_arguments, tensorflow_ops_only
 from test_layers import set_variables
 from test_smooth_activations import TRUTH
 from test_smooth_ops import COMPILED, rounded
@@ -56,7 +56,7 @@ def compiled(x, gamma, beta, dy, residual, name, dtype=tf.float32, slope=None):
     x, *others = (tf.cast(tf.constant(v), dtype) for v in (x, *dy, *residual))
     dy, residual = others[:len(dy)], others[len(dy):]
     with backward_slope(slope):
-        functions = compiled_functions(name) if name else 2 * [dict(function='none')]
+        functions = compiled_arguments(name) if name else 2 * [dict(function='none')]
     same = dict(gamma=gamma, beta=beta, residual=residual, epsilon=EPSILON)
     y, mean, variance = ops.smooth_batch_norm(x=x, **same, **functions[0])
     *found, of_residual = ops.smooth_batch_norm_grad(dy=dy, x=x, mean=mean, variance=variance, **same, **functions[1])

@@ -9,6 +9,7 @@
 #include "depthwise.h"
 #include "functions.h"
 #include "layer_norm.h"
+#include "products.h"
 #include "vectors.h"
 
 namespace smooth_ops {
@@ -233,6 +234,7 @@ const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      OfLayers<Half>(),
                      OfTokens<float>(),
                      OfTokens<Half>(),
+                     {Product, PackRows, PackColumns},
                      OfNorms<float>(),
                      OfNorms<Half>()};
 
