@@ -5,6 +5,7 @@ ratio says how many times better a row is than its reference: above 1 is faster,
 ratios of each round, because two measurements next to each other saw the same machine.
 """
 import argparse
+import contextlib
 import datetime
 import glob
 import itertools
@@ -116,6 +117,32 @@ def said(lines):
             yield json.loads(line[len(_RESULT):])
 
 
+@contextlib.contextmanager
+def started(commands):
+    """{name: process} of measuring processes that wait for their turns; they end with the block.
+
+    Args:
+        commands (dict): {name: (command, environment)} as ``run`` takes them, of programs that say 'ready', and then
+            a result for every line that they read.
+    """
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, (command, environment) in commands.items():
+            running[name] = stack.enter_context(subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=dict(os.environ, **dict(environment))))
+            stack.callback(running[name].terminate)
+            hear(running[name])  # one after another: PyTorch's compiler uses all cores
+        yield running
+
+
+def turn(process):
+    """What a process of ``started`` says of its next turn."""
+    process.stdin.write('\n')
+    process.stdin.flush()
+    return hear(process)
+
+
 def _failed(code, command):
     sys.exit('{}: error: exit code {} of: {}'.format(
         os.path.basename(sys.argv[0]), code, ' '.join(map(shlex.quote, command))))
@@ -124,6 +151,12 @@ def _failed(code, command):
 def say(result):
     """Hand a JSON-ready result to the process that called ``run``."""
     print('\n' + _RESULT + json.dumps(result), flush=True)
+
+
+def resident():
+    """The most memory that this process has had so far, in bytes; ``getrusage`` counts what its parent had, too."""
+    with open('/proc/self/status') as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith('VmHWM:'))
 
 
 def rows(found, quantities, reference=None):

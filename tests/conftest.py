@@ -1,10 +1,12 @@
 """What the tests share. TensorFlow is imported inside the fixtures: tests that do without it start at once."""
 import collections
 import functools
+import gc
 import gzip
 import json
 import os
 import signal
+import sys
 
 import pytest
 
@@ -19,6 +21,49 @@ os.environ.pop('SAT_DATA', None)  # tests name their data
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
+
+# The files that take longest, the longest first: where several processes share the files, one that began such a file
+# last would work on alone. All others are shorter than these.
+LONGEST = ['faults', 'frozen', 'ranks', 'documented_commands', 'training', 'judging', 'autoattack', 'serve_data',
+           'early_stop', 'zmq_ops', 'adv_model', 'handshake', 'efficientnet', 'fine_tuning', 'efficientnet_main',
+           'gpus', 'efficientnet_table', 'evaluation', 'card', 'apgd']
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: the longest files first, where pytest-xdist goes by their numbers of tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node):
+            for name in reversed(LONGEST):
+                file = 'tests/test_{}.py'.format(name)
+                if file in self.workqueue:
+                    self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
+    return LongestFirst(config, log) if config.getvalue('dist') == 'loadfile' else None
+
+
+def pytest_collection_finish():
+    """Leaves what is there by now, TensorFlow's modules and the tests, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_graphs():
+    """Behind each file, what Tensorpack and TensorFlow remember of every graph, and with that all of it."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.partition('.')[0] == 'tensorpack':
+            for function in vars(module).values():
+                for cell in getattr(function, '__closure__', None) or ():
+                    if isinstance(cell.cell_contents, functools._lru_cache_wrapper):
+                        cell.cell_contents.cache_clear()
+    if 'tensorflow.python.framework.ops' in sys.modules:
+        gradients = sys.modules['tensorflow.python.framework.ops'].gradient_registry
+        for name in [name for name in gradients.list() if name.startswith('CustomGradient-')]:
+            del gradients._registry[name]
 
 
 def _fixture_path(name):
@@ -95,6 +140,12 @@ def load_rule_weights(weights_rule):
         load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
                                         for v in tf.global_variables()])
     return load
+
+
+@pytest.fixture
+def logged(caplog):
+    """function() -> the lines that data/ has logged since ``caplog`` was cleared; other packages may log too."""
+    return lambda: [entry.getMessage() for entry in caplog.records if entry.name.startswith('data.')]
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import compare
 import main
 import measure
 import timeline
-import train_speed
 from measure import Quantity
 
 SPEED, SECONDS = Quantity('images/s', 1), Quantity('seconds', higher_is_better=False)
@@ -173,7 +172,7 @@ def test_a_baseline_is_written_and_keeps_what_was_not_measured(tmp_path):
     with open(os.path.join(folder, 'base.json')) as f:
         content = json.load(f)
     assert content['ratios'] == {'train_speed': {'a': 1.0}, 'memory': {'x': 3.0}}
-    assert sorted(content) == ['date', 'machine', 'ratios']
+    assert sorted(content) == ['date', 'machine', 'ratios', 'versions'] and content['versions']['tensorflow']
 
 
 def test_a_broken_baseline_is_named_in_one_line(tmp_path):
@@ -194,6 +193,30 @@ def test_a_benchmark_that_fails_is_not_judged_by_its_earlier_figures(tmp_path, m
     out = capsys.readouterr().out
     assert '| train_speed | a |' in out and '| memory | x |' not in out
     assert not os.path.exists(os.path.join(folder, 'base.json'))
+
+
+@pytest.mark.parametrize('kind', ['amx', 'avx512_bf16', 'other', 'gpu'])
+def test_the_baseline_is_that_of_the_kind_of_machine(kind, tmp_path, monkeypatch, capsys):
+    folder = a_folder(tmp_path, train_speed={'a: images/s': 1.0})
+    (tmp_path / 'baselines').mkdir()
+    measure.write_json(str(tmp_path / 'baselines' / 'amx.json'), {
+        'machine': 'another', 'date': 'then', 'versions': {'tensorflow': '1.2'},
+        'ratios': {'train_speed': {'a: images/s': 1.0}}})
+    monkeypatch.setattr(compare, 'HERE', str(tmp_path))
+    monkeypatch.setattr(compare, 'kind', lambda: kind)
+    monkeypatch.setattr(sys, 'argv', ['compare.py', '--no-run', '--folder', folder])
+    compare.main()
+    out = capsys.readouterr().out
+    assert ('baseline: another, then, tensorflow 1.2' in out) == (kind == 'amx')
+    assert ('baseline: none for this kind of machine' in out and kind + '.json' in out) == (kind != 'amx')
+
+
+def test_the_baselines_that_are_there_are_whole():
+    for name in os.listdir(os.path.join(BENCHMARKS, 'baselines')):
+        with open(os.path.join(BENCHMARKS, 'baselines', name)) as f:
+            content = json.load(f)
+        assert sorted(content) == ['date', 'machine', 'ratios', 'versions']
+        assert set(content['ratios']) <= set(compare.BENCHMARKS)
 
 
 @pytest.mark.parametrize('name', list(compare.BENCHMARKS))
@@ -219,16 +242,20 @@ def test_pytorch_is_asked_for_the_same_network_or_not_at_all(flags, theirs):
     assert found == (theirs and theirs.split())
 
 
-def test_pytorchs_training_steps_are_the_recipes(capsys):
-    loops = train_speed.in_torch('--recipe revisiting-at --arch ViT --batch 4'.split(), 'torch-python', 3)
-    assert len(loops) == 4 and not any('--cast' in command for command in loops.values())
-    for command in loops.values():
-        assert command[0] == 'torch-python'
-        assert ' --network vit_small_patch16_224 --batch 4 ' in ' '.join(command)
-        assert command[command.index('--train-steps') + 1] == '3'
-    for flags in (['-d', '50'], [], ['--arch', 'ViT', '--input-size', '32'], ['--recipe', 'sat', '--arch', 'ViT']):
-        with pytest.raises(SystemExit):
-            train_speed.in_torch(flags, 'torch-python', 3)
+def test_the_memory_of_a_process_is_its_own():
+    mine = bytearray(200 << 20)
+    program = 'import measure; measure.say(measure.resident())'
+    theirs = measure.run([sys.executable, '-c', program], {'PYTHONPATH': BENCHMARKS})
+    assert len(mine) < measure.resident() and 2e6 < theirs < 100e6
+
+
+def test_a_process_that_stays_is_measured_turn_by_turn():
+    program = 'import measure, sys; measure.say("ready")\nfor n, _ in enumerate(sys.stdin): measure.say({"x": n})'
+    command = [sys.executable, '-c', program], {'PYTHONPATH': BENCHMARKS}
+    with measure.started({'a': command, 'b': command}) as running:
+        assert [measure.turn(running[name])['x'] for name in ('a', 'a', 'b')] == [0, 1, 0]
+        processes = list(running.values())
+    assert all(process.poll() is not None for process in processes)
 
 
 @pytest.mark.parametrize('flags, first, count', [
