@@ -1,7 +1,7 @@
 """What is measured, the most telling first."""
 from typing import NamedTuple, Optional
 
-# The networks that PyTorch has as well: names here, and of torch_loop.py.
+# The networks that PyTorch has as well: names here, and of torch_networks.py.
 IN_TORCH = {'resnet50': 'resnet50', 'convnext-t': 'convnext_tiny'}
 # PyTorch's ways on a GPU and elsewhere; those of a second round are tried when all else has been.
 WAYS = {'cuda': (('graph', 'reduce-overhead'), ('max-autotune', 'eager')), 'cpu': (('eager',), ())}

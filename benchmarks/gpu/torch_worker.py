@@ -1,10 +1,8 @@
 """The exported steps' work in PyTorch, as fast as its users can have it: one answer for each line it reads."""
-import copy
-
 import torch
 from torch.nn import functional as F
 
-import torch_loop
+import torch_networks
 from gpu import clock
 from gpu.answers import answer
 from gpu.plan import IN_TORCH
@@ -61,13 +59,16 @@ class Work:
         set_tf32(said['precision'] == 'tf32')
         self.said = said
         self.dtype = DTYPES.get(said['precision']) or getattr(torch, said['precision'])
-        network = torch_loop.make_network(IN_TORCH[said['network']], False)
-        network = network.to(DEVICE, memory_format=torch.channels_last).train()
+        network = torch_networks.make_network(IN_TORCH[said['network']], False).train()
+        self.copy = torch_networks.Attacked(network, self.dtype)
+        for module in network, self.copy.network:
+            module.to(DEVICE)
+        self.copy.refresh()
         shape = [said['batch'], 3, said['size'], said['size']]
         self.image = (2 * torch.rand(shape, device=DEVICE) - 1).contiguous(memory_format=torch.channels_last)
         self.label = torch.randint(0, said['classes'], shape[:1], device=DEVICE)
         self.lower, self.upper = (torch.clamp(self.image + end, -1, 1) for end in (-EPSILON, EPSILON))
-        self.attacked = self._compiled(self._as_attacked(network), way)
+        self.attacked = self._compiled(self.copy.network, way)
         self.point = self.image.clone()
         if said['trains']:
             self.optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4, nesterov=True,
@@ -75,33 +76,14 @@ class Work:
             self.trained = self._compiled(network, way)
             self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
 
-    def _as_attacked(self, network):
-        """The same weights in a module of its own, in inference mode, of which no gradient to a weight is asked."""
-        twin = copy.deepcopy(network).eval()
-        if not self.said['trains']:  # they stand still: batch norm goes into them, and they are cast once
-            torch_loop.fold(twin)
-            return twin.requires_grad_(False).to(self.dtype, memory_format=torch.channels_last)
-        for ours, theirs in zip(twin.modules(), network.modules()):
-            for name, parameter in theirs.named_parameters(recurse=False):
-                setattr(ours, name, torch.nn.Parameter(parameter.detach(), requires_grad=False))
-            for name, buffer in theirs.named_buffers(recurse=False):
-                setattr(ours, name, buffer)
-        return twin
-
     @staticmethod
     def _compiled(network, way):
         return torch.compile(network, mode=WAYS[way]) if WAYS[way] else network
 
-    def _logits(self, network, x):
-        if not self.said['trains']:
-            return network(x.to(self.dtype)).float()
-        with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
-            return network(x).float()
-
     def _gradient(self, x):
         """Of the cross entropy by the image, and the cross entropy [N]."""
         x = x.detach().requires_grad_()
-        losses = F.cross_entropy(self._logits(self.attacked, x), self.label, reduction='none')
+        losses = F.cross_entropy(self.attacked(x.to(self.dtype)).float(), self.label, reduction='none')
         return torch.autograd.grad(losses.sum(), x)[0], losses.detach()
 
     def _project(self, x):
@@ -136,11 +118,15 @@ class Work:
 
     def train(self):
         """PGD-1 from a random point, and the update."""
+        self.copy.refresh()
         start = self._project(self.image + torch.empty_like(self.image).uniform_(-EPSILON, EPSILON))
         gradient, _ = self._gradient(start)
         adv = self._project(start + EPSILON * gradient.sign()).detach()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self._logits(self.trained, adv), self.label, label_smoothing=0.1)
+        # Without the cache of casts, which a CUDA graph would not make anew.
+        with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
+            logits = self.trained(adv)
+        loss = F.cross_entropy(logits.float(), self.label, label_smoothing=0.1)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
