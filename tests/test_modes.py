@@ -24,7 +24,7 @@ VALUES = {'load': '{npz}', 'eval_directory': '{folder}', 'data': '{folder}', 'pr
           'activation_name': 'silu', 'padding': 'same',
           'data_format': 'NHWC', 'recipe': 'sat', 'augmentation': 'none', 'augment_name': 'autoaugment',
           'num_classes': '10', 'attack': 'pgd', 'norm': 'Linf', 'autoattack_version': 'plus', 'attack_target': 'none',
-          'attack_precision': 'float32', 'attack_gradient': 'silu', 'update_gradient': 'silu',
+          'attack_precision': 'float32', 'update_precision': 'float32', 'attack_gradient': 'silu', 'update_gradient': 'silu',
           'gradient_compression': 'none', 'optimizer': 'momentum', 'more_eval_attack_iter': '50',
           'lr_drop_epochs': '9', 'group': '1', 'res2_bottleneck': '64', 'input_size': '224',
           'batch_norm_momentum': '0.9', 'batch_norm_epsilon': '1e-5',
