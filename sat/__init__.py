@@ -13,7 +13,7 @@ import importlib
 
 from machine.quiet_tensorflow import quieten_tensorflow
 
-quieten_tensorflow()
+quieten_tensorflow(whole=True)
 
 __all__ = ['attacks', 'load', 'networks', 'picture']
 
