@@ -168,8 +168,9 @@ def test_float16_keeps_gradients_that_are_small_in_it(sess):
     assert np.mean(np.sign(gradient) == np.sign(low_gradient)) > 0.9
 
 
-@pytest.mark.parametrize('make', [PGDAttacker, MomentumAttacker])
-@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('make, precision', [
+    pytest.param(make, precision, marks=[pytest.mark.slow] * (make is MomentumAttacker and precision != 'float32'))
+    for make in (PGDAttacker, MomentumAttacker) for precision in PRECISIONS])
 def test_xla_takes_the_same_steps(sess, make, precision):
     model = make_network('--arch', 'CifarResNet', '-d', '8', '--data-format', 'NHWC', *SMALL)
     image, label = tf.constant(IMAGES, tf.float32), tf.constant(LABEL)
