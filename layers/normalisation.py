@@ -64,6 +64,8 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
                 is_training=False)[0])
         y, batch_mean, batch_variance = _by_batch(x, gamma, beta, style, unbiased, behind)
         for average, new in ((mean, batch_mean), (variance, batch_variance)):
+            if x.dtype == tf.float16:  # whose range ends early; a step of such gradients is left out
+                new = tf.where(tf.is_finite(new), new, average)
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
                                  average.assign_sub((average - new) * (1 - style.bn_momentum)))
         return y
