@@ -28,7 +28,7 @@ from adv_model import PRECISIONS
 from gpu import products, steps
 from gpu.lower import lower
 
-NETWORKS = {'resnet50': '--arch ResNet -d 50 --activation-name silu', 'convnext-t': '--arch ConvNeXt'}
+NETWORKS = {'resnet50': '--arch ResNet -d 50 --activation-name silu', 'convnext-t': '--arch ConvNeXt --recipe sat'}
 LAYOUTS = ('NHWC', 'NCHW')
 
 
