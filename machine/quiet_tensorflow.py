@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Iterator, Optional, Sequence
 
+from machine.keras_later import load_keras_later
+
 LEVELS = 'IWEF'  # INFO, WARNING, ERROR, FATAL; the variable's value is the first that is printed
 PREFACE = rb'WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR'
 
@@ -59,7 +61,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
 
 
 def quieten_tensorflow(level: int = 2) -> None:
-    """Let TensorFlow log from a level on; to be called before its first import.
+    """Let TensorFlow log from a level on, and load Keras when that is used; to be called before its first import.
 
     Args:
         level (int): of TF_CPP_MIN_LOG_LEVEL, where the user has not set it; 1 hides information, 2 warnings, 3 errors
@@ -68,3 +70,4 @@ def quieten_tensorflow(level: int = 2) -> None:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', str(level))
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
+    load_keras_later()
