@@ -50,8 +50,9 @@ test-containers: setup
 	@scripts/install-packages.sh debootstrap
 	@$(CLUSTER_TESTS) -m containers tests/test_containers.py
 
-# Ratios of this code against benchmarks/baseline.json; tables and JSON files are in bench/. With a Python that has
-# PyTorch the attack is compared with its loops as well: make bench TORCH_PYTHON=torch-env/bin/python
+# Ratios of this code against those of this kind of processor in benchmarks/baselines/; tables and JSON files are in
+# bench/. With a Python that has PyTorch attacks and steps are measured there as well:
+# make bench TORCH_PYTHON=torch-env/bin/python
 BENCH := $(PY) benchmarks/compare.py $(if $(TORCH_PYTHON),--torch-python $(TORCH_PYTHON))
 bench: setup
 	@$(BENCH)

@@ -33,17 +33,26 @@ class Style(layers.Style):
     padding: str = 'explicit'
 
 
+def _weights(inputs, channels, kernel, initializer=None):
+    """``W`` of the current scope, [kernel, kernel, inputs, channels]."""
+    # 1H Sec 5.1 as the releases have it: variance 2 / fan_out, with fan_out not divided by the groups.
+    return tf.get_variable('W', [kernel, kernel, inputs, channels],
+                           initializer=initializer or tf.variance_scaling_initializer(2.0, 'fan_out'))
+
+
+def _around(kernel, stride, style):
+    """Places around an image, as ``layers.conv2d`` wants them."""
+    return kernel // 2 if stride > 1 and kernel > 1 and style.padding != 'same' else None
+
+
 def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None, norm=None):
     """Convolution without bias; weights ``name/W`` of shape [kernel, kernel, in / group, out].
 
     ``norm``: of the batch norm behind it, in its scope; see ``layers.convolution``.
     """
-    # 1H Sec 5.1 as the releases have it: variance 2 / fan_out, with fan_out not divided by the groups.
-    initializer = initializer or tf.variance_scaling_initializer(2.0, 'fan_out')
     with tf.variable_scope(name):
-        weights = tf.get_variable('W', [kernel, kernel, channels_of(x, style) // group, channels],
-                                  initializer=initializer)
-        around = kernel // 2 if stride > 1 and kernel > 1 and style.padding != 'same' else None
+        weights = _weights(channels_of(x, style) // group, channels, kernel, initializer)
+        around = _around(kernel, stride, style)
         return layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style, around), weights, style,
                                   norm)
 
@@ -67,18 +76,40 @@ def classifier(x, num_classes, style):
     return tf.nn.bias_add(tf.matmul(x, weights), bias, name='linear/output')
 
 
-def bottleneck(x, width, stride, style, inner_width, group):
+def residual_in_one_pass(x, convolutions, shortcut, style):
+    """A block's ``convolutions`` and ``shortcut``, arguments of ``conv_bn`` after ``x``, as ``layers.products`` has
+    them, the shortcut's None where there is none. ``x`` and the result: what ``layers.products.residual`` takes."""
+    def make(inputs, name, channels, kernel, stride=1, initial_gamma=1.0):
+        with tf.variable_scope(name):
+            return layers.products.product(_weights(inputs, channels, kernel), stride, style,
+                                           dict(name='bn', initial_gamma=initial_gamma), _around(kernel, stride, style))
+    inputs, made = channels_of(x[1], style), []
+    for each in convolutions:
+        made.append(make(inputs if not made else made[-1].channels, **each))
+    return layers.products.residual(x, made, shortcut and make(inputs, **shortcut), style)
+
+
+def bottleneck(x, width, stride, style, inner_width, group, one_pass=False):
     """Bottleneck block (He et al. 2015, Figure 5 right) in the current scope: 1x1, 3x3 with the stride, 1x1.
 
-    ``x`` and the result are pairs of equal tensors: one for the convolutions, one for the shortcut.
+    ``x`` and the result are pairs of equal tensors: one for the convolutions, one for the shortcut; with ``one_pass``,
+    which has no groups, those of ``residual_in_one_pass``.
     """
-    x, shortcut = x
-    y = conv_bn(x, 'conv1', inner_width, 1, style, act=True)
-    y = conv_bn(y, 'conv2', inner_width, 3, style, stride=stride, group=group, act=True)
+    first = dict(name='conv1', channels=inner_width, kernel=1)
+    second = dict(name='conv2', channels=inner_width, kernel=3, stride=stride)
     # 1H Sec 5.1: the block's last gamma starts at 0, so that each block starts as an identity.
-    y = conv_bn(y, 'conv3', width * 4, 1, style, initial_gamma=0.0)
-    if channels_of(x, style) != width * 4:
-        shortcut = conv_bn(shortcut, 'convshortcut', width * 4, 1, style, stride=stride)
+    last = dict(name='conv3', channels=width * 4, kernel=1, initial_gamma=0.0)
+    projection = None
+    if channels_of(x[1], style) != width * 4:
+        projection = dict(name='convshortcut', channels=width * 4, kernel=1, stride=stride)
+    if one_pass:
+        return residual_in_one_pass(x, [first, second, last], projection, style)
+    x, shortcut = x
+    y = conv_bn(x, style=style, act=True, **first)
+    y = conv_bn(y, style=style, act=True, group=group, **second)
+    y = conv_bn(y, style=style, **last)
+    if projection:
+        shortcut = conv_bn(shortcut, style=style, **projection)
     return activate_for_two(y + shortcut, style.activation)
 
 
@@ -149,6 +180,7 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
     """
     x = conv_bn(image, 'conv0', 64, 7, style, stride=2, act=True)
     x = max_pool(x, 3, 2, style, around=1 if style.padding == 'symmetric' else None)
+    one_pass = group == 1 and denoise is None and layers.products.usable(x, style)
     x = x, x
     for g, (blocks, width) in enumerate(zip(IMAGENET_BLOCKS[depth], (64, 128, 256, 512))):
         inner_width = width * (res2_bottleneck * group // 64)
@@ -157,12 +189,12 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
                 with tf.variable_scope('block{}'.format(b)):
                     x = layers.block(functools.partial(
                         bottleneck, width=width, stride=2 if b == 0 and g > 0 else 1, style=style,
-                        inner_width=inner_width, group=group), x, style)
+                        inner_width=inner_width, group=group, one_pass=one_pass), x, style)
                     if denoise == 'blocks':
                         x = 2 * (denoising(x[0], 'non_local', style, embed=False, softmax=False),)
         if denoise == 'groups':
             x = 2 * (denoising(x[0], 'group{}_denoise'.format(g), style, embed=True, softmax=True),)
-    return classifier(x[0], num_classes, style)
+    return classifier(layers.products.leave(x, style) if one_pass else x[0], num_classes, style)
 
 
 def basic_block(x, width, stride, style, projection):

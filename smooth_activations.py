@@ -185,23 +185,17 @@ def activate(x, name):
 
 
 def activate_for_two(x, name):
-    """``activate(x, name)`` twice, for two uses: on a CPU their gradients meet inside the activation's own.
-
-    Returns:
-        (tf.Tensor, tf.Tensor): equal ones.
-    """
-    key, alpha = parse_name(name)
-    compiled = compiled_ops(x)
-    if compiled is None or key == 'smoothrelu':
-        y = activate(x, name)
-        return y, y
-    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    """``activate(x, name)`` twice, two tensors for two uses: on a CPU their gradients meet inside the activation's."""
+    compiled, arguments = compiled_ops(x), compiled_arguments(name)
+    if compiled is None or arguments is None:
+        return 2 * (activate(x, name),)
+    of_value, of_gradient = arguments
 
     @tf.custom_gradient
     def op(x):
-        y = _function(compiled, key, alpha)(x)
-        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **_arguments(*slope))
-    with tf.name_scope(key):
+        y = compiled.smooth_activation(x=x, **of_value)
+        return (y, tf.identity(y)), lambda *dy: compiled.smooth_activation_grad(dy=dy, x=x, **of_gradient)
+    with tf.name_scope(parse_name(name)[0]):
         return op(x)
 
 
@@ -237,6 +231,13 @@ def compiled_ops(x):
 
 def _arguments(key, alpha):
     return dict(function=ACTIVATIONS[key].compiled or key, alpha=alpha or 1.0)
+
+
+def compiled_arguments(name):
+    """Two dicts, what compiled ops are told of an activation and of its gradient; None where they have not got it."""
+    key, alpha = parse_name(name)
+    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
+    return None if key == 'smoothrelu' else (_arguments(key, alpha), _arguments(*slope))
 
 
 def _function(compiled, key, alpha):

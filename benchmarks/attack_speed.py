@@ -13,34 +13,18 @@ Of networks that were released in PyTorch the first row is TensorFlow's own ops,
 program's Python, or in another one, for ResNet-50 and, with timm, for ConvNeXt and ViT; all its ways are tried.
 """
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
 
 import measure
-from ranks.cores import threads_for
-from ranks.launched import Ranks
+import torch_ways
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NETWORK = ['--arch', 'ResNet', '-d', '50', '--activation-name', 'silu']
 ATTACK = ['--batch', '8', '--attack', 'pgd', '--attack-iter', '4', '--attack-epsilon', '8', '--attack-step-size', '2']
 QUANTITY = measure.Quantity('image-steps/s')
-PRECISIONS = {'float32': [], 'bfloat16 autocast': ['--precision', 'bfloat16'],
-              'bfloat16': ['--precision', 'bfloat16', '--cast']}
-# PyTorch's ways; batch norm is there to be folded.
-TORCH = {'float32': [], 'float32, folded': ['--fold'], 'float32, folded, compiled': ['--fold', '--compile'],
-         'bfloat16 autocast': PRECISIONS['bfloat16 autocast'],
-         'bfloat16 autocast, folded': PRECISIONS['bfloat16 autocast'] + ['--fold'],
-         'bfloat16, folded': PRECISIONS['bfloat16'] + ['--fold'],
-         'bfloat16, folded, compiled': PRECISIONS['bfloat16'] + ['--fold', '--compile']}
-TORCH_UNNORMED = {name + more: flags + extra for name, flags in PRECISIONS.items()
-                  for more, extra in (('', []), (', compiled', ['--compile']))}
-# Names of --model-name without '-cvst', and timm's; the first is the default.
-TIMM = {'ConvNeXt': {'convnext-t': 'convnext_tiny', 'convnext-s': 'convnext_small', 'convnext-b': 'convnext_base',
-                     'convnext-l': 'convnext_large'},
-        'ViT': {'vit-s': 'vit_small_patch16_224', 'vit-m': 'deit3_medium_patch16_224',
-                'vit-b': 'vit_base_patch16_224'}}
+FROM_TORCH = ('ConvNeXt', 'ViT')  # networks that were released in PyTorch
 
 
 def with_defaults(flags):
@@ -55,26 +39,19 @@ def torch_network(flags):
         parser.add_argument(flag, default=default)
     args, others = parser.parse_known_args(flags)
     attack = ['--batch', args.batch, '--attack-iter', args.attack_iter]
-    if others or (args.arch or args.model_name) and args.arch not in TIMM:
+    if others or (args.arch or args.model_name) and args.arch not in FROM_TORCH:
         return None
     if args.arch is None:
         return attack
-    names = TIMM[args.arch]
-    stem = (args.model_name or '').endswith('-cvst')
-    name = (args.model_name or next(iter(names))).replace('-cvst', '')
-    return ['--network', names[name], *['--conv-stem'] * stem, *attack] if name in names else None
-
-
-def torch_loops(flags, torch_python, ways):
-    """{name: command} of PyTorch's loops, on as many threads as this program's; ``ways``: {name: flags}."""
-    theirs = [torch_python, os.path.join(HERE, 'torch_loop.py'), '--threads', str(threads_for(Ranks())), *flags]
-    return {'PyTorch, ' + name: theirs + way for name, way in ways.items()}
+    networks = torch_ways.NETWORKS[args.arch]
+    network = networks.get(args.model_name or next(iter(networks)))
+    return network and [*network.flags, *attack]
 
 
 def loops(flags, precisions, torch_python):
     """{name: command} of all loops; ``flags``: main.py's that were given. ``torch_python``: see ``find_torch``."""
     ours, given = [sys.executable, os.path.join(HERE, 'attack_loop.py')], with_defaults(flags)
-    from_torch = any(arch in flags for arch in TIMM)
+    from_torch = any(arch in flags for arch in FROM_TORCH)
     found = {} if from_torch else {
         "the release's graph": ours + ['--as-published', '--data-format', 'NCHW'] + given}
     found["TensorFlow's own ops" if from_torch else "the release's graph in NHWC"] = ours + [
@@ -83,7 +60,8 @@ def loops(flags, precisions, torch_python):
     theirs = torch_network(flags)
     torch_python = theirs and find_torch(torch_python)
     if torch_python:
-        found.update(torch_loops(theirs, torch_python, TORCH_UNNORMED if from_torch else TORCH))
+        found.update(torch_ways.commands('torch_loop.py', theirs, torch_python,
+                                         torch_ways.LOOPS_UNNORMED if from_torch else torch_ways.LOOPS))
     return found
 
 
@@ -95,19 +73,6 @@ def find_torch(python):
     return (python or sys.executable) if has else None
 
 
-@contextlib.contextmanager
-def started(commands):
-    """{name: process} of loops that are ready; they end with the block."""
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for name, command in commands.items():
-            running[name] = stack.enter_context(subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-            stack.callback(running[name].terminate)
-            measure.hear(running[name])  # one after another: PyTorch's compiler uses all cores
-        yield running
-
-
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     measure.add_flags(parser)
@@ -116,13 +81,8 @@ def main(argv):
     parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch (default: this one)')
     own, flags = parser.parse_known_args(argv)
     commands = loops(flags, own.precisions, own.torch_python)
-
-    def one(name):
-        running[name].stdin.write('\n')
-        running[name].stdin.flush()
-        return measure.hear(running[name])
-    with started(commands) as running:
-        found = measure.interleaved(running, own.repeats, one)
+    with measure.started({name: (command, {}) for name, command in commands.items()}) as running:
+        found = measure.interleaved(running, own.repeats, lambda name: measure.turn(running[name]))
     measure.report(found, [QUANTITY], own.json, {next(iter(commands)): None})
 
 

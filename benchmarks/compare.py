@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run the benchmarks in short and compare their ratios with those of benchmarks/baseline.json: `make bench`.
+"""Run the benchmarks in short and compare their ratios with those in benchmarks/baselines/: `make bench`.
 
     .venv/bin/python benchmarks/compare.py
     .venv/bin/python benchmarks/compare.py --only train_speed scaling
@@ -7,9 +7,11 @@
 
 Each benchmark prints its table and writes FOLDER/<name>.json. Then comes one table of all ratios; the exit code is 1 if
 one fell by more than 10%, or a benchmark failed. A ratio is taken within one run, so that it says something on another
-machine than the baseline's as well; precisions and layouts have other ratios on other processors, though.
+machine than the baseline's as well; but precisions and layouts have other ratios on other processors, so that each kind
+of processor (machine/devices.py) has a baseline of its own, and machines with a GPU one.
 """
 import argparse
+import importlib.metadata
 import json
 import os
 import shlex
@@ -17,11 +19,15 @@ import subprocess
 import sys
 
 import measure
+from machine.quiet_tensorflow import quieten_tensorflow
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 _SMALL = '--arch CifarResNet -d 20 --activation-name silu --batch 32 '
-# Programs and their flags: about 20 minutes in all on 2 cores.
+# Whole steps.
+_STEPS = ('--stay --repeats 3 --steps 1 --batch 8 '
+          "--variant 'float32: --attack-precision float32 --update-precision float32' --variant default: ")
+# Programs and their flags: about 25 minutes in all on 2 cores.
 BENCHMARKS = {
     'attack_speed': 'attack_speed',
     'attack_speed_efficientnet': 'attack_speed --arch EfficientNet',
@@ -30,12 +36,22 @@ BENCHMARKS = {
     'startup': 'startup --repeats 2',
     'train_speed': 'train_speed ' + _SMALL + "--variant 'clean: --attack-iter 0' --variant 'PGD-1: --attack-iter 1' "
                             "--variant 'PGD-4: --attack-iter 4'",
+    'step_resnet50_pgd1': 'train_speed ' + _STEPS + '--attack-iter 1',
+    'step_resnet50_pgd3': 'train_speed ' + _STEPS + '--attack-iter 3',
+    'step_efficientnet_b0': 'train_speed ' + _STEPS + '--arch EfficientNet',
+    'step_convnext_t': 'train_speed ' + _STEPS + '--arch ConvNeXt',
+    'step_vit_s': 'train_speed ' + _STEPS + '--arch ViT',
     'memory': 'memory ' + _SMALL + "--attack-iter 1 --variant plain: --variant 'recompute: --recompute' "
                        "--variant 'accumulate 4: --accumulate 4'",
     'scaling': 'scaling ' + _SMALL + '--attack-iter 1 --timeline',
     'zmq_throughput': 'zmq_throughput --receivers 1 --seconds 2 --repeats 9 '
                       "--ways bare op 'op, written'",
 }
+# PyTorch's steps beside them, where there is PyTorch: of each precision the fastest way of those that need no compiler.
+_NORMED, _UNNORMED = ['float32, folded copy', 'bfloat16 autocast, folded copy'], ['float32', 'bfloat16 autocast']
+TORCH_WAYS = {'step_resnet50_pgd1': _NORMED, 'step_resnet50_pgd3': _NORMED, 'step_efficientnet_b0': _NORMED,
+              'step_convnext_t': _UNNORMED, 'step_vit_s': _UNNORMED}
+_TORCH_VERSION = "import importlib.metadata; print(importlib.metadata.version('torch'))"
 TOLERANCE = 0.10  # part of a ratio that may be lost
 OTHERS = ('PyTorch',)  # how rows of others' code begin, whose speed is not ours to keep
 
@@ -43,8 +59,10 @@ OTHERS = ('PyTorch',)  # how rows of others' code begin, whose speed is not ours
 def command(name, json_file, torch_python=None):
     """The command of a benchmark; ``torch_python``: a Python with PyTorch for those that compare with it."""
     program, *flags = shlex.split(BENCHMARKS[name])
-    if program == 'attack_speed' and torch_python:
+    if torch_python and (program == 'attack_speed' or name in TORCH_WAYS):
         flags += ['--torch-python', torch_python]
+    if torch_python and name in TORCH_WAYS:
+        flags += ['--torch-ways', *TORCH_WAYS[name]]
     return [sys.executable, os.path.join(HERE, program + '.py'), *flags, '--json', json_file]
 
 
@@ -102,32 +120,60 @@ def run(names, folder, torch_python=None):
     return failed
 
 
+def kind():
+    """Which baseline this machine's ratios are compared with."""
+    quieten_tensorflow()
+    import tensorflow.compat.v1 as tf
+
+    from machine.devices import processor
+    return 'gpu' if tf.config.list_physical_devices('GPU') else processor()
+
+
+def versions(torch_python):
+    """Of TensorFlow, and of PyTorch where another Python has it; JSON-ready."""
+    found = {'tensorflow': next(each.version for name in ('tensorflow', 'tensorflow-cpu')
+                                for each in importlib.metadata.distributions(name=name))}
+    if torch_python:
+        found['torch'] = subprocess.run([torch_python, '-c', _TORCH_VERSION], stdout=subprocess.PIPE, text=True,
+                                        check=True).stdout.strip()
+    return found
+
+
+def told(baseline):
+    """Where and when a baseline was measured, in a line."""
+    return 'baseline: {}, {}{}'.format(baseline['machine'], baseline['date'], ''.join(
+        ', {} {}'.format(*each) for each in baseline.get('versions', {}).items()))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.add_argument('--only', nargs='+', choices=list(BENCHMARKS), default=list(BENCHMARKS), metavar='NAME',
                         help='(default: {})'.format(' '.join(BENCHMARKS)))
     parser.add_argument('--folder', default=os.path.join(ROOT, 'bench'), help='of the JSON files (default: bench)')
-    parser.add_argument('--baseline', default=os.path.join(HERE, 'baseline.json'), metavar='FILE',
-                        help='(default: benchmarks/baseline.json)')
-    parser.add_argument('--torch-python', metavar='PROGRAM', help="a Python that has PyTorch, for the attack's speed "
-                        '(default: this one, if it has)')
+    parser.add_argument('--baseline', metavar='FILE',
+                        help="(default: benchmarks/baselines/KIND.json; of this machine's kind)")
+    parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch, to measure it too '
+                        '(default: this one if it has, for the attack alone)')
     parser.add_argument('--no-run', action='store_true', help='compare the files that are in the folder already')
     parser.add_argument('--write-baseline', action='store_true', help='make these ratios the baseline')
     args = parser.parse_args()
     failed = [] if args.no_run else run(args.only, args.folder, args.torch_python)
     # A benchmark that failed may have left the figures of an earlier run.
     now = measured_ratios(args.folder, [name for name in args.only if name not in failed])
-    baseline = _read(args.baseline) if os.path.isfile(args.baseline) else {'ratios': {}}
-    lines, fallen = judge(baseline['ratios'], now)
+    path = args.baseline or os.path.join(HERE, 'baselines', kind() + '.json')
+    baseline = _read(path) if os.path.isfile(path) else None
+    known = baseline['ratios'] if baseline else {}
+    lines, fallen = judge(known, now)
     print('\n' + measure.markdown(lines))
-    if 'machine' in baseline:
-        print('\nbaseline: {machine}, {date}'.format(**baseline))
+    none = "baseline: none for this kind of machine; `make bench-baseline` makes '{}'"
+    print('\n' + (told(baseline) if baseline else none.format(path)))
     print('now: {}'.format(measure.machine()), flush=True)
     if failed or not now:
         sys.exit('compare.py: error: ' + ('failed: {}'.format(', '.join(failed)) if failed else
                                           "no figures in '{}'".format(args.folder)))
     if args.write_baseline:
-        measure.write_json(args.baseline, dict(measure.where_and_when(), ratios=dict(baseline['ratios'], **now)))
+        measure.write_json(path, dict(measure.where_and_when(), versions=versions(args.torch_python),
+                                      ratios=dict(known, **now)))
     elif fallen:
         sys.exit('compare.py: {} of the ratios fell by more than {:.0%}'.format(fallen, TOLERANCE))
 

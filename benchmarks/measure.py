@@ -5,6 +5,7 @@ ratio says how many times better a row is than its reference: above 1 is faster,
 ratios of each round, because two measurements next to each other saw the same machine.
 """
 import argparse
+import contextlib
 import datetime
 import glob
 import itertools
@@ -108,6 +109,32 @@ def hear(process):
         if line.startswith(_RESULT):
             return json.loads(line[len(_RESULT):])
     _failed(process.wait(), process.args)
+
+
+@contextlib.contextmanager
+def started(commands):
+    """{name: process} of measuring processes that wait for their turns; they end with the block.
+
+    Args:
+        commands (dict): {name: (command, environment)} as ``run`` takes them, of programs that say 'ready', and then
+            a result for every line that they read.
+    """
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name, (command, environment) in commands.items():
+            running[name] = stack.enter_context(subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                env=dict(os.environ, **dict(environment))))
+            stack.callback(running[name].terminate)
+            hear(running[name])  # one after another: PyTorch's compiler uses all cores
+        yield running
+
+
+def turn(process):
+    """What a process of ``started`` says of its next turn."""
+    process.stdin.write('\n')
+    process.stdin.flush()
+    return hear(process)
 
 
 def _failed(code, command):

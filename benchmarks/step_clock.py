@@ -1,4 +1,4 @@
-"""The callback that times the steps of ``training_step.py``, and says what they took."""
+"""The callbacks that time the steps of ``training_step.py``, and say what they took."""
 import json
 import resource
 import select
@@ -62,6 +62,22 @@ class StepClock(Callback):
             result['ready'] = np.stack([on_all.min(axis=1), on_all.max(axis=1)], axis=1).tolist()
         if self.ranks.is_chief:
             measure.say(result)
+
+
+class TurnClock(StepClock):
+    """Times as many steps behind the warm-up for every line that comes; training ends with the lines."""
+
+    def _trigger_step(self):
+        done = self.global_step - WARM_UP
+        if done < 0 or done % self.steps:
+            return
+        if done:
+            self.hand_over(time.perf_counter() - self.begin)
+        else:
+            measure.say('ready')
+        if not sys.stdin.readline():
+            raise StopTraining()
+        self.begin = time.perf_counter()
 
 
 def resident():

@@ -28,35 +28,31 @@ def command(steps, flags, *more):
     return [sys.executable, PROGRAM, '--steps', str(steps), *more, *flags]
 
 
-def compare(description, defaults, quantities, environment=(), torch_loops=None):
-    """The program of a benchmark whose variants are flags of main.py: command line, measurements, table, file.
-
-    Args:
-        description (str): of the program. defaults (tuple of str): variants, as ``measure.variant`` takes them.
-        quantities (dict): {Quantity: function of what ``train`` says}. environment (dict): of each measurement.
-        torch_loops: (main.py's flags, a Python with PyTorch, steps) -> {name: command} of programs that say what
-            ``train`` says; None where there are none to compare with.
-    """
-    parser = argparse.ArgumentParser(description=description.split('\n')[0], allow_abbrev=False)
+def add_flags(parser, defaults):
+    """Add the flags of a benchmark whose variants are flags of main.py; ``defaults``: what they are, in words."""
     parser.add_argument('--variant', type=measure.variant, action='append', metavar="'NAME: FLAGS'",
                         help='what to measure, again and again; the first is the reference (default: {})'.format(
-                            '; '.join(defaults)))
+                            defaults))
     parser.add_argument('--steps', type=measure.positive, default=3, metavar='N',
                         help='timed steps of a measurement (default: %(default)s)')
-    if torch_loops:
-        parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch: its loops as well')
     measure.add_flags(parser)
-    own, flags = parser.parse_known_args()
-    commands = {variant.name: (command(own.steps, flags + variant.flags), dict(environment, **variant.environment))
-                for variant in own.variant or map(measure.variant, defaults)}
-    if torch_loops and own.torch_python:
-        commands.update((name, (loop, environment))
-                        for name, loop in torch_loops(flags, own.torch_python, own.steps).items())
 
-    def one(name):
-        result = measure.run(*commands[name])
-        return {quantity.name: value(result) for quantity, value in quantities.items()}
-    measure.report(measure.interleaved(commands, own.repeats, one), list(quantities), own.json)
+
+def commands(own, flags, defaults, environment=(), more=()):
+    """{variant: (command, environment)}.
+
+    Args:
+        own: the flags of ``add_flags``. flags (list of str): main.py's, of all variants. defaults (tuple of str):
+            variants where none are given, as ``measure.variant`` takes them. environment (dict): of all. more: flags
+            of this program.
+    """
+    return {variant.name: (command(own.steps, flags + variant.flags, *more), dict(environment, **variant.environment))
+            for variant in own.variant or map(measure.variant, defaults)}
+
+
+def figures(result, quantities):
+    """{name: number} of what ``train`` says; ``quantities`` (dict): {Quantity: function of that}."""
+    return {quantity.name: value(result) for quantity, value in quantities.items()}
 
 
 def speed(result):
@@ -81,13 +77,18 @@ def note_gradients(trainer):
     trainer.allreduce = noted
 
 
-def train(flags, steps, among_others=False, gradient_times=False):
+def peak(result):
+    """MiB of the largest resident memory, of what ``train`` says."""
+    return result['peak'] / 2 ** 20
+
+
+def train(flags, steps, among_others=False, gradient_times=False, in_turns=False):
     """Train with ``main.py``'s flags (list of str); the first rank says, by ``measure.say``, a dict.
 
     ``images``, in the timed steps of all ranks together; ``seconds``, of these steps; ``before`` and ``peak``, this
     rank's largest resident memory up to the first step and up to the end, in bytes; ``batch``, of one rank. With
     ``gradient_times`` also ``ready``: for each step, when the first and the last gradient were ready on all ranks, in
-    seconds since the epoch by the ranks' clocks.
+    seconds since the epoch by the ranks' clocks. ``in_turns``: one such dict for every line that this process reads.
     """
     import tensorflow.compat.v1 as tf
     from tensorpack.callbacks import RunUpdateOps
@@ -100,7 +101,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
     from data.stream import FakeStream
     from ranks.precision import agreed_precision
     from settings.resolve import resolve
-    from step_clock import StepClock
+    from step_clock import StepClock, TurnClock
     from training.callbacks import FeedTrainingStep
     from training.inputs import local_input, staged
     from training.trainer import make_trainer
@@ -116,7 +117,7 @@ def train(flags, steps, among_others=False, gradient_times=False):
         note_gradients(trainer)
     source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
-    clock = StepClock(ranks, args.batch, steps, among_others, gradient_times)
+    clock = (TurnClock if in_turns else StepClock)(ranks, args.batch, steps, among_others, gradient_times)
     trainer.train([FeedTrainingStep(), RunUpdateOps(), clock], [],
                   NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
 
@@ -129,7 +130,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
     parser.add_argument('--steps', type=measure.positive, default=3, help='timed steps (default: %(default)s)')
     parser.add_argument('--cores', type=_cores, metavar='C,C,...', help='run rank k on the k-th of these cores only')
-    for name in ('--among-others', '--gradient-times'):
+    for name in ('--among-others', '--gradient-times', '--in-turns'):
         parser.add_argument(name, action='store_true', help=argparse.SUPPRESS)
     return parser.parse_known_args()
 
@@ -138,7 +139,7 @@ def main():
     own, flags = parse_args()
     if own.cores:  # before there are threads
         os.sched_setaffinity(0, {own.cores[launched_rank() or 0]})
-    train(flags, own.steps, own.among_others, own.gradient_times)
+    train(flags, own.steps, own.among_others, own.gradient_times, own.in_turns)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow.compat.v1 as tf
 
 from layers import image_gradients
-from layers.normalisation import batch_norm, batch_norm_variables
+from layers.normalisation import batch_norm, norm_as_affine
 from layers.style import channels_of
 from smooth_activations import compiled_ops
 
@@ -28,9 +28,8 @@ def convolution(convolve, weights, style, norm=None, depthwise=False):
     channels = int(weights.shape[2 if depthwise else 3])
 
     def fold():
-        gamma, beta, mean, variance = batch_norm_variables(channels, **norm)
-        scale = gamma * tf.math.rsqrt(variance + style.bn_epsilon)
-        folded = weights * (scale[:, None] if depthwise else scale), beta - mean * scale
+        scale, offset = norm_as_affine(channels, style, **norm)
+        folded = weights * (scale[:, None] if depthwise else scale), offset
         return [tf.cast(v, style.frozen.dtype) for v in folded]
     folded, bias = style.frozen.once(weights.name, fold)
     return tf.nn.bias_add(convolve(folded), bias, data_format=style.data_format)

@@ -12,6 +12,13 @@ def batch_norm_variables(channels, name, initial_gamma=1.0, averages=('mean/EMA'
                 tf.get_variable(averages[1], channels, initializer=tf.ones_initializer(), trainable=False)]
 
 
+def norm_as_affine(channels, style, **norm):
+    """(factor [C], offset [C]): what batch norm is with its moving averages; ``norm``: arguments of ``batch_norm``."""
+    gamma, beta, mean, variance = batch_norm_variables(channels, **norm)
+    scale = gamma * tf.math.rsqrt(variance + style.bn_epsilon)
+    return scale, beta - mean * scale
+
+
 def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True):
     """Batch norm with variables ``name/{gamma,beta}`` and the moving averages ``name/<averages>``.
 

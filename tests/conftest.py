@@ -1,6 +1,7 @@
 """What the tests share. TensorFlow is imported inside the fixtures: tests that do without it start at once."""
 import collections
 import functools
+import gc
 import gzip
 import json
 import os
@@ -19,6 +20,33 @@ os.environ.pop('SAT_DATA', None)  # tests name their data
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with float32 arithmetic
+
+# The files that take longest, the longest first: where several processes share the files, one that began such a file
+# last would work on alone. All others are shorter than these.
+LONGEST = ['faults', 'frozen', 'ranks', 'documented_commands', 'training', 'judging', 'autoattack', 'serve_data',
+           'early_stop', 'zmq_ops', 'adv_model', 'handshake', 'efficientnet', 'fine_tuning', 'efficientnet_main',
+           'gpus', 'efficientnet_table', 'evaluation', 'card', 'apgd']
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile``: the longest files first, where pytest-xdist goes by their numbers of tests."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class LongestFirst(LoadFileScheduling):
+        def _assign_work_unit(self, node):
+            for name in reversed(LONGEST):
+                file = 'tests/test_{}.py'.format(name)
+                if file in self.workqueue:
+                    self.workqueue.move_to_end(file, last=False)
+            super()._assign_work_unit(node)
+    return LongestFirst(config, log) if config.getvalue('dist') == 'loadfile' else None
+
+
+def pytest_collection_finish():
+    """Leaves what is there by now, TensorFlow's modules and the tests, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def _fixture_path(name):

@@ -36,7 +36,7 @@ NOT_RUN = {
     r'make test-slurm': 'needs a Slurm: test_slurm.py::test_two_nodes_train_and_judge',
     r'make test-multihost': 'needs network namespaces: test_multihost.py',
     r'make bench( TORCH_PYTHON=ENV/bin/python)?|make bench-baseline|\S*python benchmarks/compare.py.*':
-        'all benchmarks for a quarter of an hour; each is run here by itself, and what is made of their files is in '
+        'all benchmarks for half an hour; each is run here by itself, and what is made of their files is in '
         'test_benchmarks.py::test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none',
     r'make -C third_party/zmq_ops fuzz':
         'test_zmq_ops.py::test_the_parser_withstands_damaged_messages_under_sanitizers',
@@ -63,7 +63,8 @@ NOT_RUN = {
         'judges what the commands before it leave: '
         'test_threat_models.py::test_every_image_has_the_verdicts_of_three_evaluations_and_is_robust_where_all_say_so',
     r'echo \| \S*python benchmarks/attack_loop.py .*': 'what benchmarks/attack_speed.py, run here, starts and talks to',
-    r'echo \| python benchmarks/torch_loop.py .*|\S*python benchmarks/train_speed.py .* --torch-python .*':
+    r'echo \| python benchmarks/torch_loop.py .*|python benchmarks/torch_step.py .*|'
+    r'\S*python benchmarks/train_speed.py .* --torch-python .*':
         'needs PyTorch, which is not installed here',
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',

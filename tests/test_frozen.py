@@ -69,11 +69,11 @@ def plain(model, image):
     return logits, tf.gradients(loss, image)[0]
 
 
-def watched(model, image, precision='float32'):
+def watched(model, image, precision='float32', slope=None):
     """Logits and the gradient as an attack has them."""
     attacker = Watched()
     with TowerContext('', is_training=False):
-        model.attack(attacker, image, tf.constant(LABEL), None, precision=precision)
+        model.attack(attacker, image, tf.constant(LABEL), None, slope, precision)
     return attacker.logits, attacker.gradient
 
 

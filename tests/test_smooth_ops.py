@@ -11,7 +11,7 @@ from test_smooth_activations import POINTS, TOLERANCE, TRUTH
 COMPILED = [name for name in TRUTH if parse_name(name)[0] in ACTIVATIONS]
 
 
-@pytest.fixture(params=['base', 'avx2', 'avx512'])
+@pytest.fixture(params=['base', 'avx2', 'avx512', 'avx512bf16'])
 def instructions(request, monkeypatch):
     """The most that the loops may use; a processor without them uses what it has."""
     monkeypatch.setenv('SMOOTH_OPS_INSTRUCTIONS', request.param)

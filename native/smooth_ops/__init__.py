@@ -1,12 +1,13 @@
 """Activations, their gradients and parts of layers as one TensorFlow op each, for CPUs: float32 or bfloat16.
 
 The library is compiled by `make setup`. It has its loops for several instruction sets and takes the best that the
-processor knows; SMOOTH_OPS_INSTRUCTIONS=base, avx2 or avx512 in the environment limits them, to compare.
+processor knows; SMOOTH_OPS_INSTRUCTIONS=base, avx2, avx512 or avx512bf16 in the environment
+limits them, to compare.
 """
 import functools
 import os
 
-from native import op_library
+from native import c_library, op_library
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -19,8 +20,21 @@ def load_op_library():
         module: has the op wrappers ``smooth_activation``, ``smooth_activation_grad``, ``smooth_max_pool_grad``,
         ``smooth_depthwise_grad``, ``smooth_channel_sums``, ``smooth_channel_affine``, ``smooth_layer_norm``,
         ``smooth_layer_norm_grad``, ``smooth_layer_norm_parameters_grad``, ``smooth_depthwise``,
-        ``smooth_depthwise_kernel_grad``, ``smooth_attention`` and ``smooth_attention_grad``.
+        ``smooth_depthwise_kernel_grad``, ``smooth_attention``, ``smooth_attention_grad``, ``smooth_packed_weights``,
+        ``smooth_convolution`` and ``smooth_convolution_grad``.
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """
     return op_library.load(FOLDER)
+
+
+def has_fast_products():
+    """Whether ``smooth_convolution`` is faster than oneDNN on this processor: with avx512_bf16 and without AMX.
+
+    Raises:
+        ImportError: as ``load_op_library``.
+    """
+    load_op_library()
+    import tensorflow as tf  # not at the top, as in op_library
+    library = c_library.load('smooth_ops', op_library.library_path(FOLDER, tf.__version__))
+    return bool(library.SmoothOpsHasFastProducts())

@@ -8,6 +8,7 @@
 #include "depthwise.h"
 #include "functions.h"
 #include "layer_norm.h"
+#include "products.h"
 #include "vectors.h"
 
 namespace smooth_ops {
@@ -226,6 +227,7 @@ const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      OfLayers<float>(),
                      OfLayers<Half>(),
                      OfTokens<float>(),
-                     OfTokens<Half>()};
+                     OfTokens<Half>(),
+                     {Product, PackRows, PackColumns}};
 
 }  // namespace smooth_ops

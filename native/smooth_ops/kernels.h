@@ -94,6 +94,49 @@ struct TokenLoops {
   void (*attention_gradient)(const T* dy, const T* qkv, T* dqkv, const Heads& at, int64_t head, float* room);
 };
 
+// Channels of a convolution's result that are worked on together, and a multiple of which the weights have, by zeros.
+constexpr int64_t kPanel = 64, kFilled = 16;
+constexpr int64_t kMostTaps = 49;
+
+// One of a convolution's positions: its number among all, and where it reads, from a place of the input on.
+struct Tap {
+  int64_t number, row, column;
+};
+
+// Those pixels of a convolution's result, or of its input's gradient, that the same taps belong to: [rows, columns] of
+// each image of [out_height, out_width, out_depth], every ``up``-th from (down, right) on. Pixel (r, c) of them reads
+// (r step, c step), moved by each tap, of [height, width, depth], or ``zeros``, [depth], beside that.
+struct Phase {
+  int64_t height, width, depth, out_height, out_width, out_depth, rows, columns, up, down, right, step, all_taps;
+  const Tap* taps;  // kMostTaps at most
+  int64_t count;
+  const Half* zeros;
+};
+
+// What is done with the sums of a convolution: ``more`` is added. Then they are ``to``, and ``value`` of that, if there is
+// one, ``activated``; or they are multiplied by ``slope`` of ``before``. All like the result, or null.
+struct Around {
+  const Half* more[2];
+  const Half* before;
+  Half* to;
+  Half* activated;
+  void (*value)(const float* x, float* y, int64_t n, float alpha);
+  void (*slope)(const float* dy, const float* more, const float* x, float* dx, int64_t n, float alpha);
+  float alpha;
+};
+
+// See products.h. Weights are in panels of kPanel channels of the result, each [taps, depth / 2, its channels, 2].
+struct ProductLoops {
+  void (*product)(const Phase& at, const Half* x, const Half* weights, const float* bias, const Around& around,
+                  int64_t first, int64_t last, int64_t panel, int64_t end);
+  // Of one panel and tap, whose ``width`` channels begin with number ``column``, from weights [in, out] times scale [out];
+  // for the convolution, and for its gradient.
+  void (*pack_rows)(const float* weights, const float* scale, int64_t out, int64_t in, int64_t column, int64_t width,
+                    Half* to);
+  void (*pack_columns)(const float* weights, const float* scale, int64_t out, int64_t in, int64_t column, int64_t width,
+                       Half* to);
+};
+
 // The functions are in the order of SMOOTH_OPS_FUNCTIONS.
 struct Table {
   Loops<float> of_float[kNumFunctions];
@@ -102,6 +145,7 @@ struct Table {
   LayerLoops<Half> layers_of_bfloat16;
   TokenLoops<float> tokens_of_float;
   TokenLoops<Half> tokens_of_bfloat16;
+  ProductLoops products;
 };
 
 // One for each object file of kernels.cc.
@@ -109,6 +153,9 @@ extern const Table kTableBase;
 #ifdef __x86_64__
 extern const Table kTableAvx2;
 extern const Table kTableAvx512;
+#ifdef HAS_AVX512BF16  // the compiler knows it
+extern const Table kTableAvx512Bf16;
+#endif
 #endif
 
 // The fastest loops that this machine runs, or those of another instruction set that the environment asks for.

@@ -4,6 +4,10 @@
 #ifndef SMOOTH_OPS_VECTORS_H_
 #define SMOOTH_OPS_VECTORS_H_
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -70,11 +74,15 @@ SMOOTH_OPS_INLINE void Store(float v, T* to) { Assign(v, to); }
 SMOOTH_OPS_INLINE void Store(Vector v, float* to) { std::memcpy(to, &v, sizeof v); }
 
 SMOOTH_OPS_INLINE void Store(Vector v, Half* to) {
+#ifdef __AVX512BF16__
+  const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
+#else
   VectorBits bits;
   std::memcpy(&bits, &v, sizeof bits);
   const VectorBits rounded = bits + 0x7fff + ((bits >> 16) & 1);
   const VectorBits kept = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded;
   const VectorHalves halves = __builtin_convertvector(kept >> 16, VectorHalves);
+#endif
   std::memcpy(to, &halves, sizeof halves);
 }
 
