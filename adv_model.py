@@ -18,7 +18,8 @@ from layers import Frozen
 from machine.graph_mode import use_graphs
 from seeds import EVALUATION_STREAM, TRAINING_STREAM, image_seeds
 from smooth_activations import backward_slope
-from training.optimizers import coupled_decay, make_optimizer, with_coupled
+from training.optimizers import coupled_decay, make_optimizer
+from training.optimizers.decay import with_coupled
 from training.step.accumulation import mean_over_parts
 from training.step.mixing import as_it_is, smoothed
 

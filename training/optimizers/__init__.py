@@ -4,7 +4,7 @@ from typing import Callable, Dict, NamedTuple, Tuple
 import tensorflow.compat.v1 as tf
 
 from training.optimizers.adamw import adamw
-from training.optimizers.decay import COUPLED, CoupledDecay, Decay, DecoupledDecay, half_squares, with_coupled
+from training.optimizers.decay import COUPLED, CoupledDecay, Decay, DecoupledDecay, half_squares
 from training.optimizers.rates import TwoRates
 from training.optimizers.released import momentum, rmsprop
 
