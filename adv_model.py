@@ -21,6 +21,7 @@ from smooth_activations import backward_slope
 from training.optimizers import coupled_decay, make_optimizer
 from training.optimizers.decay import with_coupled
 from training.step.accumulation import mean_over_parts
+from training.step.loss_scale import LossScale, ScaledOptimizer, scale_gradient
 from training.step.mixing import as_it_is, smoothed
 
 use_graphs()
@@ -57,13 +58,6 @@ def to_pixels(image, data_format, channels):
         image = tf.transpose(image, [0, 2, 3, 1])
     image = (image + 1.0) / PIXEL
     return tf.reverse(image, [3]) if channels == 'RGB' else image
-
-
-def _scale_gradient(x, factor):
-    """``x``, whose gradient is that of the result times ``factor``."""
-    if factor == 1:
-        return x
-    return tf.custom_gradient(lambda x: (tf.identity(x), lambda dy: dy * factor))(x)
 
 
 def smoothed_cross_entropy(logits, truth, label_smoothing):
@@ -152,9 +146,10 @@ class AdvImageNetModel(ModelDesc):
             dtype = self.frozen.dtype if self.frozen else self.dtype
             if dtype == tf.float32:
                 return self.network(image)
-            scale = FLOAT16_LOSS_SCALE if self.frozen and dtype == tf.float16 else 1.0
-            logits = self.network(tf.cast(_scale_gradient(image, 1 / scale), dtype))
-            return _scale_gradient(tf.cast(logits, tf.float32), scale)
+            scale = FLOAT16_LOSS_SCALE if self.frozen and dtype == tf.float16 else None
+            image = scale_gradient(image, 1 / scale) if scale else image
+            logits = tf.cast(self.network(tf.cast(image, dtype)), tf.float32)
+            return scale_gradient(logits, scale) if scale else logits
 
     def _get_variable(self, getter, name, *args, **kwargs):
         return getter(name, *args, **(dict(kwargs, trainable=False) if name in self.untrained else kwargs))
@@ -251,8 +246,12 @@ class AdvImageNetModel(ModelDesc):
         self.noise_seed = None
         metrics = add_metrics(logits, label_of(truth), target)
         shown = [WRONG_TOP1, WRONG_TOP5] + ([ATTACK_SUCCESS] if self.attacker.parts else [])
-        return [smoothed_cross_entropy(logits, truth, self.label_smoothing)] + [
+        return [self._enlarged(smoothed_cross_entropy(logits, truth, self.label_smoothing))] + [
             tf.reduce_mean(metrics[name]) for name in shown]
+
+    def _enlarged(self, loss):
+        """``loss``, whose gradients are the larger by the loss scale where the network computes in float16."""
+        return LossScale().enlarge(loss) if self.dtype == tf.float16 else loss
 
     def judge_under(self, attacker, image, label, seeds, slope=None, precision='float32', lengths=None):
         """What the network says of images under attack; see ``attack`` for the arguments.
@@ -292,5 +291,6 @@ class AdvImageNetModel(ModelDesc):
 
     def optimizer(self):
         """See ``make_optimizer``."""
-        return make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables,
-                              self.classifier)
+        optimizer = make_optimizer(self.optimizer_name, self.update, self.weight_decay, self.weight_decay_variables,
+                                   self.classifier)
+        return ScaledOptimizer(optimizer) if self.update_precision == 'float16' else optimizer

@@ -11,7 +11,6 @@ import tensorflow.compat.v1 as tf
 
 import layers
 from layers import channels_of, max_pool
-from smooth_activations import activate, activate_for_two
 
 # He et al. 2015, Table 1: residual blocks in the four groups.
 IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -57,12 +56,17 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
                                   norm)
 
 
-def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0):
-    """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``."""
-    x = conv2d(x, name, channels, kernel, style, stride=stride, group=group,
-               norm=dict(name='bn', initial_gamma=initial_gamma))
-    with tf.variable_scope(name):
-        return activate(x, style.activation) if act else x
+def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0, shortcut=None):
+    """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``.
+
+    With ``shortcut`` it ends a block: the activation of the sum, which is the block's own, in a pair of equal tensors.
+    """
+    if shortcut is not None:
+        behind = layers.Behind(style.activation, shortcut, tf.get_variable_scope(), twice=True)
+    else:
+        behind = layers.Behind(style.activation if act else None)
+    return conv2d(x, name, channels, kernel, style, stride=stride, group=group,
+                  norm=dict(name='bn', initial_gamma=initial_gamma, behind=behind))
 
 
 def classifier(x, num_classes, style):
@@ -107,10 +111,9 @@ def bottleneck(x, width, stride, style, inner_width, group, one_pass=False):
     x, shortcut = x
     y = conv_bn(x, style=style, act=True, **first)
     y = conv_bn(y, style=style, act=True, group=group, **second)
-    y = conv_bn(y, style=style, **last)
     if projection:
         shortcut = conv_bn(shortcut, style=style, **projection)
-    return activate_for_two(y + shortcut, style.activation)
+    return conv_bn(y, style=style, shortcut=shortcut, **last)
 
 
 def non_local(x, style, embed, softmax):
@@ -206,7 +209,6 @@ def basic_block(x, width, stride, style, projection):
     """
     x, shortcut = x
     y = conv_bn(x, 'conv1', width, 3, style, stride=stride, act=True)
-    y = conv_bn(y, 'conv2', width, 3, style)
     missing = width - channels_of(x, style)
     if missing or stride > 1:
         if projection:
@@ -215,7 +217,7 @@ def basic_block(x, width, stride, style, projection):
             every = slice(None, None, stride)
             shortcut = shortcut[:, every, every, :] if style.data_format == 'NHWC' else shortcut[:, :, every, every]
             shortcut = tf.pad(shortcut, style.per_axis([0, 0], [0, 0], [missing // 2, missing - missing // 2]))
-    return activate_for_two(y + shortcut, style.activation)
+    return conv_bn(y, 'conv2', width, 3, style, shortcut=shortcut)
 
 
 def cifar_resnet(image, depth, num_classes, style):

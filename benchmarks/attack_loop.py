@@ -22,7 +22,7 @@ import measure
 from adv_model import image_preprocess
 from commands.command_line import parse_args
 from commands.networks import make_training_model
-from machine.devices import fast_precision
+from machine.devices import fastest_precisions
 from ranks.launched import Ranks
 from ranks.sessions import session_config
 from settings.resolve import resolve
@@ -48,7 +48,7 @@ def run(argv):
     parser.add_argument('--as-published', action='store_true', help='the graph of the release')
     own, flags = parser.parse_known_args(argv)
     args = parse_args(['--fake'] + flags)
-    args.attack_precision = args.attack_precision or fast_precision()
+    args.attack_precision = args.attack_precision or fastest_precisions().attack_precision
     done = build(args, own.as_published).op
     with tf.Session(config=session_config(Ranks())) as session:
         session.run(tf.global_variables_initializer())

@@ -105,10 +105,16 @@ def run(command, environment=()):
 
 def hear(process):
     """What a process, made by ``subprocess.Popen`` with text in a pipe, gives to ``say`` next; fails like ``run``."""
-    for line in process.stdout:
-        if line.startswith(_RESULT):
-            return json.loads(line[len(_RESULT):])
+    for result in said(process.stdout):
+        return result
     _failed(process.wait(), process.args)
+
+
+def said(lines):
+    """What a process gives to ``say``, one by one, out of all the lines that it prints."""
+    for line in lines:
+        if line.startswith(_RESULT):
+            yield json.loads(line[len(_RESULT):])
 
 
 @contextlib.contextmanager
@@ -145,6 +151,12 @@ def _failed(code, command):
 def say(result):
     """Hand a JSON-ready result to the process that called ``run``."""
     print('\n' + _RESULT + json.dumps(result), flush=True)
+
+
+def resident():
+    """The most memory that this process has had so far, in bytes; ``getrusage`` counts what its parent had, too."""
+    with open('/proc/self/status') as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith('VmHWM:'))
 
 
 def rows(found, quantities, reference=None):

@@ -10,7 +10,6 @@ variants run in turn, each in its own process. Prints a Markdown table of median
 """
 import argparse
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -59,7 +58,7 @@ def run_first_step(flags, begin):
         measure.say(dict(zip(PHASES, phases), **{
             'to the first step, s': ends[-2] - begin, 'to its end, s': ends[-1] - begin,
             'operations': len(graph.get_operations()), 'graph, MiB': graph.as_graph_def().ByteSize() / MIB,
-            'peak, MiB': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB}))
+            'peak, MiB': measure.resident() / MIB}))
         os._exit(0)  # without the rest of the run, its evaluation and its checkpoint
     Trainer.initialize, Trainer.run_step = initialize_on_time, run_step_and_end
     run(parse_args(flags))

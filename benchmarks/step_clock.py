@@ -1,6 +1,5 @@
 """The callbacks that time the steps of ``training_step.py``, and say what they took."""
 import json
-import resource
 import select
 import sys
 import time
@@ -32,7 +31,7 @@ class StepClock(Callback):
         self.among_others, self.gradient_times = among_others, gradient_times
 
     def _before_train(self):
-        self.before, self.times = resident(), []
+        self.before, self.times = measure.resident(), []
 
     def _before_run(self, _):
         return tf.train.SessionRunArgs([GRADIENT_TIMES + ':0'] if self.gradient_times else [])
@@ -55,7 +54,7 @@ class StepClock(Callback):
     def hand_over(self, seconds):
         """Say what the steps took, on the first rank."""
         result = {'images': self.steps * self.batch * self.ranks.size, 'seconds': seconds, 'before': self.before,
-                  'peak': resident(), 'batch': self.batch}
+                  'peak': measure.resident(), 'batch': self.batch}
         if self.gradient_times:
             texts = gather_texts(self.ranks, json.dumps(self.times[-self.steps:]))
             on_all = np.array([json.loads(text) for text in texts]).max(axis=0)  # [steps, gradients]
@@ -78,11 +77,6 @@ class TurnClock(StepClock):
         if not sys.stdin.readline():
             raise StopTraining()
         self.begin = time.perf_counter()
-
-
-def resident():
-    """The most memory that this process has had so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def closed(stream):

@@ -10,7 +10,6 @@ its gradients, and a fused or foreach optimizer. Not in it: averages of the weig
 the attack. With --copy the attack is on a copy of the network, made anew in each step, which has batch norm folded and
 weights in the precision; else by autocast on the network itself.
 """
-import resource
 import sys
 import time
 
@@ -117,18 +116,13 @@ def make_step(args):
     return step
 
 
-def resident():
-    """The most memory that this process has had so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def run():
     parser = networks.parser(__doc__)
     parser.add_argument('--copy', action='store_true', help='attack a copy')
     parser.add_argument('--steps', type=measure.positive, required=True, help='to be timed')
     parser.add_argument('--in-turns', action='store_true', help='time them for each line that comes')
     args = parser.parse_args()
-    step, before = make_step(args), resident()
+    step, before = make_step(args), measure.resident()
     for _ in range(WARM_UP):
         step()
 
@@ -137,7 +131,7 @@ def run():
         for _ in range(args.steps):
             step()
         measure.say({'images': args.steps * args.batch, 'seconds': time.perf_counter() - begin, 'before': before,
-                     'peak': resident(), 'batch': args.batch})
+                     'peak': measure.resident(), 'batch': args.batch})
     if args.in_turns:
         measure.say('ready')
         for _ in sys.stdin:

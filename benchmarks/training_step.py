@@ -99,16 +99,17 @@ def train(flags, steps, among_others=False, gradient_times=False, in_turns=False
     from commands.command_line import parse_args
     from commands.networks import make_training_model
     from data.stream import FakeStream
-    from ranks.precision import agreed_precision
+    from ranks.precision import agreed_precisions
     from settings.resolve import resolve
     from step_clock import StepClock, TurnClock
     from training.callbacks import FeedTrainingStep
     from training.inputs import local_input, staged
+    from training.resume import decide_precisions
     from training.trainer import make_trainer
 
     args = parse_args(['--fake'] + flags)
     ranks = start_ranks()
-    args.attack_precision = args.attack_precision or agreed_precision(ranks)
+    args.attack_precision, args.update_precision = decide_precisions(vars(args), None, agreed_precisions(ranks))[0]
     logger.setLevel('ERROR')
     model = make_training_model(resolve(args), ranks.rank)
     tf.set_random_seed(args.seed)

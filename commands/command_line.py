@@ -108,9 +108,9 @@ def parse_args(argv=None):
         argv (list of str): default sys.argv[1:].
     Returns:
         argparse.Namespace: every value set, of which ``settings.resolve`` makes settings; ``attack_*`` are those of the
-        attacker that this mode uses. In training ``attack_precision`` is None if it was not typed: the machines decide
-        it (``training.resume.decide_precision``). ``left_to_server``: see there, in ``sources``; ``notes`` (tuple of
-        str): lines that the program is to say.
+        attacker that this mode uses. In training ``attack_precision`` and ``update_precision`` are None where they were
+        not typed: the machines decide them (``training.resume.decide_precisions``). ``left_to_server``: see there, in
+        ``sources``; ``notes`` (tuple of str): lines that the program is to say.
     """
     parser = get_parser()
     argv = sys.argv[1:] if argv is None else list(argv)

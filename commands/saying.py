@@ -11,7 +11,7 @@ from ranks.cores import threads_for
 from ranks.terminal import row, say
 from settings import recipes
 from smooth_activations import can_compile
-from training.about import in_words
+from training.about import in_words, update_in_words
 from training.page import PAGE
 
 
@@ -39,6 +39,8 @@ def say_training(args, ranks, data, validation, attacker, folder, start):
         _network(args), args.num_classes, args.recipe, size=args.input_size)))
     say(row('data', '{}, {:,} images, {}'.format(_data(args), data.num_images, data.origin)))
     say(row('attack', in_words(attacker, args.attack_precision)))
+    if args.update_precision != 'float32':
+        say(row('update', update_in_words(args.update_precision)))
     if validation:
         say(row('judged', '{:,} images, clean and under PGD-{}, epsilon {:g}, {}'.format(
             len(validation.files), args.eval_attack_iter, args.eval_attack_epsilon,

@@ -16,13 +16,13 @@ from machine import programs
 from machine.gpus import check_override
 from nets import ARCHITECTURES
 from ranks.gather import gather_texts, together
-from ranks.precision import agreed_precision
+from ranks.precision import agreed_precisions
 from ranks.terminal import keep_log, row, say
 from settings.resolve import resolve
 from training import trackers
 from training.directory import last_run, open_log_directory
 from training.freezing import variables_to_freeze
-from training.resume import Start, check_same_classes, check_same_run, decide_precision, find_start, trim_statistics
+from training.resume import Start, check_same_classes, check_same_run, decide_precisions, find_start, trim_statistics
 from training.run import FAKE_STEPS_PER_EPOCH, run_training
 from training.samples import COUNT
 from weights.flags import judged_by_averages
@@ -41,7 +41,7 @@ def train(args, ranks, signals, held):
     validation = None if args.fake else together(
         ranks, lambda: sources.open_images(args, 'val', data.classes))
     untrained = together(ranks, lambda: variables_to_freeze(resolve(args)))
-    fast = agreed_precision(ranks)
+    fast = agreed_precisions(ranks)
     folder, start = together(ranks, lambda: _open_run(args, ranks, data.classes, fast, held))
     session_init = together(ranks, lambda: start.session_init(_tuning(args, untrained)) if ranks.is_chief else None)
     print_recipe(args)
@@ -78,7 +78,7 @@ def _tuning(args, untrained):
 def _open_run(args, ranks, classes, fast, held):
     """(log directory, start): found by the first rank, which owns the directory, alone, and told to the others.
 
-    Decides ``args.attack_precision``; ``fast``: the fastest of all ranks.
+    Decides ``args.attack_precision`` and ``args.update_precision``; ``fast``: the fastest of all ranks.
     """
     told = ''
     error = None
@@ -92,12 +92,13 @@ def _open_run(args, ranks, classes, fast, held):
             if resume:
                 before = check_same_run(folder, dict(vars(args), ranks=ranks.size))
                 check_same_classes(folder, classes)
-            args.attack_precision, why = decide_precision(args.attack_precision, before, fast)
+            precisions, reasons = decide_precisions(vars(args), before, fast)
             start = find_start(args, folder, resume)
             keep_log(folder)
-            logger.info('Attack precision: {}, {}'.format(args.attack_precision, why))
+            for (name, precision), why in zip(precisions._asdict().items(), reasons):
+                logger.info('{}: {}, {}'.format(name.replace('_', ' ').capitalize(), precision, why))
             trim_statistics(folder, start.epoch)
-            told = json.dumps([folder, start, args.attack_precision])
+            told = json.dumps([folder, start, precisions])
         except (ValueError, OSError) as e:
             error = e
     told = gather_texts(ranks, told)[0]
@@ -105,5 +106,6 @@ def _open_run(args, ranks, classes, fast, held):
         raise error
     if not told:
         return None, None
-    folder, start, args.attack_precision = json.loads(told)
+    folder, start, precisions = json.loads(told)
+    args.attack_precision, args.update_precision = precisions
     return folder, Start(*start)

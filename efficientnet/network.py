@@ -44,36 +44,39 @@ def _numbered(name, number):
     return '{}_{}'.format(name, number) if number else name
 
 
-def conv2d(x, name, channels, kernel, style, stride=1, norm=None):
-    """Convolution with SAME padding, variable ``name/kernel``; behind it the scope's batch norm number ``norm``, or a
-    bias, ``name/bias``."""
+def conv2d(x, name, channels, kernel, style, stride=1, norm=None, act=False):
+    """Convolution with SAME padding, variable ``name/kernel``; behind it a bias, ``name/bias``, or the scope's batch
+    norm number ``norm`` and, with ``act``, the network's activation."""
     with tf.variable_scope(name):
         # EN release: a plain normal distribution of variance 2 / fan_out.
         weights = tf.get_variable('kernel', [kernel, kernel, channels_of(x, style), channels],
                                   initializer=_normal(2.0 / (kernel * kernel * channels)))
         bias = None if norm is not None else tf.get_variable('bias', [channels], initializer=tf.zeros_initializer())
-    y = layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style), weights, style, _batch_norm(norm))
+    y = layers.convolution(lambda weights: layers.conv2d(x, weights, stride, style), weights, style,
+                           _batch_norm(norm, style.activation if act else None))
     return y if bias is None else tf.nn.bias_add(y, style.value(bias), data_format=style.data_format)
 
 
 def depthwise_conv2d(x, kernel, stride, style, norm):
-    """Depthwise convolution, variable ``depthwise_conv2d/depthwise_kernel``, and the scope's batch norm ``norm``."""
+    """Depthwise convolution, variable ``depthwise_conv2d/depthwise_kernel``, the scope's batch norm ``norm``, and the
+    network's activation."""
     with tf.variable_scope('depthwise_conv2d'):
         # EN release: as conv2d's with one output channel.
         weights = tf.get_variable('depthwise_kernel', [kernel, kernel, channels_of(x, style), 1],
                                   initializer=_normal(2.0 / (kernel * kernel)))
     return layers.convolution(lambda weights: layers.depthwise_conv2d(x, weights, stride, style), weights, style,
-                              _batch_norm(norm), depthwise=True)
+                              _batch_norm(norm, style.activation), depthwise=True)
 
 
 def _normal(variance):
     return tf.random_normal_initializer(stddev=variance ** 0.5)
 
 
-def _batch_norm(number):
-    """Arguments of ``layers.batch_norm`` for the scope's batch norm ``number``, from 0; None for none."""
+def _batch_norm(number, activation):
+    """Arguments of ``layers.batch_norm`` for the scope's batch norm ``number``, from 0, and an activation or None
+    behind it; None for no batch norm."""
     return None if number is None else dict(name=_numbered('tpu_batch_normalization', number), averages=MOVING_AVERAGES,
-                                            unbiased=False)
+                                            unbiased=False, behind=layers.Behind(activation))
 
 
 def squeeze_excite(x, block, style):
@@ -93,9 +96,9 @@ def mbconv(x, block, style, layer, survival_prob):
     """
     y, number = x, 0
     if block.expand > 1:
-        y = activate(conv2d(y, 'conv2d', block.channels_in * block.expand, 1, style, norm=0), style.activation)
+        y = conv2d(y, 'conv2d', block.channels_in * block.expand, 1, style, norm=0, act=True)
         number = 1
-    y = activate(depthwise_conv2d(y, block.kernel, block.stride, style, number), style.activation)
+    y = depthwise_conv2d(y, block.kernel, block.stride, style, number)
     y = squeeze_excite(y, block, style)
     y = conv2d(y, _numbered('conv2d', number), block.channels, 1, style, norm=number + 1)
     if block.stride > 1 or block.channels_in != block.channels:
@@ -118,7 +121,7 @@ def efficientnet(image, model_name, width, depth, num_classes, style):
     planned = plan(width, depth)
     with tf.variable_scope(model_name):
         with tf.variable_scope('stem'):
-            x = activate(conv2d(image, 'conv2d', planned.stem_channels, 3, style, stride=2, norm=0), style.activation)
+            x = conv2d(image, 'conv2d', planned.stem_channels, 3, style, stride=2, norm=0, act=True)
         for number, block in enumerate(planned.blocks):
             with tf.variable_scope('blocks_{}'.format(number)):
                 # EN release: from 1 for the first block on in equal steps.
@@ -134,7 +137,7 @@ def efficientnet(image, model_name, width, depth, num_classes, style):
 
 def _head(x, channels, style):
     """The last convolution, and the means of its channels [N, C]."""
-    x = activate(conv2d(x, 'conv2d', channels, 1, style, norm=0), style.activation)
+    x = conv2d(x, 'conv2d', channels, 1, style, norm=0, act=True)
     return tf.reduce_mean(tf.cast(x, tf.float32), style.spatial_axes)
 
 

@@ -9,9 +9,6 @@ from machine.quiet_tensorflow import quieten_tensorflow
 
 quieten_tensorflow()
 
-import tensorflow.compat.v1 as tf
-
-from efficientnet.network import Style, efficientnet
 from efficientnet.scaling import PREFIX, SIZES
 from ranks.command_line import OneLineParser
 
@@ -27,6 +24,9 @@ HEADER = ('name', 'input', 'width', 'depth', 'parameters (M)', 'published', 'mul
 
 def count(model_name):
     """Trainable parameters, and multiply-adds of one image, of the network of a size."""
+    import tensorflow.compat.v1 as tf  # a mistake in the command is said sooner
+
+    from efficientnet.network import Style, efficientnet
     size = SIZES[model_name]
     with tf.Graph().as_default() as graph:
         image = tf.placeholder(tf.float32, [1, size.resolution, size.resolution, 3])

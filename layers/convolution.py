@@ -5,13 +5,13 @@ import dataclasses
 import tensorflow.compat.v1 as tf
 
 from layers import image_gradients
-from layers.normalisation import batch_norm, norm_as_affine
+from layers.normalisation import Behind, batch_norm, norm_as_affine
 from layers.style import channels_of
 from smooth_activations import compiled_ops
 
 
 def convolution(convolve, weights, style, norm=None, depthwise=False):
-    """A convolution and the batch norm behind it.
+    """A convolution, and the batch norm behind it with what that has behind it.
 
     With moving averages batch norm is an affine map of each channel. In a frozen network it is part of the weights and
     of a bias, and so costs nothing in the passes of an attack.
@@ -32,7 +32,8 @@ def convolution(convolve, weights, style, norm=None, depthwise=False):
         folded = weights * (scale[:, None] if depthwise else scale), offset
         return [tf.cast(v, style.frozen.dtype) for v in folded]
     folded, bias = style.frozen.once(weights.name, fold)
-    return tf.nn.bias_add(convolve(folded), bias, data_format=style.data_format)
+    y = tf.nn.bias_add(convolve(folded), bias, data_format=style.data_format)
+    return norm.get('behind', Behind()).of(y)
 
 
 _FEW_CHANNELS = 4  # an image has 3

@@ -1,7 +1,31 @@
-"""Batch norm: of a batch, of all ranks, or by moving averages."""
+"""Batch norm, of a batch, of all ranks, or by moving averages, and what a network has behind it."""
+from typing import NamedTuple, Optional
+
 import tensorflow.compat.v1 as tf
 
 from layers.style import channels_of
+from smooth_activations import activate, activate_for_two, compiled_arguments, compiled_ops
+
+
+class Behind(NamedTuple):
+    """What is behind a batch norm: the activation of that name of its result plus ``residual``; None for none.
+
+    scope: that of the activation's own variable; None is the current one. twice: as a pair of equal tensors, for two
+    uses, see ``activate_for_two``.
+    """
+    activation: Optional[str] = None
+    residual: Optional[tf.Tensor] = None
+    scope: Optional[tf.VariableScope] = None
+    twice: bool = False
+
+    def of(self, y):
+        """The same of ``y``, by ops for each."""
+        if self.residual is not None:
+            y = y + self.residual
+        if self.activation is None:
+            return (y, y) if self.twice else y
+        with tf.variable_scope(self.scope or tf.get_variable_scope(), auxiliary_name_scope=False):
+            return (activate_for_two if self.twice else activate)(y, self.activation)
 
 
 def batch_norm_variables(channels, name, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), **_):
@@ -19,8 +43,10 @@ def norm_as_affine(channels, style, **norm):
     return scale, beta - mean * scale
 
 
-def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True):
-    """Batch norm with variables ``name/{gamma,beta}`` and the moving averages ``name/<averages>``.
+def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'variance/EMA'), unbiased=True,
+               behind=Behind()):
+    """Batch norm with variables ``name/{gamma,beta}`` and the moving averages ``name/<averages>``, and what is
+    ``behind`` it.
 
     In training the new moving averages are in the UPDATE_OPS collection; but where gamma and beta are not trained, they
     stay, and stand for the batch's statistics. ``unbiased``: what the variance's average takes in, the batch's variance
@@ -33,26 +59,57 @@ def batch_norm(x, name, style, initial_gamma=1.0, averages=('mean/EMA', 'varianc
     gamma, beta, mean, variance = variables
     with tf.name_scope(name):
         if not style.training or not (gamma.trainable or beta.trainable):
-            return tf.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=style.bn_epsilon,
-                                          data_format=style.data_format, is_training=False)[0]
-        count = tf.cast(tf.size(x) // channels, tf.float32)
-        if style.sum_over_ranks is None:
-            y, batch_mean, batch_variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=style.bn_epsilon,
-                                                                   data_format=style.data_format, is_training=True)
-            if not unbiased:
-                batch_variance *= (count - 1) / count
-        else:
-            count, batch_mean, batch_variance = _moments_over_ranks(x, count, style)
-            shape = style.per_axis(1, 1, channels)
-            y = tf.cast(tf.nn.batch_normalization(
-                tf.cast(x, tf.float32), *(tf.reshape(v, shape) for v in (batch_mean, batch_variance, beta, gamma)),
-                variance_epsilon=style.bn_epsilon), x.dtype)
-            if unbiased:
-                batch_variance *= count / (count - 1)
+            return behind.of(tf.nn.fused_batch_norm(
+                x, gamma, beta, mean, variance, epsilon=style.bn_epsilon, data_format=style.data_format,
+                is_training=False)[0])
+        y, batch_mean, batch_variance = _by_batch(x, gamma, beta, style, unbiased, behind)
         for average, new in ((mean, batch_mean), (variance, batch_variance)):
+            if x.dtype == tf.float16:  # whose range ends early; a step of such gradients is left out
+                new = tf.where(tf.is_finite(new), new, average)
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
                                  average.assign_sub((average - new) * (1 - style.bn_momentum)))
         return y
+
+
+def _by_batch(x, gamma, beta, style, unbiased, behind):
+    """What is ``behind`` the batch norm of ``x``, the batch's means and its variances, [C] each."""
+    channels = channels_of(x, style)
+    count = tf.cast(tf.size(x) // channels, tf.float32)
+    functions = 2 * (dict(function='none'),) if behind.activation is None else compiled_arguments(behind.activation)
+    compiled = compiled_ops(x) if style.data_format == 'NHWC' and functions and style.sum_over_ranks is None else None
+    if compiled is not None:
+        y, mean, variance = _compiled(compiled, x, gamma, beta, style.bn_epsilon, functions, behind)
+    elif style.sum_over_ranks is None:
+        y, mean, variance = tf.nn.fused_batch_norm(x, gamma, beta, epsilon=style.bn_epsilon,
+                                                   data_format=style.data_format, is_training=True)
+        return behind.of(y), mean, variance if unbiased else variance * ((count - 1) / count)
+    else:
+        count, mean, variance = _moments_over_ranks(x, count, style)
+        shape = style.per_axis(1, 1, channels)
+        y = behind.of(tf.cast(tf.nn.batch_normalization(
+            tf.cast(x, tf.float32), *(tf.reshape(v, shape) for v in (mean, variance, beta, gamma)),
+            variance_epsilon=style.bn_epsilon), x.dtype))
+    return y, mean, variance * (count / tf.maximum(count - 1, 1)) if unbiased else variance
+
+
+def _compiled(compiled, x, gamma, beta, epsilon, functions, behind):
+    """``_by_batch`` by one op each way, with the biased variance: of what lies between ``x`` and the result nothing
+    stays in memory for the backward pass."""
+    residuals = [] if behind.residual is None else [behind.residual]
+
+    def op(x, gamma, beta, *residuals):
+        y, mean, variance = compiled.smooth_batch_norm(x=x, gamma=gamma, beta=beta, residual=residuals,
+                                                       epsilon=epsilon, **functions[0])
+        ys = (y, tf.identity(y)) if behind.twice else (y,)
+
+        def gradient(*dy):
+            *found, of_residual = compiled.smooth_batch_norm_grad(
+                dy=dy[:len(ys)], x=x, gamma=gamma, beta=beta, mean=mean, variance=variance, residual=residuals,
+                epsilon=epsilon, **functions[1])
+            return (*found, *of_residual)
+        return (*ys, mean, variance), gradient
+    *ys, mean, variance = tf.custom_gradient(op)(x, tf.identity(gamma), tf.identity(beta), *residuals)
+    return tuple(ys) if behind.twice else ys[0], mean, variance
 
 
 def _moments_over_ranks(x, count, style):

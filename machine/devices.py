@@ -1,9 +1,22 @@
 """What this machine's processors do best."""
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
 CPU_INFO = '/proc/cpuinfo'
+
+
+class Precisions(NamedTuple):
+    """What a training computes in, by the options' names: under attack, and in the pass whose gradient the update
+    takes."""
+    attack_precision: str
+    update_precision: str
+
+
+# What is fastest at equal verdicts, by the kind of processor; measured in docs/performance.md.
+FASTEST = {'amx': Precisions('bfloat16', 'bfloat16'), 'avx512_bf16': Precisions('bfloat16', 'bfloat16'),
+           'other': Precisions('float32', 'float32')}
+ON_GPUS = Precisions('float32', 'float32')  # as the releases' updates; 16 bits are not measured there
 
 
 def resolve_data_format(data_format: Optional[str]) -> str:
@@ -28,9 +41,6 @@ def processor() -> str:
     return 'amx' if 'amx_bf16' in known else 'avx512_bf16' if 'avx512_bf16' in known else 'other'
 
 
-def fast_precision() -> str:
-    """What an attack is fastest in: 'bfloat16' on a CPU that multiplies matrices of it (Intel's AMX), else
-    'float32'."""
-    if tf.config.list_physical_devices('GPU'):
-        return 'float32'
-    return 'bfloat16' if processor() == 'amx' else 'float32'
+def fastest_precisions() -> Precisions:
+    """What a training is fastest in on this machine."""
+    return ON_GPUS if tf.config.list_physical_devices('GPU') else FASTEST[processor()]

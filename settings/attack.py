@@ -88,7 +88,7 @@ class Attack:
     precision: Optional[str] = option(
         '--attack-precision', ATTACKED,
         'what the network computes in under attack; all else stays float32 (default: float32; bfloat16 in training '
-        "where all ranks are on CPUs that have units for it; with --resume the run's own)", default=None,
+        "where all ranks are on CPUs that are faster in it; with --resume the run's own)", default=None,
         check='precisions', fixes_run=True, decides_verdict=True,
         meant={'fp16|half': 'float16', 'bf16': 'bfloat16', 'fp32|full': 'float32'})
     xla: bool = option('--xla', ATTACKED, "let XLA compile the attack's steps: for GPUs", default=False, late=True,

@@ -28,8 +28,9 @@ class Update:
         'own)', default=None, check='slopes', unit='NAME', fixes_run=True)
     precision: Optional[str] = option(
         '--update-precision', TRAINED, "what the network computes in where its weights' gradients are computed; "
-        'weights, their gradients, batch statistics and the loss stay float32 (default: float32; with --resume the '
-        "run's own)", default=None, check='precisions', fixes_run=True,
+        'weights, their gradients, batch statistics and the loss stay float32 (default, whatever --attack-precision '
+        "is: bfloat16 where all ranks are on CPUs that are faster in it, else float32; with --resume the run's own)",
+        default=None, check='precisions', fixes_run=True,
         meant={'fp16|half': 'float16', 'bf16': 'bfloat16', 'fp32|full': 'float32'})
     label_smoothing: float = option(
         '--label-smoothing', TRAINED, "of the labels that are mixed, else in the loss (default: the recipe's, "

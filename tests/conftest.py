@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import signal
+import sys
 
 import pytest
 
@@ -47,6 +48,22 @@ def pytest_collection_finish():
     """Leaves what is there by now, TensorFlow's modules and the tests, out of every later search for garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_graphs():
+    """Behind each file, what Tensorpack and TensorFlow remember of every graph, and with that all of it."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.partition('.')[0] == 'tensorpack':
+            for function in vars(module).values():
+                for cell in getattr(function, '__closure__', None) or ():
+                    if isinstance(cell.cell_contents, functools._lru_cache_wrapper):
+                        cell.cell_contents.cache_clear()
+    if 'tensorflow.python.framework.ops' in sys.modules:
+        gradients = sys.modules['tensorflow.python.framework.ops'].gradient_registry
+        for name in [name for name in gradients.list() if name.startswith('CustomGradient-')]:
+            del gradients._registry[name]
 
 
 def _fixture_path(name):
@@ -123,6 +140,12 @@ def load_rule_weights(weights_rule):
         load_into(session, [(v, weights_rule.weight(v.op.name, v.shape.as_list()))
                                         for v in tf.global_variables()])
     return load
+
+
+@pytest.fixture
+def logged(caplog):
+    """function() -> the lines that data/ has logged since ``caplog`` was cleared; other packages may log too."""
+    return lambda: [entry.getMessage() for entry in caplog.records if entry.name.startswith('data.')]
 
 
 @pytest.fixture

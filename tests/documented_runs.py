@@ -50,6 +50,8 @@ _LITTLE = {
     'benchmarks/attack_agreement.py': '--images 2 --batch 2',
     'benchmarks/attack_speed.py': '--repeats 1 --input-size 32 --batch 2 --attack-iter 1',
     'benchmarks/ensemble_speed.py': '--images 4 --batch 4',
+    'benchmarks/gpu_export.py': "--steps pgd --precisions float32 --layouts NHWC --batch 2 --network "
+                                "'little: --arch CifarResNet -d 8 --input-size 8 --num-classes 10'",
     'benchmarks/memory.py': '--repeats 1 --steps 1 --input-size 32 --batch 4',
     'benchmarks/scaling.py': '--repeats 1 --steps 1 ' + _TINY,
     'benchmarks/serve_data.py': '--repeats 1 --seconds 1 --batch 4 --input-size 64',

@@ -14,7 +14,6 @@ import compare
 import main
 import measure
 import timeline
-import train_speed
 from measure import Quantity
 
 SPEED, SECONDS = Quantity('images/s', 1), Quantity('seconds', higher_is_better=False)
@@ -225,18 +224,6 @@ def test_each_benchmark_of_make_bench_has_its_program(name):
     assert os.path.isfile(compare.command(name, 'x.json')[1])
 
 
-@pytest.mark.parametrize('name', list(compare.TORCH_WAYS))
-def test_the_steps_of_make_bench_are_in_pytorchs_ways(name):
-    parser = argparse.ArgumentParser()
-    for flag, count in (('--torch-ways', '+'), ('--torch-python', None), ('--variant', None), ('--json', None),
-                        ('--repeats', None), ('--steps', None)):
-        parser.add_argument(flag, nargs=count)
-    parser.add_argument('--stay', action='store_true')
-    own, flags = parser.parse_known_args(compare.command(name, 'x.json', 'torch-python')[2:])
-    theirs = train_speed.in_torch(flags, own.torch_python, 1)
-    assert len(train_speed.chosen(theirs, own.torch_ways)) == 2
-
-
 @pytest.mark.parametrize('flags, arch, depth', [
     ([], 'ResNet', 50), (['-d', '101'], 'ResNet', 101), (['--arch', 'EfficientNet'], 'EfficientNet', None)])
 def test_the_attacks_speed_is_measured_on_any_network(flags, arch, depth):
@@ -255,50 +242,11 @@ def test_pytorch_is_asked_for_the_same_network_or_not_at_all(flags, theirs):
     assert found == (theirs and theirs.split())
 
 
-@pytest.mark.parametrize('flags, theirs, count', [
-    ('--recipe revisiting-at --arch ViT --batch 4', '--network vit_small_patch16_224 --batch 4 --attack-iter 2', 6),
-    ('--batch 8 --attack-iter 3 -d 50 --activation-name silu', '--batch 8 --attack-iter 3', 8),
-    ('--arch EfficientNet --batch 8', '--network efficientnet_b0 --batch 8 --attack-iter 1', 8)])
-def test_pytorchs_training_steps_are_the_recipes(flags, theirs, count):
-    found = train_speed.in_torch(flags.split(), 'torch-python', 3)
-    assert len(found) == count and all(name.startswith('PyTorch, ') for name in found)
-    for command in found.values():
-        assert command[0] == 'torch-python' and command[1].endswith('torch_step.py')
-        assert ' {} --steps 3'.format(theirs) in ' '.join(command)
-    # The precision is each way's own.
-    assert sum('bfloat16' in command for command in found.values()) == sum('bfloat16' in name for name in found)
-
-
-@pytest.mark.parametrize('flags, named', [
-    (['-d', '101'], 'ResNet -d 50'), (['--activation-name', 'relu'], 'activation_name'),
-    (['--arch', 'ViT', '--input-size', '32'], 'input_size'), (['--recipe', 'sat', '--arch', 'ViT'], 'recipe'),
-    (['--arch', 'ViT', '--attack-iter', '1'], '--attack-iter 2')])
-def test_a_step_that_pytorchs_program_has_not_is_refused(flags, named):
-    with pytest.raises(SystemExit, match=named) as refused:
-        train_speed.in_torch(flags, 'torch-python', 3)
-    assert '\n' not in str(refused.value)
-
-
-def test_some_of_pytorchs_ways_are_chosen_by_name():
-    theirs = {'PyTorch, a': ['a'], 'PyTorch, b': ['b']}
-    assert train_speed.chosen(theirs, None) == {'PyTorch, a': (['a'], {}), 'PyTorch, b': (['b'], {})}
-    assert train_speed.chosen(theirs, ['b']) == {'PyTorch, b': (['b'], {})}
-    with pytest.raises(SystemExit, match="'c': choose from 'a' 'b'"):
-        train_speed.chosen(theirs, ['b', 'c'])
-
-
-def test_steps_are_compared_with_pytorchs_best_of_any_precision_and_of_float32():
-    found = {name: {'images/s': [value] * 2, 'peak resident, MiB': [100 * value] * 2} for name, value in (
-        ('float32', 6.0), ('default', 9.0), ('PyTorch, float32', 3.0), ('PyTorch, float32, compiled', 4.0),
-        ('PyTorch, bfloat16 autocast', 8.0), ('PyTorch, bfloat16 autocast, compiled', 5.0))}
-    made = {name: {row['name']: row['ratio'] for row in measure.rows(found, list(train_speed.QUANTITIES), reference)}
-            for name, reference in train_speed.references(found).items()}
-    assert list(made) == ['the first', "PyTorch's best", "PyTorch's best float32"]
-    assert made["PyTorch's best"]['default: images/s'] == 9 / 8
-    assert made["PyTorch's best float32"] == {
-        'float32: images/s': 6 / 4, 'float32: peak resident, MiB': 4 / 6,
-        'default: images/s': 9 / 4, 'default: peak resident, MiB': 4 / 9}
-    assert list(train_speed.references({'float32': found['float32']})) == ['the first']
+def test_the_memory_of_a_process_is_its_own():
+    mine = bytearray(200 << 20)
+    program = 'import measure; measure.say(measure.resident())'
+    theirs = measure.run([sys.executable, '-c', program], {'PYTHONPATH': BENCHMARKS})
+    assert len(mine) < measure.resident() and 2e6 < theirs < 100e6
 
 
 def test_a_process_that_stays_is_measured_turn_by_turn():

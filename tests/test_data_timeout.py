@@ -119,13 +119,15 @@ def told(monkeypatch):
 
 @WAYS
 def test_a_silent_data_server_is_told_of_with_the_time_until_which_training_waits(last_line, told, flags):
+    begin = time.time()
     last_line([GOOD] * 2, flags)
     found = [re.fullmatch(r'no data for [01] s, waiting until (\d\d:\d\d:\d\d) \(--data-timeout 1.5\)', line)
              for line in told]
-    assert len(found) == 3 and all(found), told  # after 0.3, 0.6 and 1.2 s
+    # After 0.3, 0.6 and 1.2 s; a look that comes late says what two would have.
+    assert 0 < len(found) <= 3 and all(found), told
     until = {match.group(1) for match in found}
-    now = time.time()
-    assert len(until) <= 2 and until <= {time.strftime('%H:%M:%S', time.localtime(now + k)) for k in range(-9, 2)}
+    assert len(until) <= 2 and until <= {
+        time.strftime('%H:%M:%S', time.localtime(second)) for second in range(int(begin), int(time.time()) + 2)}
 
 
 @WAYS
@@ -147,7 +149,7 @@ def test_data_that_come_again_are_told_of(batches, told, sess, flags):
             image, label = sess.run(tensors)
             watch.after_train()
     assert (image == IMAGES).all() and (label == LABELS).all()
-    assert told[0].startswith('no data for 0 s, waiting until ') and told[-1].startswith('data again after '), told
+    assert re.match('no data for [01] s, waiting until ', told[0]) and told[-1].startswith('data again after '), told
 
 
 def later(messages, event):

@@ -103,28 +103,28 @@ def test_a_level_above_names_the_folder_that_has_train(tmp_path, levels):
             open_dataset(str(root), split, 1)
 
 
-def test_what_is_left_out_is_counted_by_kind_in_one_line(tmp_path, caplog):
+def test_what_is_left_out_is_counted_by_kind_in_one_line(tmp_path, caplog, logged):
     data = make_folder(tmp_path, ['train/ant/1.png', 'train/ant/deeper/2.png', 'train/bee/1.png', 'train/3.png',
                                   'train/.hidden.png'])
     for name in ('ant/a.gif', 'ant/b.GIF', 'bee/c.gif', 'bee/Thumbs.db', 'bee/README', 'bee/.hidden.gif'):
         (tmp_path / 'train' / name).touch()
     dataset = open_dataset(data, 'train', 2)
     assert len(dataset.files) == 2
-    assert [entry.getMessage() for entry in caplog.records] == [
+    assert logged() == [
         '{}: left out: 1 .db files, 3 .gif files, 1 files without an ending, 1 folders, 1 images beside the class '
         'folders'
         .format(tmp_path / 'train')]
     caplog.clear()
     assert len(list_images(str(tmp_path / 'train' / 'ant'))) == 1
-    assert caplog.records[0].getMessage().endswith('left out: 2 .gif files, 1 folders')
+    assert logged()[0].endswith('left out: 2 .gif files, 1 folders')
     caplog.clear()
     flat = make_folder(tmp_path / 'flat', ['val/a.png', 'val/b.png'])
     (tmp_path / 'flat' / 'val' / 'val.txt').write_text('a.png 3')
     assert len(open_dataset(flat, 'val').files) == 1
-    assert caplog.records[0].getMessage().endswith('left out: 1 images that val.txt does not list')
+    assert logged()[0].endswith('left out: 1 images that val.txt does not list')
     caplog.clear()
     open_dataset(make_folder(tmp_path / 'whole', ['train/ant/1.png']), 'train', 1)
-    assert not caplog.records
+    assert not logged()
 
 
 @pytest.mark.parametrize('name', ['val', 'validation', 'test'])

@@ -66,6 +66,8 @@ NOT_RUN = {
     r'echo \| python benchmarks/torch_loop.py .*|python benchmarks/torch_step.py .*|'
     r'\S*python benchmarks/train_speed.py .* --torch-python .*':
         'needs PyTorch, which is not installed here',
+    r'\S*python3 benchmarks/gpu_speed.py .*':
+        'needs JAX and PyTorch: test_gpu_programs.py::test_what_is_missing_is_said_in_a_line_each',
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
     r'sat completion (bash|zsh|fish) > .*': 'writes into the home: test_completion.py::test_it_is_printed',
@@ -407,7 +409,8 @@ CHECKS = {'main.py --eval': check_evaluation, 'efficientnet/main.py': check_eval
           'convert.py': check_converted, 'analysis sweep': check_figures, 'analysis landscape': check_figures,
           'analysis activations': check_figures, 'analysis transfer': check_figures, 'analysis report': check_page,
           'efficientnet/table.py': check_table, 'tools/make_tfrecords.py': check_shards, 'serve': check_server,
-          'benchmarks/training_step.py': check_printed, 'sat completion': check_printed,
+          'benchmarks/training_step.py': check_printed, 'benchmarks/gpu_export.py': check_printed,
+          'sat completion': check_printed,
           **{'benchmarks/{}.py'.format(name): check_table for name in (
               'attack_agreement', 'attack_speed', 'ensemble_speed', 'memory', 'scaling', 'serve_data', 'startup',
               'train_speed', 'zmq_throughput')}}

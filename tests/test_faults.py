@@ -3,6 +3,7 @@
 The times that tests measure are printed (pytest -s); their bounds are asserted.
 """
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -365,14 +366,27 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line_and_leaves
     assert saved_steps(str(folder)) == [STEPS, 2 * STEPS] and epochs_in(folder) == [1, 2]
 
 
+@pytest.fixture(scope='module')
+def originals(train, tmp_path_factory):
+    """function(flags): log directory of a run of three epochs with three checkpoints, made once for its flags."""
+    @functools.lru_cache(maxsize=None)
+    def run(*flags):
+        folder = tmp_path_factory.mktemp('three') / 'run'
+        train(folder, '--epochs', '3', *flags)
+        return folder
+    return run
+
+
 @pytest.fixture
-def three_epochs(train, tmp_path_factory, request, tmp_path):
-    """A copy of the log directory of a run of three epochs, which three checkpoints are in."""
-    if not hasattr(request.module, 'original'):
-        request.module.original = tmp_path_factory.mktemp('three') / 'run'
-        train(request.module.original, '--epochs', '3')
-    shutil.copytree(request.module.original, tmp_path / 'run')
-    return tmp_path / 'run'
+def three_epochs(originals, tmp_path):
+    """A copy of such a run's directory, which its best weights are in too."""
+    return shutil.copytree(originals(), tmp_path / 'run')
+
+
+@pytest.fixture
+def three_lean(originals, tmp_path):
+    """A copy of such a run's directory, without what an evaluation leaves."""
+    return shutil.copytree(originals(*LEAN), tmp_path / 'run')
 
 
 def truncate(path):
@@ -388,24 +402,24 @@ def flip(path):
 
 @pytest.mark.parametrize('part', ['.data-00000-of-00001', '.index'])
 @pytest.mark.parametrize('damage', [truncate, flip, os.remove])
-def test_resuming_falls_back_to_the_last_whole_checkpoint_and_says_so(train, three_epochs, said, damage, part):
-    newest = variables(three_epochs, 3 * STEPS)
-    damage(three_epochs / 'model-{}{}'.format(3 * STEPS, part))
-    train(three_epochs, '--resume', '--epochs', '3')
-    line, = [line for line in said if 'damaged' in line]
-    names = ["'{}/model-{}'".format(three_epochs, k * STEPS) for k in (3, 2)]
+def test_resuming_falls_back_to_the_last_whole_checkpoint_and_says_so(train, three_lean, said, damage, part):
+    newest = variables(three_lean, 3 * STEPS)
+    damage(three_lean / 'model-{}{}'.format(3 * STEPS, part))
+    train(three_lean, '--resume', *LEAN, '--epochs', '3')
+    line, = [line for line in said if 'is damaged' in line]
+    names = ["'{}/model-{}'".format(three_lean, k * STEPS) for k in (3, 2)]
     assert line.index(names[0]) < line.index(names[1])
-    assert differing(newest, variables(three_epochs, 3 * STEPS)) == []
-    assert epochs_in(three_epochs) == [1, 2, 3]
-    kept = {path.name for path in three_epochs.glob('*.damaged')}
+    assert differing(newest, variables(three_lean, 3 * STEPS)) == []
+    assert epochs_in(three_lean) == [1, 2, 3]
+    kept = {path.name for path in three_lean.glob('*.damaged')}
     assert len(kept) == (1 if damage is os.remove else 2)
 
 
-def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(train, three_epochs):
-    truncate(three_epochs / 'model-{}.index'.format(3 * STEPS))
-    train(three_epochs, '--resume', '--epochs', '3', '--keep-checkpoints', '1')
-    assert saved_steps(str(three_epochs)) == [3 * STEPS]
-    variables(three_epochs, 3 * STEPS)
+def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(train, three_lean):
+    truncate(three_lean / 'model-{}.index'.format(3 * STEPS))
+    train(three_lean, '--resume', *LEAN, '--epochs', '3', '--keep-checkpoints', '1')
+    assert saved_steps(str(three_lean)) == [3 * STEPS]
+    variables(three_lean, 3 * STEPS)
 
 
 def test_a_run_without_any_whole_checkpoint_is_not_begun_again_over_it(train, three_epochs, capsys):
@@ -425,12 +439,12 @@ def test_data_without_any_index_is_of_a_run_that_has_not_saved_yet(train, tmp_pa
 
 
 @pytest.mark.parametrize('content', ['', 'model_checkpoint_path: "mod', 'model_checkpoint_path: "model-77"\n'])
-def test_a_damaged_checkpoint_file_is_named_and_does_not_hinder_resuming(train, three_epochs, content):
-    (three_epochs / 'checkpoint').write_text(content)
-    with pytest.raises(ValueError, match="'{0}/checkpoint' is damaged, .* such as '{0}/model-9'".format(three_epochs)):
-        find_checkpoint(str(three_epochs))
-    train(three_epochs, '--resume', '--epochs', '4')
-    assert find_checkpoint(str(three_epochs)) == str(three_epochs / 'model-12')
+def test_a_damaged_checkpoint_file_is_named_and_does_not_hinder_resuming(train, three_lean, content):
+    (three_lean / 'checkpoint').write_text(content)
+    with pytest.raises(ValueError, match="'{0}/checkpoint' is damaged, .* such as '{0}/model-9'".format(three_lean)):
+        find_checkpoint(str(three_lean))
+    train(three_lean, '--resume', *LEAN, '--epochs', '4')
+    assert find_checkpoint(str(three_lean)) == str(three_lean / 'model-12')
 
 
 @pytest.mark.parametrize('damage', [truncate, os.remove])
@@ -458,17 +472,17 @@ def test_a_damaged_file_of_the_log_directory_is_named(train, three_epochs, capsy
 
 
 @pytest.mark.parametrize('flag', ['--resume', '--resume-if-any'])
-def test_a_run_that_is_being_written_is_refused_with_its_owner_s_name(train, three_epochs, capsys, flag):
+def test_a_run_that_is_being_written_is_refused_with_its_owner_s_name(train, three_lean, capsys, flag):
     """As when a requeued job overlaps the one before it."""
     def content():
-        return {name: (three_epochs / name).read_bytes() for name in os.listdir(three_epochs)}
-    with output_folders.locked(str(three_epochs), ''):
+        return {name: (three_lean / name).read_bytes() for name in os.listdir(three_lean)}
+    with output_folders.locked(str(three_lean), ''):
         before = content()
-        line = refusal(capsys, train, three_epochs, flag, '--epochs', '4')
+        line = refusal(capsys, train, three_lean, flag, *LEAN, '--epochs', '4')
         assert 'is being written by process {} of'.format(os.getpid()) in line and 'another --logdir' in line
         assert content() == before
-    train(three_epochs, flag, '--epochs', '4')
-    assert output_folders.LOCK_FILE not in os.listdir(three_epochs) and epochs_in(three_epochs) == [1, 2, 3, 4]
+    train(three_lean, flag, *LEAN, '--epochs', '4')
+    assert output_folders.LOCK_FILE not in os.listdir(three_lean) and epochs_in(three_lean) == [1, 2, 3, 4]
 
 
 def test_a_new_run_leaves_one_that_is_being_written_alone(train, three_epochs):

@@ -77,9 +77,9 @@ def watched(model, image, precision='float32', slope=None):
     return attacker.logits, attacker.gradient
 
 
-def set_variables(sess):
+def set_variables(sess, variables=None):
     """Of a network that has been trained: every factor, offset and moving average matters."""
-    for number, v in enumerate(tf.global_variables()):
+    for number, v in enumerate(variables or tf.global_variables()):
         value, kind = normal(*v.shape.as_list(), seed=number), v.op.name.rpartition('/')[2]
         if v.op.name.endswith(('variance/EMA', 'moving_variance')):
             value = 0.5 + np.abs(value)
@@ -168,8 +168,9 @@ def test_float16_keeps_gradients_that_are_small_in_it(sess):
     assert np.mean(np.sign(gradient) == np.sign(low_gradient)) > 0.9
 
 
-@pytest.mark.parametrize('make', [PGDAttacker, MomentumAttacker])
-@pytest.mark.parametrize('precision', PRECISIONS)
+@pytest.mark.parametrize('make, precision', [
+    pytest.param(make, precision, marks=[pytest.mark.slow] * (make is MomentumAttacker and precision != 'float32'))
+    for make in (PGDAttacker, MomentumAttacker) for precision in PRECISIONS])
 def test_xla_takes_the_same_steps(sess, make, precision):
     model = make_network('--arch', 'CifarResNet', '-d', '8', '--data-format', 'NHWC', *SMALL)
     image, label = tf.constant(IMAGES, tf.float32), tf.constant(LABEL)
@@ -195,15 +196,16 @@ def test_xla_compiles_the_step(graph):
 
 
 @pytest.mark.parametrize('line, gpus, precision', [
-    ('flags\t\t: fpu amx_bf16 avx2\n', [], 'bfloat16'), ('flags\t\t: fpu avx512f\n', [], 'float32'),
-    ('flags\t\t: fpu amx_bf16\n', ['a GPU'], 'float32'), ('Features\t: asimd\n', [], 'float32')])
-def test_the_fast_precision_is_bfloat16_where_a_cpu_multiplies_matrices_of_it(tmp_path, monkeypatch, line, gpus,
-                                                                             precision):
+    ('flags\t\t: fpu amx_bf16 avx2\n', [], 'bfloat16'), ('flags\t\t: fpu avx512_bf16 avx2\n', [], 'bfloat16'),
+    ('flags\t\t: fpu avx512f\n', [], 'float32'), ('flags\t\t: fpu amx_bf16\n', ['a GPU'], 'float32'),
+    ('Features\t: asimd\n', [], 'float32')])
+def test_the_fastest_precisions_are_bfloat16_where_a_cpu_computes_in_it(tmp_path, monkeypatch, line, gpus,
+                                                                               precision):
     info = tmp_path / 'cpuinfo'
     info.write_text('processor\t: 0\n' + line)
     monkeypatch.setattr(devices, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
-    assert devices.fast_precision() == precision
+    assert devices.fastest_precisions() == (precision, precision)
 
 
 @pytest.mark.parametrize('text, kind', [

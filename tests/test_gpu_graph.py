@@ -51,7 +51,11 @@ def trainings():
     for name in nets.ARCHITECTURES:
         yield from (('--arch', name, *computed) for computed in COMPUTED)
         yield '--arch', name, '--recompute'
+        yield from (('--arch', name, '--update-precision', precision) for precision in PRECISIONS[1:])
     for precision in PRECISIONS:
+        for way in ((), ('--accumulate', '2', '--recompute'), ('--sync-batch-norm',), ('--optimizer', 'adamw'),
+                    ('--classifier-rate', '10'), ('--freeze', 'norm|bn'), ('--activation-name', 'smoothrelu')):
+            yield (*SMALL, '--update-precision', precision, *way)
         for name in smooth_activations.NAMES:
             yield (*SMALL, '--attack-precision', precision, '--activation-name', name)
         for network, name in [*itertools.product(['relu'], smooth_activations.SLOPE_NAMES), ('smoothrelu', 'silu')]:
@@ -76,6 +80,7 @@ def trainings():
         for way in (['--data-format', 'NHWC'], ['--accumulate', '2', '--recompute'], ['--input-scaling', 'imagenet']):
             yield (*network, *way)
         yield from ((*network, '--recipe', 'sat', *computed) for computed in COMPUTED)
+        yield from ((*network, '--update-precision', precision, '--recompute') for precision in PRECISIONS[1:])
     yield from ((*SMALL, '--classifier-rate', '10', '--optimizer', name) for name in choices('optimizer'))
     for way in ((), ('--recompute',), ('--sync-batch-norm',)):
         yield from ((*network, '--freeze', 'norm|bn', *way) for network in (SMALL, SMALL_EFFICIENTNET))

@@ -48,6 +48,8 @@ VALUES = [
     ('--augment-name', 'randaug', 'randaugment'), ('--subset', 'robust-bench', 'robustbench'),
     ('--attack-precision', 'fp16', 'float16'), ('--attack-precision', 'bf16', 'bfloat16'),
     ('--attack-precision', 'FP32', 'float32'), ('--update-gradient', 'silus', 'silu'),
+    ('--update-precision', 'half', 'float16'), ('--update-precision', 'bf16', 'bfloat16'),
+    ('--update-precision', 'full', 'float32'),
     ('--model-name', 'convnext_tiny', 'convnext-t'), ('--activation-name', 'gelu_exact', 'gelu_erf'),
     ('--activation-name', 'smooth_relu', 'smoothrelu'), ('--activation-name', 'psp', 'parametric_softplus'),
     ('--attack', 'BIM', 'pgd'), ('--attack', 'mi-fgsm', 'momentum'), ('--optimizer', 'adam', 'adamw'),

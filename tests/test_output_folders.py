@@ -69,7 +69,8 @@ def test_a_dead_owner_s_lock_frees_itself(owner, tmp_path, number):
     owner.wait()
     began = time.monotonic()
     lock(tmp_path)
-    assert time.monotonic() - began < 0.5 and LOCK_FILE not in os.listdir(tmp_path)
+    # at once: without a wait for its next sign of life, which would be 30 s
+    assert time.monotonic() - began < output_folders.DEAD_AFTER / 2 and LOCK_FILE not in os.listdir(tmp_path)
 
 
 def test_the_lock_is_this_process_s_too_and_ends_with_its_context(tmp_path):
@@ -126,8 +127,9 @@ def test_another_host_s_owner_lives_as_long_as_it_renews_its_lock(elsewhere, tmp
         thread.join()
     began = time.monotonic()
     lock(tmp_path)  # dead since it has not renewed it
-    assert 1 <= time.monotonic() - began < 5 and os.listdir(tmp_path) == []
-    assert 'node17' in caplog.records[0].getMessage()
+    assert 1 <= time.monotonic() - began < 15 and os.listdir(tmp_path) == []
+    warned = [entry.getMessage() for entry in caplog.records if entry.name.startswith('files.')]
+    assert warned and all('node17' in line for line in warned)
 
 
 def test_an_owner_renews_its_lock(tmp_path, monkeypatch):

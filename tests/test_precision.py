@@ -6,70 +6,92 @@ import tensorflow.compat.v1 as tf
 
 from evaluation.passes import EvaluationTower
 from machine import gpus
+from machine.devices import Precisions
 from ranks import precision as machines
 from small_runs import BATCH, LEAN, mpirun, read_json
 from training.callbacks import FeedTrainingStep
-from training.resume import decide_precision
+from training.resume import decide_precisions
 
 # argv: what each rank is fastest in; a file for what they agree on.
 RANK = '''
 import sys
+from machine.devices import Precisions
 from ranks import precision
 from third_party import utils
 ranks = utils.start_ranks()
 agreed = []
-for fastest in ('bfloat16', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float32'):
-    precision.fast_precision = lambda: fastest[ranks.rank]
-    agreed.append(precision.agreed_precision(ranks))
+for fastest in (('bfloat16', 'bfloat16'),) * 2, (('bfloat16', 'float32'), ('bfloat16', 'bfloat16')), (
+        ('float32', 'float32'), ('bfloat16', 'float32')):
+    precision.fastest_precisions = lambda: Precisions(*fastest[ranks.rank])
+    agreed += precision.agreed_precisions(ranks)
 open(sys.argv[1] + str(ranks.rank), 'w').write(' '.join(agreed))
 '''
 
 
-def test_ranks_compute_in_bfloat16_only_if_it_is_the_fastest_for_all_of_them(tmp_path):
+def test_ranks_compute_in_bfloat16_only_what_is_fastest_in_it_for_all_of_them(tmp_path):
     (tmp_path / 'rank.py').write_text(RANK)
     job = mpirun(2, tmp_path / 'rank.py', tmp_path / 'agreed', cwd=tmp_path)
     assert job.returncode == 0, job.stderr
-    assert [(tmp_path / name).read_text() for name in ('agreed0', 'agreed1')] == ['bfloat16 float32 float32'] * 2
+    agreed = 'bfloat16 bfloat16 bfloat16 float32 float32 float32'
+    assert [(tmp_path / name).read_text() for name in ('agreed0', 'agreed1')] == [agreed] * 2
 
 
 @pytest.fixture
 def fastest(monkeypatch):
-    """function(precision): this machine's processor is fastest in it from now on."""
-    return lambda precision: monkeypatch.setattr(machines, 'fast_precision', lambda: precision)
+    """function(precision, precision): this machine is fastest in them from now on, under attack and for the update."""
+    return lambda *precisions: monkeypatch.setattr(machines, 'fastest_precisions', lambda: Precisions(*precisions))
 
 
 def recorded(folder):
-    return read_json(folder / 'run.json')['attack_precision']
+    run = read_json(folder / 'run.json')
+    return run['attack_precision'], run['update_precision']
 
 
-@pytest.mark.parametrize('began, other', [('bfloat16', 'float32'), ('float32', 'bfloat16')])
-def test_a_run_goes_on_in_its_precision_on_another_kind_of_processor(train, fastest, tmp_path, capsys, began, other):
+@pytest.mark.parametrize('began, other', [(('bfloat16', 'float32'), ('float32', 'bfloat16')),
+                                          (('float32', 'bfloat16'), ('bfloat16', 'float32'))])
+def test_a_run_goes_on_in_its_precisions_on_another_kind_of_processor(train, fastest, tmp_path, capsys, began, other):
     folder = tmp_path / 'run'
     for fast, epochs, why in ((began, '1', 'the fastest that all ranks have'),
-                              (other, '2', 'as the run began; the fastest that all ranks have is ' + other)):
-        fastest(fast)
+                              (other, '2', 'as the run began; the fastest that all ranks have is {}')):
+        fastest(*fast)
         train(folder, *LEAN, '--epochs', epochs, '--resume-if-any')
         log = (folder / 'log.log').read_text()
         assert recorded(folder) == began
-        assert 'Attack precision: {}, {}\n'.format(began, why) in log
-        assert 'Under attack the network computes in {},'.format(began) in log
+        for what, mine, here in zip(('Attack', 'Update'), began, fast):
+            assert '{} precision: {}, {}\n'.format(what, mine, why.format(here)) in log
+        assert 'Under attack the network computes in {},'.format(began[0]) in log
+        assert ('gradients computed in bfloat16, weights kept in float32' in log) == (began[1] == 'bfloat16')
     assert not (tmp_path / 'run-2').exists()
-    with pytest.raises(SystemExit) as end:
-        train(folder, *LEAN, '--epochs', '3', '--resume', '--attack-precision', other)
-    assert end.value.code == 2
-    assert 'attack_precision {}, now it is {}'.format(began, other) in capsys.readouterr().err
+    for flag, mine, here in zip(('attack_precision', 'update_precision'), began, other):
+        with pytest.raises(SystemExit) as end:
+            train(folder, *LEAN, '--epochs', '3', '--resume', '--' + flag.replace('_', '-'), here)
+        assert end.value.code == 2
+        assert '{} {}, now it is {}'.format(flag, mine, here) in capsys.readouterr().err
 
 
-def test_a_typed_precision_is_taken_whatever_is_fastest(train, fastest, tmp_path):
-    fastest('float32')
+def test_a_typed_precision_is_taken_whatever_is_fastest_and_decides_nothing_else(train, fastest, tmp_path):
+    fastest('float32', 'bfloat16')
     train(tmp_path / 'run', *LEAN, '--epochs', '1', '--attack-precision', 'float16')
-    assert recorded(tmp_path / 'run') == 'float16'
+    assert recorded(tmp_path / 'run') == ('float16', 'bfloat16')
     assert 'Attack precision: float16, as typed' in (tmp_path / 'run' / 'log.log').read_text()
 
 
+def test_a_run_of_before_updates_had_precisions_goes_on_in_float32(train, fastest, tmp_path):
+    fastest('float32', 'float32')
+    folder = tmp_path / 'run'
+    train(folder, *LEAN, '--epochs', '1')
+    run = read_json(folder / 'run.json')
+    del run['update_precision']
+    (folder / 'run.json').write_text(json.dumps(run))
+    fastest('bfloat16', 'bfloat16')
+    train(folder, *LEAN, '--epochs', '2', '--resume')
+    assert recorded(folder) == ('float32', 'float32')
+
+
 def test_a_precision_that_there_is_not_is_not_taken_from_a_run():
+    typed = {'attack_precision': None, 'update_precision': None}
     with pytest.raises(ValueError, match='the attack_precision 8, which is none of float32, bfloat16, float16'):
-        decide_precision(None, {'attack_precision': 8}, 'float32')
+        decide_precisions(typed, {**typed, 'attack_precision': 8}, Precisions('float32', 'float32'))
 
 
 def tf32():

@@ -168,7 +168,7 @@ def damaged(root):
     return folder_of(root, [encoded(good[k]) if k in good else bad[k] for k in range(10)]), good
 
 
-def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, caplog):
+def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, caplog, logged):
     dataset, good = damaged(tmp_path)
     batches = ReleasedValidationBatches(dataset, 3, SEEN, threads=2)
     with caplog.at_level(logging.WARNING):
@@ -184,12 +184,12 @@ def test_unreadable_images_are_left_out_counted_and_warned_of_once(tmp_path, cap
     problems = dict.fromkeys(bad, 'cannot decode image {}; it is left out')
     problems[dataset.files[1]] = '{}: No such file or directory; it is left out'
     problems.update(dict.fromkeys((dataset.files[5], dataset.files[8]), '{}: the JPEG is truncated; it is left out'))
-    assert {entry.getMessage() for entry in caplog.records if entry.name.startswith('data')} == {
+    assert set(logged()) == {
         problem.format(path) for path, problem in problems.items()}
     assert batches.reasons == dict(zip(bad, (
         'No such file or directory', 'cannot be decoded', 'cannot be decoded', 'the JPEG is truncated',
         'cannot be decoded', 'the JPEG is truncated')))
-    assert len(caplog.records) == len(bad)
+    assert len(logged()) == len(bad)
 
 
 def test_a_set_without_a_readable_image_gives_empty_rows(tmp_path):
@@ -279,10 +279,12 @@ def test_abandoned_batches_leave_nothing_running():
         batches = iter(ReleasedValidationBatches(dataset, 4, SEEN, threads=2))
         next(batches)
         batches.close()
-        time.sleep(0.1)  # for what was under way
-        loaded = dataset.loaded
-        time.sleep(0.2)
-        assert dataset.running == 0 and dataset.loaded == loaded < 30
+        seen, deadline = [], time.monotonic() + 10
+        while len(seen) < 2 or seen[-1] != seen[-2]:  # what was under way may still end
+            assert time.monotonic() < deadline
+            seen.append((dataset.loaded, dataset.running))
+            time.sleep(0.2)
+        assert dataset.running == 0 and dataset.loaded < 30
         return len(os.listdir('/proc/self/task'))
     before = abandon()  # TensorFlow keeps one pool of threads for all sessions
     assert max(abandon() for _ in range(5)) <= before + 1

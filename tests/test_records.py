@@ -224,7 +224,7 @@ def test_a_file_that_is_no_shard_is_refused(tmp_path):
     (lambda: record(picture(0), 4)[:-3], 'it is no tf.train.Example'),
     (lambda: record(b'no image', 4), None),
 ])
-def test_a_bad_record_is_left_out_with_its_reason(tmp_path, caplog, bad, reason):
+def test_a_bad_record_is_left_out_with_its_reason(tmp_path, logged, bad, reason):
     good = [record(picture(value), 10 * value + 1) for value in range(4)]
     write_shards(tmp_path, 'validation', [[good[0]], [good[1], bad(), good[2]], [good[3]]])
     dataset = open_dataset(str(tmp_path), 'val', 1000)
@@ -235,7 +235,7 @@ def test_a_bad_record_is_left_out_with_its_reason(tmp_path, caplog, bad, reason)
     name = 'validation-00001-of-00003#1'
     problem = '{}: {}'.format(name, reason) if reason else 'cannot decode image {}'.format(name)
     assert batches.unreadable == [name]
-    assert [entry.getMessage() for entry in caplog.records] == [problem + '; it is left out']
+    assert logged() == [problem + '; it is left out']
     if reason:
         with pytest.raises(Unreadable, match=re.escape(problem)):
             dataset.load(2)
@@ -264,12 +264,12 @@ def test_a_shard_that_changes_while_it_is_read_costs_its_records(tmp_path):
             dataset.load(index)
 
 
-def test_a_set_of_bad_records_ends_a_training_stream(tmp_path, caplog):
+def test_a_set_of_bad_records_ends_a_training_stream(tmp_path, logged):
     write_shards(tmp_path, 'train', [[record(picture(1), 0), record(picture(1), 7)]])
     stream = TrainingStream(open_dataset(str(tmp_path), 'train', 3), 4, View(8, 'none'), 0)
     with pytest.raises(ValueError, match='none of the 2 images of .*; the first: train-00000-of-00001#0: label 0 is'):
         stream.batch(0)
-    assert len(caplog.records) == 2
+    assert len(logged()) == 2
 
 
 @pytest.mark.parametrize('names, split, message', [
@@ -447,14 +447,14 @@ def test_other_formats_become_jpeg_and_unreadable_files_are_left_out(make, tmp_p
         assert np.abs(decode_image(content).astype(int) - image).mean() < 1
 
 
-def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, caplog):
+def test_a_truncated_jpeg_in_a_record_is_left_out_and_named(tmp_path, logged):
     whole = jpeg(np.random.default_rng(0).integers(0, 256, [30, 40, 3], np.uint8))
     shard = [record(whole, 1), record(whole[:len(whole) // 2], 2), record(whole, 3)]
     path, = write_shards(tmp_path, 'validation', [shard])
     dataset = open_dataset(str(tmp_path), 'val')
     batches = ValidationBatches(dataset, 3, View(16, 'none'))
     assert [index.tolist() for _, _, index in batches] == [[0, -1, 2]]
-    assert caplog.records[-1].getMessage() == '{}: the JPEG is truncated; it is left out'.format(dataset.files[1])
+    assert logged()[-1] == '{}: the JPEG is truncated; it is left out'.format(dataset.files[1])
     assert dataset.shards == [path]
 
 

@@ -179,7 +179,7 @@ def test_an_error_in_a_thread_reaches_the_loop_and_ends_the_threads(batch_thread
     assert not batch_threads()
 
 
-def test_unreadable_images_are_replaced_and_warned_of_once(damaged, caplog):
+def test_unreadable_images_are_replaced_and_warned_of_once(damaged, caplog, logged):
     bad = {damaged.files[k] for k in (3, 4, 19)}
     with caplog.at_level(logging.WARNING):
         stream = plain(damaged, 20)
@@ -187,7 +187,7 @@ def test_unreadable_images_are_replaced_and_warned_of_once(damaged, caplog):
     for order in samples:
         assert set(order) == set(range(20)) - {3, 4, 19} and len(order) == 20
     assert set(stream.unreadable) == bad
-    assert sorted(re.search(r'/\S+\.png', record.getMessage()).group() for record in caplog.records) == sorted(bad)
+    assert sorted(re.search(r'/\S+\.png', line).group() for line in logged()) == sorted(bad)
     assert (served(plain(damaged, 20), [2]) == samples[2]).all()  # a new process replaces alike
 
 
@@ -245,14 +245,14 @@ def test_validation_batches_of_chosen_images_hold_these_in_their_order(dataset, 
         assert (value_of(image)[real] == index[real]).all() and (label[real] == index[real] % 7).all()
 
 
-def test_validation_marks_unreadable_images_and_can_be_repeated(damaged, caplog):
+def test_validation_marks_unreadable_images_and_can_be_repeated(damaged, logged):
     validation = ValidationBatches(damaged, 8, View(8, 'none'), threads=2)
     for _ in range(2):
         index = np.concatenate([index for _, _, index in validation])
         assert sorted(index[index >= 0]) == [k for k in range(20) if k not in (3, 4, 19)]
         assert index[3] == index[4] == index[19] == -1
     assert validation.unreadable == [damaged.files[k] for k in (3, 4, 19)]
-    assert len(caplog.records) == 3
+    assert len(logged()) == 3
 
 
 def test_fake_batches_are_constant_with_labels_in_range():

@@ -615,9 +615,8 @@ def test_other_pulls_go_on_waiting_when_one_is_cancelled():
         second = pipe.pull_in_thread()
         time.sleep(0.05)
         pipe.send(int_message(1))
-        assert first() == [1]
         pipe.send(int_message(2))
-        assert second() == [2]
+        assert sorted([first(), second()]) == [[1], [2]]  # in whichever order their threads have begun
 
 
 def test_messages_and_timeouts_that_race_never_duplicate_or_reorder():
@@ -732,21 +731,21 @@ def test_every_message_starts_the_clock_of_the_waiting_pulls_again():
         joins = [pipe.pull_in_thread() for _ in range(5)]
         for i in range(4):
             time.sleep(0.4)
+            last = time.monotonic()
             pipe.send(int_message(i))
-        last = time.monotonic()
         results = [join() for join in joins]
-        assert last - begin > 1.0 and 0.9 < time.monotonic() - last < PROMPT
+        assert last - begin > 1.0 and 1.0 <= time.monotonic() - last < PROMPT
         late, = [result for result in results if isinstance(result, tf.errors.DeadlineExceededError)]
         assert sorted(r[0] for r in results if r is not late) == [0, 1, 2, 3] and 'for 1 s' in late.message
 
 
 def test_the_clock_starts_with_the_pull_and_not_with_the_last_message():
-    with new_pipe([tf.int32], timeout=0.5) as pipe:
+    with new_pipe([tf.int32], timeout=1.0) as pipe:
         pipe.send(int_message(1))
         assert pipe.pull() == [1]
-        time.sleep(0.7)  # nobody waits, as while a network is judged
+        time.sleep(1.1)  # nobody waits, as while a network is judged
         join = pipe.pull_in_thread()
-        time.sleep(0.2)
+        time.sleep(0.1)
         pipe.send(int_message(2))
         assert join() == [2]
 

@@ -38,10 +38,12 @@ def about(settings, flags, attacker, watching):
         settings (Settings), flags (dict): as of ``run_training``.
         attacker: of the training. watching: of the evaluations, or None.
     """
-    lead = 'Recipe {}. Attack in training: {}; in evaluations: {}. {} of {} images in a step, {} epochs of {} steps, ' \
-           'seed {}.'.format(
+    lead = 'Recipe {}. Attack in training: {}; in evaluations: {}.{} {} of {} images in a step, {} epochs of {} ' \
+           'steps, seed {}.'.format(
                settings.run.recipe, in_words(attacker, settings.training_attack.precision),
                in_words(watching) if watching else 'there are none',
+               '' if settings.update.precision in (None, 'float32') else
+               ' Update: {}.'.format(update_in_words(settings.update.precision)),
                '1 rank' if flags['ranks'] == 1 else '{} ranks'.format(flags['ranks']), settings.data.batch,
                settings.schedule.epochs, settings.schedule.steps_per_epoch, settings.run.seed)
     return About(heading(flags), lead, settings.run.recipe, differing(flags), watching and in_words(watching),
@@ -67,6 +69,11 @@ def in_words(attacker, precision='float32'):
         words.append('steps of {:g}'.format(what['step_size']))
     words += ['targeted'] * bool(what.get('targeted'))
     return ', '.join(words + ['in {}'.format(precision)] * ((precision or 'float32') != 'float32'))
+
+
+def update_in_words(precision):
+    """What the weights' gradients are computed in, in some words."""
+    return 'gradients computed in {}, weights kept in float32'.format(precision)
 
 
 def differing(flags):

@@ -11,10 +11,15 @@ from tensorpack.callbacks import (
 
 from adv_model import TRAINING_STEP
 from files.atomic import write_text
+from ranks.end import fail
 from ranks.gather import gather_rows
 from ranks.terminal import bar
+from training.step.loss_scale import SMALLEST, LossScale
+from weights.find import name_latest
 
 TRAINING_ERROR = 'train-error-top1-of-epoch'  # a scalar of each epoch; see ``TrainingAccuracy``
+
+LOSS_SCALE, SKIPPED_STEPS = 'loss_scale', 'skipped-steps'  # likewise; see ``WatchLossScale``
 
 
 class LearningRate(HyperParamSetter):
@@ -105,6 +110,42 @@ class TrainingAccuracy(Callback):
         wrong, images = self.trainer.sess.run(self._all, {self._mine: [[self._wrong, self._images]]}).sum(axis=0)
         if images and self.ranks.is_chief:
             self.trainer.monitors.put_scalar(TRAINING_ERROR, wrong / images)
+
+
+class WatchLossScale(Callback):
+    """Notes the loss scale of an update in float16, and the steps of each epoch that were skipped (with --resume in
+    mid-epoch, of those since), where there were some. Ends a run, in one line, in which no scale leaves the gradients
+    finite.
+
+    Args:
+        ranks (Ranks), of which all see the same. folder (str): log directory.
+    """
+    _chief_only = False
+
+    def __init__(self, ranks, folder):
+        self.ranks, self.folder = ranks, folder
+
+    def _setup_graph(self):
+        state = LossScale()
+        self._state = [state.scale.read_value(), state.skipped.read_value()]
+
+    def _before_epoch(self):
+        self._before = self.trainer.sess.run(self._state[1])
+
+    def _trigger_step(self):
+        # Not with the step itself, whose order of reading and writing a variable is not said.
+        scale, skipped = self.trainer.sess.run(self._state)
+        if scale < SMALLEST:
+            fail('gradients in float16 are not finite at step {}, with a loss scale of {:g} and after {} skipped '
+                 'steps; {}; --update-precision bfloat16 or float32, or a lower --base-lr, may help'.format(
+                     self.global_step, 2 * scale, skipped, name_latest(self.folder)), self.ranks.rank)
+
+    def _trigger_epoch(self):
+        scale, skipped = self.trainer.sess.run(self._state)
+        if self.ranks.is_chief:
+            self.trainer.monitors.put_scalar(LOSS_SCALE, float(scale))
+            if skipped > self._before:
+                self.trainer.monitors.put_scalar(SKIPPED_STEPS, int(skipped - self._before))
 
 
 class EpochBar(Callback):

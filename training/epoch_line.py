@@ -21,7 +21,7 @@ class EpochLine:
 
     def in_words(self, epoch):
         """A line on an ``Epoch``: with an evaluation clean and robust accuracy, else the training accuracy by its name,
-        and the cost; the averaged weights' where there are some, and the time.
+        and the cost; the averaged weights' where there are some, the steps that were skipped if any were, and the time.
 
         Returns:
             str: of some 80 characters where the weights are not averaged and there is one attack.
@@ -34,6 +34,9 @@ class EpochLine:
         parts.append(training)
         if not epoch.judged and epoch.cost is not None:
             parts.append('cost {:.4g}'.format(epoch.cost))
+        if epoch.skipped_steps:
+            parts.append('{} step{} skipped, loss scale {:g}'.format(
+                epoch.skipped_steps, 's' * (epoch.skipped_steps > 1), epoch.loss_scale))
         if epoch.seconds is not None:
             parts.append(duration(epoch.seconds + (epoch.evaluation_seconds or 0)))
         return 'epoch {}/{}: {}'.format(epoch.number, self.epochs, ', '.join(filter(None, parts)) or 'no step was left')

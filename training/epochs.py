@@ -22,13 +22,13 @@ from evaluation.during_training import (
 from evaluation.verdicts import CLEAN, wilson
 from files.json_files import read_checked
 from files.typed import anything, list_of, number, optional, parse, record, whole
-from training.callbacks import TRAINING_ERROR
+from training.callbacks import LOSS_SCALE, SKIPPED_STEPS, TRAINING_ERROR
 
 SECONDS_OF_STEPS = 'seconds-of-steps'
 _COUNTS = [prefix(averaged) + name for averaged in (False, True) for name in (NUM_IMAGES, NUM_UNREADABLE)]
 _SCALARS = ['learning_rate', 'cost', TRAINING_ERROR, 'train-error-top1', 'train-error-top5', 'attack_success_rate',
-            SECONDS_OF_STEPS, SECONDS_OF_EVALUATION]
-_FIELDS = {**dict.fromkeys(['epoch_num', 'global_step', *_COUNTS], optional(whole(0, 2 ** 62))),
+            SECONDS_OF_STEPS, SECONDS_OF_EVALUATION, LOSS_SCALE]
+_FIELDS = {**dict.fromkeys(['epoch_num', 'global_step', SKIPPED_STEPS, *_COUNTS], optional(whole(0, 2 ** 62))),
            **dict.fromkeys(_SCALARS, optional(number()))}
 _ENTRIES = list_of(record(_FIELDS, others=anything, maybe=list(_FIELDS)), 10 ** 7)
 _SHARE = optional(number(0, 1))
@@ -86,6 +86,8 @@ class Epoch(NamedTuple):
             falls by 0.95, on the first rank.
         judged (tuple of Judged): plain weights first, clean first; () if the epoch had no evaluation.
         seconds (float): of the steps (with --resume of those since), evaluation_seconds (float): of the evaluations.
+        skipped_steps (int): whose gradients were not finite (see ``WatchLossScale``), None for none.
+        loss_scale (float): after the epoch; None but for updates in float16.
     """
     number: int
     step: Optional[int]
@@ -99,6 +101,8 @@ class Epoch(NamedTuple):
     seconds: Optional[float]
     evaluation_seconds: Optional[float]
     counted: bool = True
+    skipped_steps: Optional[int] = None
+    loss_scale: Optional[float] = None
 
     def of(self, attack, averaged=False):
         """The ``Judged`` of this attack, or None."""
@@ -134,7 +138,8 @@ def _epoch(entry):
                  entry.get(TRAINING_ERROR, entry.get('train-error-top1')), entry.get('train-error-top5'),
                  'attack_success_rate' in entry, entry.get('attack_success_rate'),
                  (*_judged(entry, False), *_judged(entry, True)), entry.get(SECONDS_OF_STEPS),
-                 entry.get(SECONDS_OF_EVALUATION), TRAINING_ERROR in entry)
+                 entry.get(SECONDS_OF_EVALUATION), TRAINING_ERROR in entry, entry.get(SKIPPED_STEPS),
+                 entry.get(LOSS_SCALE))
 
 
 def _judged(entry, averaged):

@@ -13,12 +13,14 @@ from adv_model import PRECISIONS
 from files.atomic import write_text
 from files.json_files import read_json
 from files.typed import anything, list_of, record, whole
+from machine.devices import Precisions
 from settings import sections
 from training.directory import RUN_FILE
 from weights.classes import classes_in
 from weights.find import newest_whole, open_checkpoint, prefix_of
 from weights.match import LoadWeights
 
+_BEFORE_THERE_WERE_OTHERS = {'update_precision': 'float32'}  # what runs had of which no record says it
 _STATISTICS = list_of(record({'epoch_num': whole(0, 2 ** 62)}, others=anything, maybe=['epoch_num']), 10 ** 7)
 
 
@@ -38,9 +40,9 @@ def check_same_run(folder, run):
     path = os.path.join(folder, RUN_FILE)
     if not os.path.isfile(path):
         raise ValueError("--resume: '{}' holds no {}; it is not a run's directory".format(folder, RUN_FILE))
-    before = read_json(path, record({}, others=anything))
+    before = {**_BEFORE_THERE_WERE_OTHERS, **read_json(path, record({}, others=anything))}
     for name in fixing_a_run():
-        if (name, run[name]) == ('attack_precision', None):
+        if name in Precisions._fields and run[name] is None:
             continue
         if before.get(name) != json.loads(json.dumps(run[name])):
             raise ValueError("--resume: '{}' was started with {} {}, now it is {}".format(
@@ -48,28 +50,33 @@ def check_same_run(folder, run):
     return before
 
 
-def decide_precision(typed, recorded, fast):
-    """What the network computes in under the training attack.
+def decide_precisions(typed, recorded, fast):
+    """What the network computes in under the training attack, and for the update.
 
     A run that goes on elsewhere keeps its own, so that it may be queued again on machines of another kind.
 
     Args:
-        typed: of --attack-precision, or None. recorded (dict): flags of the run that goes on, or None.
-        fast (str): of ``ranks.precision.agreed_precision``.
+        typed (dict): by the names of ``Precisions``, None where nothing was typed. recorded (dict): flags of the run
+            that goes on, or None. fast (Precisions): of ``ranks.precision.agreed_precisions``.
     Returns:
-        precision and why, in words.
+        Precisions, and for each of them why, in words.
     Raises:
         ValueError: the run that goes on has recorded none that there is.
     """
+    decided = [_decide(name, typed[name], recorded, fastest) for name, fastest in fast._asdict().items()]
+    return Precisions(*(precision for precision, _ in decided)), [why for _, why in decided]
+
+
+def _decide(name, typed, recorded, fastest):
     if typed:
         return typed, 'as typed'
     if recorded is None:
-        return fast, 'the fastest that all ranks have'
-    precision = recorded.get('attack_precision')
+        return fastest, 'the fastest that all ranks have'
+    precision = recorded.get(name)
     if precision not in PRECISIONS:
-        raise ValueError('--resume: the run has the attack_precision {}, which is none of {}'.format(
-            precision, ', '.join(PRECISIONS)))
-    return precision, 'as the run began; the fastest that all ranks have is {}'.format(fast)
+        raise ValueError('--resume: the run has the {} {}, which is none of {}'.format(
+            name, precision, ', '.join(PRECISIONS)))
+    return precision, 'as the run began; the fastest that all ranks have is {}'.format(fastest)
 
 
 def check_same_classes(folder, classes):

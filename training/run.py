@@ -35,6 +35,7 @@ from training.callbacks import (
     RestOfEpoch,
     Statistics,
     TrainingAccuracy,
+    WatchLossScale,
 )
 from training.directory import RUN_FILE
 from training.epoch_line import EpochLine
@@ -90,6 +91,8 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     if averages:
         callbacks.append(averages)
+    if settings.update.precision == 'float16':
+        callbacks.append(WatchLossScale(ranks, folder))
     evaluation = None
     if validation:
         make_batches, num_images, make_samples = validation

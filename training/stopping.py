@@ -10,6 +10,7 @@ from tensorpack.utils import logger
 
 from ranks.end import fail
 from ranks.gather import largest_over_ranks, together
+from training.step.loss_scale import step_is_skipped
 from weights.find import name_latest
 
 # What batch systems and launchers send before a time limit or a preemption.
@@ -89,7 +90,8 @@ class StopTogether(Callback):
 
     The signals travel with each step, so a run of several ranks ends with the step after the running one at the latest.
     Then the first rank saves a checkpoint and the exit code is 143, or 130 after SIGINT. A loss that is not finite ends
-    the run with one line and exit code 2; nothing is saved, because the step has spoilt the weights.
+    the run with one line and exit code 2; nothing is saved, because the step has spoilt the weights; unless a loss
+    scale has skipped it.
 
     Must come after the callbacks that belong to a step.
 
@@ -106,7 +108,7 @@ class StopTogether(Callback):
     def _setup_graph(self):
         cost, = self.get_tensors_maybe_in_tower(['cost:0'])
         self._signal = tf.placeholder(tf.int32, [], name='stop_signal')
-        self._bad_loss = tf.where(tf.is_finite(cost), 0, 1 + self.ranks.rank)
+        self._bad_loss = tf.where(tf.is_finite(cost) | step_is_skipped(), 0, 1 + self.ranks.rank)
         self._found = largest_over_ranks(self.ranks, tf.stack([self._signal, self._bad_loss]), 'reasons_to_stop')
 
     def _before_train(self):

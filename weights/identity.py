@@ -10,12 +10,13 @@ from architectures.entry import Identity
 from nets import ARCHITECTURES, architecture_defaults
 from settings import sections
 from training.optimizers import is_of_optimizer
+from training.step.loss_scale import SCOPE as LOSS_SCALE
 
 # Moving average of a variable in the released EfficientNet checkpoints.
 AVERAGE = '/ExponentialMovingAverage'
 # What a training checkpoint holds beside the network and the optimizer's own variables; without them it is still a
 # network.
-_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|{})$'.format(AVERAGE))
+_TRAINING_ONLY = re.compile(r'(^global_step|^learning_rate|^{}/\w+|{})$'.format(LOSS_SCALE, AVERAGE))
 # Advice where the classes alone are others.
 OR_TRAIN_ANOTHER = '; or train it on other classes with --new-classifier'
 _SHOWN = 3  # names in an error message

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "batch_norm.h"
 #include "depthwise.h"
 #include "functions.h"
 #include "layer_norm.h"
@@ -218,6 +219,11 @@ constexpr TokenLoops<T> OfTokens() {
           AttentionRoom, Attention<T>,         AttentionGradient<T>};
 }
 
+template <typename T>
+constexpr NormLoops<T> OfNorms() {
+  return {NormMoments<T>, NormValue<T>, NormSlope<T>, NormInput<T>};
+}
+
 }  // namespace
 
 #define OF_FLOAT(kind, name) OfFloat<kind>(),
@@ -228,6 +234,8 @@ const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      OfLayers<Half>(),
                      OfTokens<float>(),
                      OfTokens<Half>(),
-                     {Product, PackRows, PackColumns}};
+                     {Product, PackRows, PackColumns},
+                     OfNorms<float>(),
+                     OfNorms<Half>()};
 
 }  // namespace smooth_ops

@@ -94,6 +94,35 @@ struct TokenLoops {
   void (*attention_gradient)(const T* dy, const T* qkv, T* dqkv, const Heads& at, int64_t head, float* room);
 };
 
+// Images in rows of ``width`` numbers, which are whole pixels, and of each number of a row the batch's mean, the factor of
+// what differs from it, and what is then added.
+struct NormRows {
+  int64_t width;
+  const float *mean, *scale, *offset;
+};
+
+// A function of floats; both loops are null for none.
+struct Activation {
+  Loops<float> loops;
+  float alpha;
+};
+
+// Batch norm in training; see batch_norm.h.
+template <typename T>
+struct NormLoops {
+  // Adds x - shift, and its squares, to the sums [width].
+  void (*moments)(const T* x, const float* shift, float* sums, float* squares, int64_t n, int64_t width);
+  // y = activation(norm(x) + residual); ``residual`` may be null.
+  void (*value)(const T* x, const T* residual, T* y, int64_t n, const NormRows& at, const Activation& activation);
+  // The gradient of norm(x), where that of y is dy + more: put into ``slope`` if that is not null, and added to the sums
+  // [width], as it is and times x - mean. ``more`` and ``residual`` may be null, ``slope`` the same array as another.
+  void (*slope)(const T* dy, const T* more, const T* x, const T* residual, T* slope, float* sums, float* products,
+                int64_t n, const NormRows& at, const Activation& activation);
+  // dx = (slope - shift - factor (x - mean)) scale; it may be the same array as an input.
+  void (*input)(const T* slope, const T* x, T* dx, int64_t n, const NormRows& at, const float* shift,
+                const float* factor);
+};
+
 // Channels of a convolution's result that are worked on together, and a multiple of which the weights have, by zeros.
 constexpr int64_t kPanel = 64, kFilled = 16;
 constexpr int64_t kMostTaps = 49;
@@ -146,6 +175,8 @@ struct Table {
   TokenLoops<float> tokens_of_float;
   TokenLoops<Half> tokens_of_bfloat16;
   ProductLoops products;
+  NormLoops<float> norms_of_float;
+  NormLoops<Half> norms_of_bfloat16;
 };
 
 // One for each object file of kernels.cc.
