@@ -19,6 +19,7 @@ from machine.graph_mode import use_graphs
 from seeds import EVALUATION_STREAM, TRAINING_STREAM, image_seeds
 from smooth_activations import backward_slope
 from training.optimizers import coupled_decay, make_optimizer
+from training.optimizers.decay import with_coupled
 from training.step.accumulation import mean_over_parts
 from training.step.loss_scale import LossScale, ScaledOptimizer, scale_gradient
 from training.step.mixing import as_it_is, smoothed
@@ -224,8 +225,8 @@ class AdvImageNetModel(ModelDesc):
         loss = tf.identity(loss, name='xentropy-loss')
         shown = [tf.identity(value, name=name) for value, name in zip(
             shown, ('train-error-top1', 'train-error-top5', 'attack_success_rate'))]
-        decay = self._enlarged(coupled_decay(self.optimizer_name, self.weight_decay, self.weight_decay_variables))
-        cost = tf.add(loss, decay, name='cost')
+        decay = coupled_decay(self.optimizer_name, self.weight_decay, self.weight_decay_variables)
+        cost = tf.identity(with_coupled(loss, decay), name='cost')
         add_moving_summary(loss, decay, cost, *shown)
         return cost
 

@@ -28,16 +28,16 @@ from adv_model import PRECISIONS
 from gpu import products, steps
 from gpu.lower import lower
 
-NETWORKS = {'resnet50': '--arch ResNet -d 50 --activation-name silu', 'convnext-t': '--arch ConvNeXt'}
+NETWORKS = {'resnet50': '--arch ResNet -d 50 --activation-name silu', 'convnext-t': '--arch ConvNeXt --recipe sat'}
 LAYOUTS = ('NHWC', 'NCHW')
 
 
 def initial(graph):
     """{name of a variable: (mean, standard deviation)} of what it begins with."""
     with graph.as_default(), tf.Session() as session:
+        values = {variable.op.name: tf.cast(variable, tf.float32) for variable in tf.global_variables()}
         session.run(tf.global_variables_initializer())
-        return {variable.op.name: session.run([tf.reduce_mean(value), tf.math.reduce_std(value)]) for variable in
-                tf.global_variables() for value in [tf.cast(variable, tf.float32)]}
+        return session.run({name: [tf.reduce_mean(value), tf.math.reduce_std(value)] for name, value in values.items()})
 
 
 def export(folder, network, step, precision, layout, batch):

@@ -1,8 +1,6 @@
-"""Makes TF_CPP_MIN_LOG_LEVEL hold from TensorFlow's first moment on, and that moment a third shorter.
+"""Makes TF_CPP_MIN_LOG_LEVEL hold from TensorFlow's first moment on: a user's mistake is one line on stderr.
 
-TensorFlow 2.21 says some things while it is imported, before it has looked at that variable; a user's mistake is one
-line on stderr. And it imports Keras, which imports scikit-learn and Matplotlib where they are installed, for classes
-that no program of this project uses.
+TensorFlow 2.21 says some things while it is imported, before it has looked at that variable.
 """
 import contextlib
 import importlib.abc
@@ -14,6 +12,8 @@ import tempfile
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Iterator, Optional, Sequence
+
+from machine.keras_later import load_keras_later
 
 LEVELS = 'IWEF'  # INFO, WARNING, ERROR, FATAL; the variable's value is the first that is printed
 PREFACE = rb'WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR'
@@ -39,25 +39,8 @@ def without_log_lines(letters: str) -> Iterator[None]:
                     os.write(2, line)
 
 
-@contextlib.contextmanager
-def without_packages(*names: str) -> Iterator[None]:
-    """As if these, where they have not been imported before, were not installed."""
-    modules: Any = sys.modules
-    hidden = [name for name in names if name not in modules]
-    modules.update(dict.fromkeys(hidden))  # None, with which an import fails
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del modules[name]
-
-
 class _QuietImport(importlib.abc.MetaPathFinder):
-    """Imports TensorFlow as ever, with the log lines held back that are not wanted.
-
-    ``whole`` (bool): with scikit-learn and Matplotlib.
-    """
-    whole = True
+    """Imports TensorFlow as ever, with the log lines held back that are not wanted."""
 
     def find_spec(self, name: str, path: Optional[Sequence[str]],
                   target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
@@ -66,32 +49,25 @@ class _QuietImport(importlib.abc.MetaPathFinder):
         sys.meta_path.remove(self)
         level = os.environ.get('TF_CPP_MIN_LOG_LEVEL', '')
         spec = importlib.util.find_spec(name)
-        if spec:
+        if spec and level.isdigit() and int(level) > 0:
             loader: Any = spec.loader
             execute = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                with contextlib.ExitStack() as stack:
-                    if level.isdigit() and int(level) > 0:
-                        stack.enter_context(without_log_lines(LEVELS[:int(level)]))
-                    if not self.whole:
-                        stack.enter_context(without_packages('sklearn', 'matplotlib'))
+                with without_log_lines(LEVELS[:int(level)]):
                     execute(module)
             loader.exec_module = exec_module
         return spec
 
 
-def quieten_tensorflow(level: int = 2, whole: bool = False) -> None:
-    """Let TensorFlow log from a level on; to be called before its first import.
+def quieten_tensorflow(level: int = 2) -> None:
+    """Let TensorFlow log from a level on, and load Keras when that is used; to be called before its first import.
 
     Args:
         level (int): of TF_CPP_MIN_LOG_LEVEL, where the user has not set it; 1 hides information, 2 warnings, 3 errors
             too.
-        whole (bool): what Keras has for scikit-learn and Matplotlib is there too, as a user's own program may want it.
-            Of several calls one without it counts.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', str(level))
-    found = [finder for finder in sys.meta_path if isinstance(finder, _QuietImport)] or [_QuietImport()]
-    found[0].whole = found[0].whole and whole
-    if found[0] not in sys.meta_path:
-        sys.meta_path.insert(0, found[0])
+    if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _QuietImport())
+    load_keras_later()

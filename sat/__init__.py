@@ -13,7 +13,7 @@ import importlib
 
 from machine.quiet_tensorflow import quieten_tensorflow
 
-quieten_tensorflow(whole=True)
+quieten_tensorflow()
 
 __all__ = ['attacks', 'load', 'networks', 'picture']
 

@@ -11,6 +11,7 @@ from adv_model import AdvImageNetModel
 from attacks.pgd import NoOpAttacker, PGDAttacker
 from networks import make_network
 from smooth_activations import activate
+from training.optimizers.decay import Decay, with_decay
 from training.step.accumulation import mean_over_parts
 from training.step.mixing import smoothed
 
@@ -239,11 +240,13 @@ class Watched(NoOpAttacker):
 
 
 def gradient_of_the_cost(model, sess):
-    """The weights that a ``Linear`` has now, and the gradient tensor of its training cost by them."""
+    """The weights that a ``Linear`` has now, and the gradient tensor of its training cost by them, of which the
+    optimizer makes the weight decay's part."""
     with TowerContext('', is_training=True):
         cost = model.build_graph(tf.constant(IMAGES), tf.constant(LABEL))
     weights, = tf.trainable_variables()
     gradient, = tf.gradients(cost, [weights])
+    gradient = with_decay(gradient, weights, Decay(model.weight_decay, model.weight_decay_variables).of(weights))
     value = 0.1 * normal(192, CLASSES)
     weights.load(value, sess)
     return value, gradient

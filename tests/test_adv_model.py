@@ -19,6 +19,7 @@ from attacks.pgd import NoOpAttacker, PGDAttacker, logger
 from attacks.threat import NO_TARGET, PIXEL
 from seeds import EVALUATION_STREAM, image_seeds
 from smooth_activations import activate
+from training.optimizers.decay import Decay, with_decay
 
 CLASSES = 10
 SHAPE = (4, 3, 8, 8)
@@ -331,6 +332,12 @@ def build_training(sess, attacker, **attributes):
     return model, cost
 
 
+def gradients_of_a_step(model, cost, weights):
+    """Those of the cost, the weight decay's part included, which the optimizer makes."""
+    decay = Decay(model.weight_decay, model.weight_decay_variables)
+    return [with_decay(gradient, v, decay.of(v)) for gradient, v in zip(tf.gradients(cost, weights), weights)]
+
+
 def fetch(sess, name, **kwargs):
     return sess.run(name + ':0', **kwargs)
 
@@ -345,7 +352,7 @@ def test_the_attack_takes_its_own_slope_and_batch_norms_averages_the_update_its_
     model, cost = build_training(sess, PGDAttacker(**PGD), attack_gradient=attack_gradient,
                                  update_gradient=update_gradient)
     variables = {v.op.name: v for v in tf.trainable_variables()}
-    gradients = tf.gradients(cost, [variables['hidden/W'], variables['linear/W']])
+    gradients = gradients_of_a_step(model, cost, [variables['hidden/W'], variables['linear/W']])
     adv, (d_hidden, d_linear) = sess.run(['adv_training_sample:0', gradients])
 
     clean = as_seen(random_images())
@@ -537,6 +544,7 @@ def test_rmsprop_is_that_of_the_efficientnet_release(sess):
     got, slots = optimize(sess, 'rmsprop', 0.3)
     weight, squares, momentum = np.ones(4), np.ones(4), np.zeros(4)
     for found, gradient in zip(got, GRADIENTS):
+        gradient = gradient + 1e-4 * weight  # of the weight decay
         squares = 0.9 * squares + 0.1 * gradient ** 2
         momentum = 0.9 * momentum + 0.3 * gradient / np.sqrt(squares + 1e-3)
         weight = weight - momentum
@@ -560,6 +568,7 @@ def test_momentum_is_nesterovs(sess):
     got, slots = optimize(sess, 'momentum', 0.3)
     weight, momentum = np.ones(4), np.zeros(4)
     for found, gradient in zip(got, GRADIENTS):
+        gradient = gradient + 1e-4 * weight  # of the weight decay
         momentum = 0.9 * momentum + gradient
         weight = weight - 0.3 * (gradient + 0.9 * momentum)
         np.testing.assert_allclose(found, weight, rtol=1e-5, atol=1e-6)
@@ -813,8 +822,9 @@ def test_a_training_step_is_that_of_the_release(sess, load_json, released_model,
     load_rule_weights(sess)
     names = {v.op.name for v in tf.global_variables() if not v.op.name.endswith(('-loss/EMA', 'cost/EMA'))}
     variables = {v.op.name: v for v in tf.trainable_variables()}
-    gradients = dict(zip(variables, tf.gradients(cost, list(variables.values()))))
-    step = model.optimizer().apply_gradients([(gradients[name], variables[name]) for name in variables])
+    weights = list(variables.values())
+    step = model.optimizer().apply_gradients(zip(tf.gradients(cost, weights), weights))
+    gradients = dict(zip(variables, gradients_of_a_step(model, cost, weights)))
     made_by_optimizer = [v for v in tf.global_variables() if v.op.name not in names]
     sess.run(tf.variables_initializer(made_by_optimizer))
 

@@ -253,6 +253,8 @@ def numpy_steps(name, start, gradients, rate, decay):
     """The optimizers' formulas, in float64; decay is of the gradient (momentum, rmsprop) or of the weight (adamw)."""
     w, m, s = np.float64(start), 0.0, {'rmsprop': 1.0}.get(name, 0.0)
     for step, g in enumerate(gradients, 1):
+        if name != 'adamw':
+            g = g + decay * w
         if name == 'momentum':
             m = 0.9 * m + g
             w = w - rate * (g + 0.9 * m)

@@ -95,7 +95,7 @@ def test_xla_computes_what_tensorflow_computes(step, precision, layout, near, tm
         ours, other = found[result['name']], theirs[str(number)]
         assert other.shape == tuple(result['shape']) and other.dtype == result['type']
         # A gradient that is 0 but for rounding has another sign here and there, and its pixel another value.
-        assert (np.abs(ours - other) <= near * (1 + np.abs(ours))).mean() > 0.99, result['name']
+        assert (np.abs(ours - other) <= near * (1 + np.abs(ours))).mean() > 0.97, result['name']
     assert any(not np.array_equal(found[result['name']], given.get(result['name'])) for result in said['results'])
 
 

@@ -1,4 +1,4 @@
-"""What TensorFlow says and imports while it is imported, here a package that does the like."""
+"""What TensorFlow says while it is imported, here a package that says the like."""
 import os
 import subprocess
 import sys
@@ -21,12 +21,12 @@ def start(tmp_path):
     (tmp_path / 'tensorflow' / '__init__.py').write_text('import os\nos.write(2, {!r})\n'.format(
         (PREFACE + INFO + WARNING + ERROR + OTHERS).encode()))
 
-    def run(level, code='', calls='quieten_tensorflow(); quieten_tensorflow()'):
+    def run(level, code=''):
         path = os.pathsep.join([str(tmp_path), ROOT])
         environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
         return subprocess.run(
             [sys.executable, '-S', '-c', 'from machine.quiet_tensorflow import quieten_tensorflow; '
-             + calls + '; import os, tensorflow; ' + code],
+             'quieten_tensorflow(); quieten_tensorflow(); import os, tensorflow; ' + code],
             stderr=subprocess.PIPE, text=True, env={**environment, **level, 'PYTHONPATH': path})
     return run
 
@@ -57,30 +57,3 @@ def test_an_import_that_fails_says_so(start, tmp_path):
 def test_without_tensorflow_it_is_a_missing_module(start, tmp_path):
     os.rename(tmp_path / 'tensorflow', tmp_path / 'elsewhere')
     assert start({'TF_CPP_MIN_LOG_LEVEL': '2'}).stderr.endswith("No module named 'tensorflow'\n")
-
-
-OPTIONAL = '''
-import os
-for name in ('sklearn', 'matplotlib.pyplot'):
-    try:
-        __import__(name)
-    except ImportError:
-        os.write(2, b'without it\\n')
-'''
-
-
-@pytest.mark.parametrize('calls, code, without', [
-    ('quieten_tensorflow()', '', 2), ('quieten_tensorflow(whole=True)', '', 0),
-    ('quieten_tensorflow(whole=True); quieten_tensorflow()', '', 2),
-    ('quieten_tensorflow(); quieten_tensorflow(whole=True)', '', 2),
-    ('import matplotlib.pyplot; quieten_tensorflow()', '', 1),
-    ('quieten_tensorflow()', 'import sklearn, matplotlib.pyplot', 2)])
-@pytest.mark.parametrize('level', ['0', '2'])
-def test_a_program_s_tensorflow_is_imported_without_what_only_keras_wants(start, tmp_path, calls, code, without, level):
-    (tmp_path / 'tensorflow' / '__init__.py').write_text(OPTIONAL)
-    for name in ('sklearn', 'matplotlib'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / '__init__.py').write_text('')
-    (tmp_path / 'matplotlib' / 'pyplot.py').write_text('')
-    ended = start({'TF_CPP_MIN_LOG_LEVEL': level}, code, calls)
-    assert (ended.returncode, ended.stderr) == (0, 'without it\n' * without)

@@ -62,7 +62,7 @@ def text(where, limits, made, left_out):
                       _mib(row.get('bytes')), _mib(row.get('torch_bytes'))])
     versions = {name: version for side in where['sides'].values() for name, version in side['versions'].items()}
     said = ['', '{}{}; {}; {}'.format(
-        where.get('card', where['machine']), ', driver ' + where['driver'] if 'driver' in where else '',
+        where.get('card') or where['machine'], ', driver ' + where['driver'] if 'driver' in where else '',
         ', '.join('{} {}'.format(*each) for each in versions.items()), where['date'])]
     if limits:
         rates = ('{} {:.3g} TFLOP/s'.format(name, limits[name] / 1e12) for name in ('bfloat16', 'tf32', 'float32'))

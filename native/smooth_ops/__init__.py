@@ -21,7 +21,8 @@ def load_op_library():
         ``smooth_depthwise_grad``, ``smooth_channel_sums``, ``smooth_channel_affine``, ``smooth_layer_norm``,
         ``smooth_layer_norm_grad``, ``smooth_layer_norm_parameters_grad``, ``smooth_depthwise``,
         ``smooth_depthwise_kernel_grad``, ``smooth_attention``, ``smooth_attention_grad``, ``smooth_packed_weights``,
-        ``smooth_convolution``, ``smooth_convolution_grad``, ``smooth_batch_norm`` and ``smooth_batch_norm_grad``.
+        ``smooth_convolution``, ``smooth_convolution_grad``, ``smooth_batch_norm``,
+        ``smooth_batch_norm_grad`` and ``smooth_momentum``.
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """

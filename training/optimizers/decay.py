@@ -1,4 +1,5 @@
 """Weight decay: as a part of the loss, or beside the optimizer's step."""
+import dataclasses
 import re
 
 import tensorflow.compat.v1 as tf
@@ -12,6 +13,52 @@ def half_squares(factor, decayed):
     """``factor`` times half the sum of the squares of the trainable variables whose names ``decayed`` (str), a regular
     expression, finds."""
     return regularize_cost(decayed, lambda weights: factor * tf.nn.l2_loss(weights), name=COUPLED)
+
+
+@tf.custom_gradient
+def with_coupled(loss, decay):
+    """``loss + decay``, scalars, with the gradient of ``loss`` alone: the decay's is ``CoupledDecay``'s."""
+    def gradient(dy):
+        with tf.control_dependencies([decay]):  # of the weights before their step
+            return tf.identity(dy), None
+    return loss + decay, gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Decay:
+    """Weight decay as a part of a loss: ``factor`` (float) times half the squares of the variables whose names
+    ``decayed`` (str), a regular expression, finds."""
+    factor: float
+    decayed: str
+
+    def of(self, variable):
+        """float: its gradient as a multiple of the variable, 0 for one that does not decay."""
+        return self.factor if re.search(self.decayed, variable.op.name) else 0.0
+
+
+class CoupledDecay(ProxyOptimizer):
+    """``optimizer`` of a loss that has weight decay (Decay) in it, for gradients of the rest of that loss.
+
+    The decay's are made one by one when the step is taken. As part of the loss they would all be there at its start,
+    as much memory as the weights.
+    """
+
+    def __init__(self, optimizer, decay):
+        super().__init__(optimizer, 'CoupledDecay')
+        self._decay = decay
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        """As of ``tf.train.Optimizer``."""
+        return self._opt.apply_gradients(
+            [(with_decay(gradient, v, self._decay.of(v)), v) for gradient, v in grads_and_vars], global_step, name)
+
+
+def with_decay(gradient, variable, factor):
+    """``gradient`` plus ``factor`` times the variable."""
+    if not factor:
+        return gradient
+    with tf.control_dependencies([gradient]):
+        return gradient + factor * variable.read_value()
 
 
 class DecoupledDecay(ProxyOptimizer):
