@@ -57,6 +57,7 @@ _LITTLE = {
     'benchmarks/serve_data.py': '--repeats 1 --seconds 1 --batch 4 --input-size 64',
     'benchmarks/startup.py': '--repeats 1 --input-size 64 --batch 2',
     'benchmarks/train_speed.py': '--repeats 1 --steps 1 --input-size 32 --batch 2',
+    'benchmarks/training_step.py': '--steps 1 --input-size 32 --batch 2',
     'benchmarks/zmq_throughput.py': '--repeats 1 --seconds 0.2 --receivers 1 --batch 4'}
 _OF_VARIANTS = ('benchmarks/memory.py', 'benchmarks/train_speed.py')  # of which one is enough
 # What a document takes as done before.
