@@ -183,15 +183,16 @@ def imagenet_resnet(image, depth, num_classes, style, res2_bottleneck=64, group=
     """
     x = conv_bn(image, 'conv0', 64, 7, style, stride=2, act=True)
     x = max_pool(x, 3, 2, style, around=1 if style.padding == 'symmetric' else None)
-    one_pass = group == 1 and denoise is None and layers.products.usable(x, style)
-    x = x, x
+    x, one_pass = (x, x), False
     for g, (blocks, width) in enumerate(zip(IMAGENET_BLOCKS[depth], (64, 128, 256, 512))):
-        inner_width = width * (res2_bottleneck * group // 64)
+        inner_width, stride = width * (res2_bottleneck * group // 64), 2 if g > 0 else 1
+        if not one_pass and group == 1 and denoise is None and layers.products.usable(x[0], stride, style):
+            x, one_pass = 2 * x[:1], True
         with tf.variable_scope('group{}'.format(g)):
             for b in range(blocks):
                 with tf.variable_scope('block{}'.format(b)):
                     x = layers.block(functools.partial(
-                        bottleneck, width=width, stride=2 if b == 0 and g > 0 else 1, style=style,
+                        bottleneck, width=width, stride=stride if b == 0 else 1, style=style,
                         inner_width=inner_width, group=group, one_pass=one_pass), x, style)
                     if denoise == 'blocks':
                         x = 2 * (denoising(x[0], 'non_local', style, embed=False, softmax=False),)

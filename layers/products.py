@@ -14,10 +14,17 @@ from native import smooth_ops
 from smooth_activations import compiled_arguments, compiled_ops
 
 
-def usable(x, style):
-    """Whether ``residual`` may be used on ``x`` and what comes of it, and is fast on this processor."""
+# Positions along a side of what is fastest as products: of few positions weights weigh most, which oneDNN puts in order
+# in each pass (docs/performance.md).
+LARGEST_SIDE = 14
+
+
+def usable(x, stride, style):
+    """Whether ``residual`` may be used on ``x``, a block's input, and what comes of it, and is the fastest on this
+    processor; ``stride``: of that block, behind which sizes and channels do not grow odd or larger."""
     return (style.frozen is not None and x.dtype == tf.bfloat16 and style.data_format == 'NHWC' and not style.recompute
-            and x.shape[1:].is_fully_defined() and channels_of(x, style) % 2 == 0
+            and x.shape[1:].is_fully_defined() and -(-max(x.shape.as_list()[1:3]) // stride) <= LARGEST_SIDE
+            and channels_of(x, style) % 2 == 0
             and compiled_arguments(style.activation) is not None and compiled_ops(x) is not None
             and smooth_ops.has_fast_products())
 
