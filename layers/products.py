@@ -13,7 +13,6 @@ from layers.style import channels_of
 from native import smooth_ops
 from smooth_activations import compiled_arguments, compiled_ops
 
-
 # Positions along a side of what is fastest as products: of few positions weights weigh most, which oneDNN puts in order
 # in each pass (docs/performance.md).
 LARGEST_SIDE = 14
