@@ -59,7 +59,8 @@ def conv2d(x, name, channels, kernel, style, stride=1, group=1, initializer=None
 def conv_bn(x, name, channels, kernel, style, stride=1, group=1, act=False, initial_gamma=1.0, shortcut=None):
     """Convolution, batch norm and, with ``act``, the network's activation, all under the scope ``name``.
 
-    With ``shortcut`` it ends a block: the activation of the sum, which is the block's own, in a pair of equal tensors.
+    With ``shortcut``, see ``layers.Behind``, it ends a block: the activation of the sum, which is the block's own, in a
+    pair of equal tensors.
     """
     if shortcut is not None:
         behind = layers.Behind(style.activation, shortcut, tf.get_variable_scope(), twice=True)
@@ -108,12 +109,11 @@ def bottleneck(x, width, stride, style, inner_width, group, one_pass=False):
         projection = dict(name='convshortcut', channels=width * 4, kernel=1, stride=stride)
     if one_pass:
         return residual_in_one_pass(x, [first, second, last], projection, style)
-    x, shortcut = x
+    x, same = x
     y = conv_bn(x, style=style, act=True, **first)
     y = conv_bn(y, style=style, act=True, group=group, **second)
-    if projection:
-        shortcut = conv_bn(shortcut, style=style, **projection)
-    return conv_bn(y, style=style, shortcut=shortcut, **last)
+    return conv_bn(y, style=style, **last, shortcut=lambda: (
+        conv_bn(same, style=style, **projection) if projection else same))
 
 
 def non_local(x, style, embed, softmax):
@@ -208,16 +208,18 @@ def basic_block(x, width, stride, style, projection):
     ``stride``-th position with zero channels added ("option A" of He et al. 2015, Sec 3.3). ``x`` and the result are
     pairs, as ``bottleneck``'s.
     """
-    x, shortcut = x
-    y = conv_bn(x, 'conv1', width, 3, style, stride=stride, act=True)
+    x, same = x
     missing = width - channels_of(x, style)
-    if missing or stride > 1:
+
+    def shortcut():
+        if not missing and stride == 1:
+            return same
         if projection:
-            shortcut = conv_bn(shortcut, 'convshortcut', width, 1, style, stride=stride)
-        else:
-            every = slice(None, None, stride)
-            shortcut = shortcut[:, every, every, :] if style.data_format == 'NHWC' else shortcut[:, :, every, every]
-            shortcut = tf.pad(shortcut, style.per_axis([0, 0], [0, 0], [missing // 2, missing - missing // 2]))
+            return conv_bn(same, 'convshortcut', width, 1, style, stride=stride)
+        every = slice(None, None, stride)
+        fewer = same[:, every, every, :] if style.data_format == 'NHWC' else same[:, :, every, every]
+        return tf.pad(fewer, style.per_axis([0, 0], [0, 0], [missing // 2, missing - missing // 2]))
+    y = conv_bn(x, 'conv1', width, 3, style, stride=stride, act=True)
     return conv_bn(y, 'conv2', width, 3, style, shortcut=shortcut)
 
 

@@ -33,10 +33,10 @@ class Style(layers.Style):
     dropout_rate: float = 0.2
     noise_seed: Optional[tf.Tensor] = None
 
-    def keep(self, x, layer, shape, probability):
-        """``x`` times 1 / probability with that probability, else 0, of ``shape``; each ``layer`` draws its own."""
+    def keep(self, layer, shape, probability):
+        """1 / probability with that probability, else 0, as float32 of ``shape``; every ``layer`` draws its own."""
         seed = layer_seed(self.noise_seed, layer)
-        return x * tf.cast(tf.floor(probability + tf.random.stateless_uniform(shape, seed)) / probability, x.dtype)
+        return tf.floor(probability + tf.random.stateless_uniform(shape, seed)) / probability
 
 
 def _numbered(name, number):
@@ -104,7 +104,7 @@ def mbconv(x, block, style, layer, survival_prob):
     if block.stride > 1 or block.channels_in != block.channels:
         return y
     if style.training and survival_prob < 1:
-        y = style.keep(y, layer, [tf.shape(x)[0], 1, 1, 1], survival_prob)
+        y *= tf.cast(style.keep(layer, [tf.shape(x)[0], 1, 1, 1], survival_prob), y.dtype)
     return x + y
 
 
@@ -131,7 +131,7 @@ def efficientnet(image, model_name, width, depth, num_classes, style):
         with tf.variable_scope('head'):
             x = layers.block(functools.partial(_head, channels=planned.head_channels, style=style), x, style)
             if style.training and style.dropout_rate > 0:
-                x = style.keep(x, _DROPOUT_LAYER, tf.shape(x), 1 - style.dropout_rate)
+                x *= style.keep(_DROPOUT_LAYER, tf.shape(x), 1 - style.dropout_rate)
             return _classifier(x, num_classes)
 
 

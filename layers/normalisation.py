@@ -1,5 +1,6 @@
 """Batch norm, of a batch, of all ranks, or by moving averages, and what a network has behind it."""
-from typing import NamedTuple, Optional
+import contextlib
+from typing import Callable, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
@@ -8,23 +9,34 @@ from smooth_activations import activate, activate_for_two, compiled_arguments, c
 
 
 class Behind(NamedTuple):
-    """What is behind a batch norm: the activation of that name of its result plus ``residual``; None for none.
+    """What is behind a batch norm: the activation of that name of its result plus a shortcut; None for none.
 
-    scope: that of the activation's own variable; None is the current one. twice: as a pair of equal tensors, for two
-    uses, see ``activate_for_two``.
+    shortcut: () -> what is added; built behind the batch norm's variables, so that those have the order of the
+    released checkpoints. scope: that of its and the activation's variables; None is the current one. twice: as a pair
+    of equal tensors, for two uses, see ``activate_for_two``.
     """
     activation: Optional[str] = None
-    residual: Optional[tf.Tensor] = None
+    shortcut: Optional[Callable[[], tf.Tensor]] = None
     scope: Optional[tf.VariableScope] = None
     twice: bool = False
 
+    @contextlib.contextmanager
+    def _in_scope(self):
+        with tf.variable_scope(self.scope or tf.get_variable_scope(), auxiliary_name_scope=False):
+            yield
+
+    def residuals(self):
+        """[] or [what is added]."""
+        with self._in_scope():
+            return [] if self.shortcut is None else [self.shortcut()]
+
     def of(self, y):
         """The same of ``y``, by ops for each."""
-        if self.residual is not None:
-            y = y + self.residual
+        for residual in self.residuals():
+            y = y + residual
         if self.activation is None:
             return (y, y) if self.twice else y
-        with tf.variable_scope(self.scope or tf.get_variable_scope(), auxiliary_name_scope=False):
+        with self._in_scope():
             return (activate_for_two if self.twice else activate)(y, self.activation)
 
 
@@ -95,7 +107,7 @@ def _by_batch(x, gamma, beta, style, unbiased, behind):
 def _compiled(compiled, x, gamma, beta, epsilon, functions, behind):
     """``_by_batch`` by one op each way, with the biased variance: of what lies between ``x`` and the result nothing
     stays in memory for the backward pass."""
-    residuals = [] if behind.residual is None else [behind.residual]
+    residuals = behind.residuals()
 
     def op(x, gamma, beta, *residuals):
         y, mean, variance = compiled.smooth_batch_norm(x=x, gamma=gamma, beta=beta, residual=residuals,

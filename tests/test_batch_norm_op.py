@@ -137,7 +137,7 @@ def test_what_is_not_a_number_spoils_its_channel_alone(sess, instructions, dtype
 def test_inputs_that_others_still_read_are_not_written_over(sess):
     x = tf.random.stateless_uniform([4, 8, 8, 24], [1, 2], -3, 3)
     shortcut, dy = x * 2, x * 3
-    y = batch_norm(x, 'bn', layers.Style('NHWC', True, 'silu'), behind=Behind('silu', shortcut))
+    y = batch_norm(x, 'bn', layers.Style('NHWC', True, 'silu'), behind=Behind('silu', lambda: shortcut))
     found = tf.gradients(y, [x, shortcut], dy, stop_gradients=[x, shortcut])
     sess.run(tf.global_variables_initializer())
     kept, twice, thrice, *_ = sess.run([x + 0, shortcut + 0, dy + 0, y, found])
@@ -239,7 +239,7 @@ def test_the_batch_norms_own_result_is_not_kept():
     """Nothing of the forward pass reaches the backward pass but inputs and statistics."""
     with tf.Graph().as_default() as graph:
         x = tf.zeros([2, 4, 4, 8])
-        y = batch_norm(x, 'bn', layers.Style('NHWC', True, 'silu'), behind=Behind('silu', tf.ones_like(x)))
+        y = batch_norm(x, 'bn', layers.Style('NHWC', True, 'silu'), behind=Behind('silu', lambda: tf.ones_like(x)))
         tf.gradients(y, x)
         backward, = (op for op in graph.get_operations() if op.type == 'SmoothBatchNormGrad')
         forward, = (op for op in graph.get_operations() if op.type == 'SmoothBatchNorm')

@@ -16,6 +16,7 @@ from attacks.threat import PIXEL
 from efficientnet import network
 from efficientnet.network import Style
 from efficientnet.scaling import SIZES, Block, plan, scaled_channels
+from layers import normalisation
 from layers.scaling import INPUT_SCALINGS, scale_input
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
 from networks import make_network
@@ -154,7 +155,8 @@ def test_a_block_has_a_skip_only_if_its_shape_stays(sess, stride, channels):
     (1, ['depthwise', 'squeezed']), (6, ['expanded', 'depthwise', 'squeezed'])])
 def test_the_projection_at_a_blocks_end_has_no_activation(graph, monkeypatch, expand, activations):
     seen = []
-    monkeypatch.setattr(network, 'activate', lambda x, name: seen.append((x.shape.as_list()[-1], name)) or x)
+    for module in network, normalisation:  # the latter's are behind a batch norm
+        monkeypatch.setattr(module, 'activate', lambda x, name: seen.append((x.shape.as_list()[-1], name)) or x)
     network.mbconv(tf.zeros([1, 4, 4, 8]), BLOCK._replace(expand=expand, channels=24), STYLE, 0, 1.0)
     channels = {'expanded': 8 * expand, 'depthwise': 8 * expand, 'squeezed': 2}
     assert seen == [(channels[name], 'silu') for name in activations]

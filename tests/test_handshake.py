@@ -419,36 +419,29 @@ def requests(draw):
     return bytes(message)
 
 
-BUNDLE = 10  # requests, or answers, of one example: a few at a time are made faster
-
-
 @pytest.mark.parametrize('count', [1000, pytest.param(10000, marks=pytest.mark.slow)])
 def test_made_up_requests_get_answers_and_leave_the_server_alive(server, address, count):
     """The answers are the description, nothing or a refusal, and afterwards a trainer is served as ever."""
-    kinds, sent = set(), []
+    kinds = set()
     with zmq.Context() as context, context.socket(zmq.REQ) as asking:
         asking.linger = 0
         asking.connect(info_address(address))
 
-        @settings(max_examples=count // BUNDLE, deadline=None, derandomize=True, database=None,
+        @settings(max_examples=count, deadline=None, derandomize=True, database=None,
                   suppress_health_check=list(HealthCheck))
-        @given(bundle=st.lists(st.one_of(*[requests().map(lambda request: [request])] * 5,
-                                         st.lists(requests(), min_size=2, max_size=3)),
-                               min_size=BUNDLE, max_size=BUNDLE))
-        def send(bundle):
-            for frames in bundle:
-                asking.send_multipart(frames)
-                assert asking.poll(10000)
-                answer = json.loads(asking.recv())
-                assert list(answer) in ([], ['description'], ['refused'], ['refused', 'left'])
-                kinds.update(answer or ['nothing'])
-                if 'description' in answer:
-                    assert answer['description']['classes'] == DESCRIPTION['classes'] and len(frames) == 1
-                for request in server.claims._leases.copy().values():
-                    server.claims.release(request[0]['key'], request[0]['process'])
-                sent.append(frames)
+        @given(frames=st.one_of(*[requests().map(lambda request: [request])] * 5,
+                                st.lists(requests(), min_size=2, max_size=3)))
+        def send(frames):
+            asking.send_multipart(frames)
+            assert asking.poll(10000)
+            answer = json.loads(asking.recv())
+            assert list(answer) in ([], ['description'], ['refused'], ['refused', 'left'])
+            kinds.update(answer or ['nothing'])
+            if 'description' in answer:
+                assert answer['description']['classes'] == DESCRIPTION['classes'] and len(frames) == 1
+            for request in server.claims._leases.copy().values():
+                server.claims.release(request[0]['key'], request[0]['process'])
         send()
-    assert len(sent) == count
     assert kinds >= {'nothing', 'description', 'refused'}
     assert described(address, {}) and server._thread.is_alive()
 
@@ -554,7 +547,7 @@ def test_closing_the_lease_of_a_server_that_has_ended_returns(address):
     server.close()
     begin = time.monotonic()
     lease.close()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 2
 
 
 def test_leases_leave_no_thread_and_no_descriptor(server, address):

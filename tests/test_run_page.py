@@ -25,7 +25,8 @@ from training.callbacks import FeedTrainingStep
 from training.epochs import Epoch, Judged, read_epochs
 from training.samples import TAG, DrawSamples
 
-AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3']
+AVERAGED = ['--moving-average-decay', '0.9', '--more-eval-attack-iter', '3', '--attack-precision', 'float32',
+            '--update-precision', 'float32']
 NUM_VALIDATION, EPSILON = 5, 4
 NASTY = '<b>&"ü\''
 ABOUT = About('heading ' + NASTY, 'lead ' + NASTY, 'sat', [('--epochs', NASTY, '100')], 'PGD-9 ' + NASTY,

@@ -21,7 +21,7 @@ from training.epochs import Epoch, Judged, read_epochs
 
 # As in the tutorial, but for the size of the images.
 DIGITS = ['--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--batch', '256', '--epochs', '3', '--eval-every',
-          '3', '--logdir', 'runs/digits']
+          '3', '--logdir', 'runs/digits', '--attack-precision', 'bfloat16', '--update-precision', 'bfloat16']
 ESCAPE = '\x1b'
 
 
@@ -54,7 +54,8 @@ def test_a_training_says_what_on_what_how_where_and_each_epoch(digits):
     expected = [
         r'network     CifarResNet8, silu, 10 classes, 8 x 8 pixels; recipe sat',
         r'data        digits, 1,498 images, read by this process',
-        r'attack      PGD-1, Linf, epsilon 4, steps of 4(, in bfloat16)?',
+        r'attack      PGD-1, Linf, epsilon 4, steps of 4, in bfloat16',
+        r'update      gradients computed in bfloat16, weights kept in float32',
         r'judged      299 images, clean and under PGD-10, epsilon 4, every 3 epochs',
         r'machine     1 process, on the CPU in \d+ threads?, 256 images a step',
         r'length      3 epochs of 6 steps', r'written to  runs/digits',

@@ -33,6 +33,8 @@ class AverageWeights(Callback):
         self._skipped = step_is_skipped()
         self._take = tf.group(*[v.assign(average.average(v)) for v in self._variables])
 
+    _nothing_new = False
+
     def _before_run(self, _):
         return tf.train.SessionRunArgs(self._skipped)
 
