@@ -128,7 +128,8 @@ FINE_TUNED = dict(recipe='fine-tune', batch=64, label_smoothing=0, weight_decay=
 ELSEWHERE = {'load', 'data', 'batch', 'eval', 'eval_directory', 'prediction_file', 'prediction_format', 'show', 'track',
              'logdir', 'resume_if_any', 'mode', 'ckpt_path', 'data_dir', 'eval_batch_size', 'use_tpu', 'use_bfloat16',
              'transpose_input', 'strategy', 'sat_preprocessing'}
-RENAMED = {'d': 'depth', 'eval_attack_iter': 'attack_iter'}
+RENAMED = {'d': 'depth'}
+RENAMED_OF_EVALUATIONS = {**RENAMED, 'eval_attack_iter': 'attack_iter'}  # a training has both
 STEPS = ('attack_iter', 'attack_step_size')
 ATTACK = STEPS + ('attack', 'norm', 'targeted', 'attack_target', 'attack_epsilon')
 # What is typed for them, and what it means.
@@ -192,8 +193,8 @@ def test_the_documents_are_all_looked_at():
             'efficientnet/main.py', 'tools/make_tfrecords.py', 'tests/fixtures/originals_commands.md'} <= sources
 
 
-def typed(flags):
-    """{field: text} of the flags that were typed."""
+def typed(flags, renamed):
+    """{field: text} of the flags that were typed; ``renamed``: {flag: field} where these differ."""
     found = {}
     for number, word in enumerate(flags):
         if word.startswith('-'):
@@ -203,14 +204,14 @@ def typed(flags):
             name = name.lstrip('-').replace('-', '_')
             value = value if equals else following
             # Lengths: 4/255 and 4px are 4 pixel levels.
-            found[RENAMED.get(name, name)] = re.sub(r'(/255|px)$', '', value) if isinstance(value, str) else value
+            found[renamed.get(name, name)] = re.sub(r'(/255|px)$', '', value) if isinstance(value, str) else value
     return {name: value for name, value in found.items() if name not in ELSEWHERE}
 
 
 def meaning(run, flags):
     """{field: value} of all that the flags of ``run`` are to be resolved to."""
     value_of = dict(zip(flags, flags[1:]))
-    own = typed(flags)
+    own = typed(flags, RENAMED if run.mode == 'train' else RENAMED_OF_EVALUATIONS)
     if run.mode == 'train':
         base = TRAINED[own.get('arch', 'ResNet')]
         base = dict(base, **FINE_TUNED) if own.get('recipe') == 'fine-tune' else base
