@@ -30,7 +30,7 @@ def png(figure):
     return content.getvalue()
 
 
-def _styled(draw):
+def styled(draw):
     def drawn(*args, **kwargs):
         with plt.rc_context(_STYLE):
             return draw(*args, **kwargs)
@@ -48,7 +48,7 @@ def _curve(axis, x, rows, k, label, style='-', filled=True):
         axis.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-@_styled
+@styled
 def curves(sweeps):
     """Accuracy against steps and against epsilon; ``sweeps`` maps a network's name to a sweep's JSON."""
     figure, (by_steps, by_epsilon) = plt.subplots(1, 2, figsize=(9.2, 3.6), sharey=True, layout='constrained')
@@ -82,7 +82,7 @@ def curves(sweeps):
     return figure
 
 
-@_styled
+@styled
 def landscapes(found, titles):
     """Surface and heat map of the loss around each image; ``found`` maps a network's name to its Landscape.
 
@@ -141,7 +141,7 @@ def _heat_map(axis, offsets, loss, scale):
     return shown
 
 
-@_styled
+@styled
 def activations(x, found):
     """Functions on the left, derivatives on the right (SAT Figures 1 and 2); ``found``: see ``activations.measure``."""
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout='constrained')
@@ -156,7 +156,7 @@ def activations(x, found):
     return figure
 
 
-@_styled
+@styled
 def matrix(names, accuracies):
     """Accuracies in %, rows sources of the attacked images, columns the networks that see them."""
     side = 1.2 + 0.8 * len(names)
@@ -181,7 +181,7 @@ def magnification(change):
     return max(k for k in (1, 2, 5, 10, 20, 50, 100) if k == 1 or k * most <= 128)
 
 
-@_styled
+@styled
 def hardest(found):
     """Each image in a column: as it is, attacked, and what was added, magnified.
 

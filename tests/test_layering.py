@@ -10,7 +10,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # From the top floor down, the rooms of a floor side by side; docs/design.md says what they are for. A room is a folder
 # or a file; of two that hold a module the longer path has it. A module imports from its own room and from floors below.
 FLOORS = (
-    ('benchmarks', 'examples', 'scripts', 'tools', 'third_party', 'sat/__main__.py'),
+    ('benchmarks', 'examples', 'scripts', 'studies', 'tools', 'third_party', 'sat/__main__.py'),
     ('sat/cli',),
     ('main.py', 'analysis', 'model_zoo.py', 'convert.py', 'inference-example.py', 'efficientnet/main.py',
      'efficientnet/table.py'),

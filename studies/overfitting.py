@@ -1,0 +1,59 @@
+"""When single-step training collapses, and when robustness is lost slowly: which activation, step size and epoch."""
+from studies.cells import PART, Cell
+from studies.figures import by_epoch
+from studies.scales import PGD
+from studies.study import Arm, Claim, Column, Study
+
+# Of epsilon: one of the radius (SAT's) and one of twice it, with which Wong, Rice and Kolter 2020 (Figure 3) saw FGSM
+# from a random start collapse.
+_PARTS = (1, 2)
+_STEPS = 10  # of the PGD that watches
+
+
+def _arms(scale):
+    for activation in ('relu', 'silu'):
+        for part in _PARTS:
+            step = '{:g}'.format(part * scale.epsilon)
+            yield Arm('{}, step {}'.format(activation, step),
+                      ('--activation-name', activation, '--attack-step-size', step, '--prob-start-from-clean', '0',
+                       '--eval-every', '1', '--eval-attack-iter', str(_STEPS)),
+                      base=None if activation == 'relu' else 'relu, step ' + step)
+
+
+def _cell(scale, arm, seed):
+    name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(', step ', '-step'), seed)
+    # Watched after each epoch: on the part of the test images that AutoAttack would judge.
+    job = scale.training((*arm.words, '--data', PART if scale.name == 'small' else '{data}'), seed)
+    passes = job.passes + scale.epochs * scale.part_images * _STEPS
+    return Cell(name, (job._replace(passes=passes),), (), scale.arch, scale.batch)
+
+
+def _epochs(content):
+    return content['jobs']['train']['found']['epochs']
+
+
+def robust(epoch):
+    """Accuracy of an epoch under the PGD that watches."""
+    return epoch['robust']['{}step'.format(_STEPS)]
+
+
+def _best(content):
+    return max(_epochs(content), key=robust)
+
+
+_COLUMNS = {
+    'own': Column('training images, own attack', lambda content: _epochs(content)[-1]['trained']),
+    'clean': Column('clean', lambda content: _epochs(content)[-1]['clean']),
+    PGD: Column('PGD-{} at the end'.format(_STEPS), lambda content: robust(_epochs(content)[-1])),
+    'best': Column('PGD-{}, best epoch'.format(_STEPS), lambda content: robust(_best(content))),
+    'at': Column('best epoch', lambda content: _best(content)['epoch'], percent=False),
+    'onset': Column('collapse at epoch', lambda content: content['jobs']['train']['found']['collapse'], percent=False)}
+
+STUDY = Study(
+    'overfitting', 'Wong, Rice and Kolter 2020; Rice, Wong and Kolter 2020',
+    'At which step size and epoch does single-step training collapse, with which activation?',
+    lambda scale: list(_arms(scale)), _cell, _COLUMNS,
+    [Claim('(not of the paper) silu loses less than ReLU to the end of training, steps of twice epsilon',
+           'silu, step 16', 'relu, step 16', PGD, 1)],
+    'Fifteen epochs of a small network: collapses that take wider networks or longer training are not seen.', by_epoch,
+    published=('fgsm_resnet32', 'rice2020'))
