@@ -40,6 +40,7 @@ def get_parser():
     parser.add_argument('--scale', choices=list(SCALES), default='small', help='; '.join(
         '{}: {}'.format(scale.name, scale.data) for scale in SCALES.values()) + ' (default: %(default)s)')
     parser.add_argument('--data', metavar='DIR', help='the images')
+    parser.add_argument('--arms', metavar='NAME,NAME,...', help='fill only the cells of these arms (default: of all)')
     parser.add_argument('--seeds', type=int, metavar='N', help='of every arm (default: small 3 or 1, full 3)')
     parser.add_argument('--at-once', type=int, metavar='N', help='cells at the same time, each on its part of the '
                         'cores; figures depend on the cores of a cell in their last bits (default: one for each core; '
@@ -82,7 +83,7 @@ def _study(args):
     launcher = shlex.split(args.launcher) if args.launcher is not None else \
         ['mpirun', '-np', str(scale.ranks)] * (scale.ranks > 1)
     place = Place(args.data, args.work, args.results, tuple(launcher))
-    cells = in_order([cell for study in studies for cell in _cells(study, scale, args.seeds)])
+    cells = in_order([cell for study in studies for cell in _cells(study, scale, args)])
     if scale.ranks > 1 and not args.run:
         _print_commands(args, cells, scale, place)
         return
@@ -94,9 +95,16 @@ def _study(args):
     _tabulate(args, studies, [scale])
 
 
-def _cells(study, scale, seeds):
+def _cells(study, scale, args):
     scale = study.scaled(scale)
-    return [*study.others(scale), *(cell for _, _, cell in study.rows(scale, seeds))]
+    rows = study.rows(scale, args.seeds)
+    if args.arms is not None:
+        wanted, known = args.arms.split(','), list(dict.fromkeys(arm.name for arm, _, _ in rows))
+        unknown = [name for name in wanted if name not in known]
+        if unknown:
+            raise ValueError("--arms: '{}' is none of {}'s arms: {}".format(unknown[0], study.name, ', '.join(known)))
+        rows = [row for row in rows if row[0].name in wanted]
+    return [*study.others(scale), *(cell for _, _, cell in rows)]
 
 
 def _fill(args, cells, scale, place):

@@ -62,9 +62,12 @@ class Study(NamedTuple):
     scaled: Callable[[Scale], Scale] = lambda scale: scale
 
     def rows(self, scale, seeds=None):
-        """[(arm, seed, cell)] of this scale; ``seeds``: for every arm, where not as many as each arm names."""
-        return [(arm, seed, self.cell(scale, arm, seed)) for arm in self.arms(scale)
-                for seed in range(1, (arm.seeds if seeds is None else seeds) + 1)]
+        """[(arm, seed, cell)] of this scale, the first seed of every arm first; ``seeds``: of every arm, where not as
+        many as each arm names."""
+        arms = self.arms(scale)
+        most = max(arm.seeds for arm in arms) if seeds is None else seeds
+        return [(arm, seed, self.cell(scale, arm, seed)) for seed in range(1, most + 1) for arm in arms
+                if seed <= (arm.seeds if seeds is None else seeds)]
 
 
 def accuracy(job, under_attack=True):
