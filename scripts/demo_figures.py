@@ -18,7 +18,7 @@ def draw_curves(runs, path):
     for k, (name, folder) in enumerate(runs.items()):
         with open(os.path.join(folder, 'stats.json')) as f:
             entries = json.load(f)
-        for label, key, style in (('training, attacked', 'train-error-top1', ':'),
+        for label, key, style in (('as in training', 'train-error-top1', ':'),
                                   ('validation, clean', 'eval-clean-top1-error', '--'),
                                   ('validation, PGD-10', 'eval-10step-top1-error', '-')):
             points = [(e['epoch_num'], 100 * (1 - e[key])) for e in entries if key in e]
@@ -33,7 +33,7 @@ def draw_curves(runs, path):
     plt.close(figure)
 
 
-def _attack_first_images(network, folder, activation, epsilon):
+def _attack_first_images(network, folder, epsilon):
     """(clean [N,S,S,3] uint8 BGR, adversarial likewise, labels, clean and adversarial predictions) of one network."""
     import tensorflow.compat.v1 as tf
     from tensorpack.tfutils.tower import TowerContext
@@ -49,7 +49,7 @@ def _attack_first_images(network, folder, activation, epsilon):
     from weights.find import read_checkpoint
     from weights.match import load_into, match_variables
 
-    args = parse_args(network + ['--activation-name', activation, '--data-format', 'NHWC'])
+    args = parse_args(network + ['--data-format', 'NHWC'])
     dataset = open_dataset(None, 'val', args.num_classes)
     # The list is ordered by class; take images from all of them.
     some = np.linspace(0, len(dataset.files) - 1, SHOWN).astype(int)
@@ -69,7 +69,7 @@ def _attack_first_images(network, folder, activation, epsilon):
 
 def draw_images(network, runs, epsilon, path):
     """Rows of images: clean, and for each network attacked ones and what was added to them, magnified."""
-    results = {name: _attack_first_images(network, folder, name, epsilon) for name, folder in runs.items()}
+    results = {name: _attack_first_images(network, folder, epsilon) for name, folder in runs.items()}
     figure, axes = plt.subplots(1 + 2 * len(results), SHOWN, figsize=(1.4 * SHOWN, 1.7 * (1 + 2 * len(results))))
 
     def show(row, k, pixels, title):
@@ -83,9 +83,11 @@ def draw_images(network, runs, epsilon, path):
         for k in range(SHOWN):
             if row == 0:
                 show(0, k, clean[k], 'a {}'.format(label[k]))
-            show(1 + 2 * row, k, attacked[k], '{} says {}'.format(name, after[k]))
+            show(1 + 2 * row, k, attacked[k], 'says {}'.format(after[k]))
             show(2 + 2 * row, k, 128 + MAGNIFIED * (attacked[k] - clean[k]), 'clean: {}'.format(before[k]))
-    rows = ['clean'] + [text for name in results for text in (name + ' attacked', 'change x{}'.format(MAGNIFIED))]
+    rows = ['clean']
+    for name in results:
+        rows += ['{},\nattacked'.format(name), 'change x{}'.format(MAGNIFIED)]
     for row, text in enumerate(rows):
         axes[row, 0].set_ylabel(text, fontsize=8)
     figure.tight_layout()

@@ -29,13 +29,12 @@ class Cell(NamedTuple):
     """A training and its judgements, or judgements of others' trainings, with one seed.
 
     name: of its file of results. jobs: one after another. needs: cells whose weights it uses. network: flags that say
-    how long a pass takes. batch (int): images of a step of the training by which that is measured.
+    how long a pass takes.
     """
     name: str
     jobs: Tuple[Job, ...]
     needs: Tuple[str, ...] = ()
     network: Tuple[str, ...] = ()
-    batch: int = 128
 
     @property
     def passes(self):

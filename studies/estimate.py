@@ -27,7 +27,7 @@ def seconds_of_pass(cell, scale, cores):
     # A GPU's step must be as large as the study's; a processor's time is in proportion to the images.
     batch = scale.batch if scale.ranks == 1 or gpus.visible() else _ON_PROCESSORS
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, os.path.join(ROOT, 'main.py'), '--fake', *scale.arch, *scale.train, *cell.network,
+        words = [sys.executable, os.path.join(ROOT, 'main.py'), '--fake', *cell.network, *scale.train,
                  '--batch', str(batch), '--epochs', '2', '--steps-per-epoch', str(_STEPS), '--warmup-epochs', '0',
                  '--logdir', os.path.join(folder, 'run')]
         before = os.sched_getaffinity(0)

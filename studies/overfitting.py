@@ -1,5 +1,5 @@
 """When single-step training collapses, and when robustness is lost slowly: which activation, step size and epoch."""
-from studies.cells import PART, Cell
+from studies.cells import DATA, PART, Cell
 from studies.figures import by_epoch
 from studies.scales import PGD
 from studies.study import Arm, Claim, Column, Study
@@ -23,9 +23,9 @@ def _arms(scale):
 def _cell(scale, arm, seed):
     name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(', step ', '-step'), seed)
     # Watched after each epoch: on the part of the test images that AutoAttack would judge.
-    job = scale.training((*arm.words, '--data', PART if scale.name == 'small' else '{data}'), seed)
+    job = scale.training(arm.words, seed, data=PART if scale.name == 'small' else DATA)
     passes = job.passes + scale.epochs * scale.part_images * _STEPS
-    return Cell(name, (job._replace(passes=passes),), (), scale.arch, scale.batch)
+    return Cell(name, (job._replace(passes=passes),), (), scale.arch)
 
 
 def _epochs(content):

@@ -9,7 +9,7 @@ from files import output_folders
 from machine.programs import ROOT
 from studies.cells import COUNT, DATA, JUDGE, LANDSCAPE, PART, SWEEP, TRAIN, run_of
 
-DATA_IMAGES = 100  # of each class, in the part of the test images
+PER_CLASS = 100  # images of each class in the part of the test images
 _PROGRAMS = {TRAIN: ('main.py',), JUDGE: ('main.py', '--eval'), SWEEP: ('-m', 'analysis', 'sweep'),
              LANDSCAPE: ('-m', 'analysis', 'report'), COUNT: ('-m', 'studies.count')}
 _OUTPUT = {TRAIN: '--logdir', COUNT: '--json'}  # else --results-dir
@@ -83,7 +83,7 @@ def shown(cell, job, launcher=()):
     return shlex.join(words)
 
 
-def make_part(place):
+def make_part(place, per_class=PER_CLASS):
     """Make the folder of links whose test images are the first of each class, by their names.
 
     Raises:
@@ -98,7 +98,7 @@ def make_part(place):
     for name, files in by_class.items():
         folder = os.path.join(place.part, 'test', name)
         os.makedirs(folder, exist_ok=True)
-        for path in files[:DATA_IMAGES]:
+        for path in files[:per_class]:
             _link(os.path.abspath(path), os.path.join(folder, os.path.basename(path)))
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -187,7 +188,8 @@ class Fill:
                 if self._error:
                     raise self._error
                 process = self._processes[cell.name] = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+                    [sys.executable, '-m', 'studies.child', str(os.getpid()), *words], stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             code = process.wait()
             with self._changed:
                 del self._processes[cell.name]

@@ -16,7 +16,7 @@ def sweep_of(scale, arm, seed):
              '--attack-step-size', '1', '--batch', '100', '--data', '{data}')
     steps = sum(_STEPS) + 20 * (len(_EPSILONS) - 1)
     return Cell('{}-sweep-{}-{}'.format(scale.name, arm.name, seed),
-                (Job('sweep', SWEEP, words, _IMAGES * (steps + 300)),), (network,), scale.arch, scale.batch)
+                (Job('sweep', SWEEP, words, _IMAGES * (steps + 300)),), (network,), scale.arch)
 
 
 def _networks(scale):
@@ -27,11 +27,11 @@ def _landscapes(scale):
     """Both networks' losses around the same images, side by side (SAT Figure 5)."""
     names = {name: '{}-{}-1'.format(scale.name, name) for name in NAMES}
     words = [word for name, cell in names.items() for word in ('--model', '{}=--load {}'.format(name, run_of(cell)))]
-    words += ['--images', '40', '--steps', '20', '--epsilons', '0,{:g}'.format(scale.epsilon), '--queries', '2',
+    words += ['--images', '60', '--steps', '20', '--epsilons', '0,{:g}'.format(scale.epsilon), '--queries', '2',
               '--hardest', '0', '--landscapes', '3', '--attack-iter', '20', '--attack-epsilon',
               '{:g}'.format(scale.epsilon), '--attack-step-size', '1', '--batch', '40', '--data', '{data}']
-    return Cell('{}-landscapes'.format(scale.name), (Job('landscapes', LANDSCAPE, tuple(words), 40 * 200),),
-                tuple(names.values()), scale.arch, scale.batch)
+    return Cell('{}-landscapes'.format(scale.name), (Job('landscapes', LANDSCAPE, tuple(words), 60 * 200),),
+                tuple(names.values()), scale.arch)
 
 
 def _row(curve, key, value):

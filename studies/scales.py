@@ -34,11 +34,11 @@ class Scale(NamedTuple):
     data: str
     ranks: int
 
-    def training(self, words, seed, epochs=None, steps=None, name=TRAIN):
+    def training(self, words, seed, epochs=None, data=DATA):
         """The job that trains; ``words`` win over the scale's own flags."""
-        epochs, steps = epochs or self.epochs, self.steps if steps is None else steps
-        return Job(name, TRAIN, (*self.arch, *self.train, '--epochs', str(epochs), '--eval-every', str(epochs), *words,
-                                 '--data', DATA, '--seed', str(seed)), self.images * epochs * (steps + 1.5))
+        epochs = epochs or self.epochs
+        return Job(TRAIN, TRAIN, (*self.arch, *self.train, '--epochs', str(epochs), '--eval-every', str(epochs), *words,
+                                 '--data', data, '--seed', str(seed)), self.images * epochs * (self.steps + 1.5))
 
     def pgd(self, load, words=(), name=PGD):
         """The job that judges all test images, clean and under PGD; ``load``: words of a log directory."""
@@ -52,19 +52,15 @@ class Scale(NamedTuple):
                                  '--attack-epsilon', _text(self.epsilon), '--batch', '200', *self.part),
                    self.part_images * _PASSES_OF_APGD)
 
-    def cell(self, arm, words, seed, epochs=None, steps=None, autoattack=True, before=None, network=()):
+    def cell(self, arm, words, seed):
         """A network trained with one seed and judged.
 
         Args:
-            arm (str): of the cell's name. words (sequence of str): what is special in its training; with
-            ``network`` (sequence of str), those among them that say how long a pass takes. before (str): the cell
-            whose weights it starts from.
+            arm (str): of the cell's name. words (sequence of str): what is special in its training.
         """
         name = '{}-{}-{}'.format(self.name, arm, seed)
-        load = ('--load', run_of(before)) if before else ()
-        jobs = [self.training((*words, *load), seed, epochs, steps), self.pgd(run_of(name))]
-        jobs += [self.autoattack(run_of(name))] * autoattack
-        return Cell(name, tuple(jobs), (before,) if before else (), (*self.arch, *network), self.batch)
+        load = run_of(name)
+        return Cell(name, (self.training(words, seed), self.pgd(load), self.autoattack(load)), network=self.arch)
 
 
 def _text(number):

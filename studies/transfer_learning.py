@@ -17,6 +17,7 @@ _NORMS = 'norms'
 
 
 def _in_l1(scale):
+    # Two steps of APGD, as "Revisiting Adversarial Training for ImageNet" trains in every norm.
     return ('--norm', 'L1', '--attack', 'apgd', '--attack-iter', '2', '--attack-epsilon', str(_RADIUS[scale.name]))
 
 
@@ -33,7 +34,8 @@ def _judged(scale, cell):
     """Both norms at once, by APGD-CE and APGD-T."""
     job = scale.autoattack(run_of(cell), ('--threat-models', 'Linf:{:g},L1:{}'.format(
         scale.epsilon, _RADIUS[scale.name])), _NORMS)
-    return job._replace(words=_with(job.words, '--autoattack-version', 'apgd'), passes=2 * job.passes)
+    words = _without(job.words, '--attack-epsilon')  # each threat model has its own
+    return job._replace(words=_with(words, '--autoattack-version', 'apgd'), passes=2 * job.passes)
 
 
 def _with(words, flag, value):
@@ -41,14 +43,19 @@ def _with(words, flag, value):
     return (*words[:at], value, *words[at + 1:])
 
 
+def _without(words, flag):
+    at = words.index(flag) if flag in words else len(words)
+    return (*words[:at], *words[at + 2:])
+
+
 def _cell(scale, arm, seed):
     name = '{}-transfer-{}-{}'.format(scale.name, arm.name.replace(', ', '-').replace(' ', '-'), seed)
     if arm.name in (BASE, 'silu'):
         network = '{}-{}-{}'.format(scale.name, arm.name, seed)
-        return Cell(name, (_judged(scale, network),), (network,), scale.arch, scale.batch)
+        return Cell(name, (_judged(scale, network),), (network,), scale.arch)
     before = '{}-{}-{}'.format(scale.name, BASE, seed) if ', then ' in arm.name else None
     return Cell(name, (_a_tenth(scale, arm.words, seed, before), _judged(scale, name)), (before,) if before else (),
-                scale.arch, scale.batch)
+                scale.arch)
 
 
 def _a_tenth(scale, words, seed, before):
@@ -58,6 +65,8 @@ def _a_tenth(scale, words, seed, before):
     epochs = math.ceil(steps / in_epoch)
     load = ('--load', run_of(before)) if before else ()
     job = scale.training((*words, *load, '--steps-per-epoch', str(round(steps / epochs))), seed, epochs)
+    if 'apgd' in words:  # which has steps of its own
+        job = job._replace(words=_without(job.words, '--attack-step-size'))
     return job._replace(passes=job.passes * steps / (epochs * in_epoch))
 
 
