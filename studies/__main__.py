@@ -47,8 +47,8 @@ def get_parser():
                         'with --scale full 1)')
     parser.add_argument('--run', action='store_true', help='with --scale full: run the commands, on this machine, '
                         'instead of printing them')
-    parser.add_argument('--launcher', metavar='WORDS', help="before a training's or an evaluation's command (default: "
-                        "none for small, 'mpirun -np 16' for full)")
+    parser.add_argument('--launcher', default='mpirun -np {}', metavar='WORDS', help='before a command of several '
+                        'ranks, with {} for their number (default: %(default)s)')
     parser.add_argument('--images-per-second', type=float, metavar='N', help='with --scale full: of one GPU in a step '
                         'of the first network, as benchmarks/train_speed.py measured it there; without it a step is '
                         'measured here')
@@ -80,9 +80,7 @@ def main(argv=None):
 def _study(args):
     scale = SCALES[args.scale]
     studies = [STUDIES[name] for name in args.names]
-    launcher = shlex.split(args.launcher) if args.launcher is not None else \
-        ['mpirun', '-np', str(scale.ranks)] * (scale.ranks > 1)
-    place = Place(args.data, args.work, args.results, tuple(launcher))
+    place = Place(args.data, args.work, args.results, tuple(shlex.split(args.launcher)))
     cells = in_order([cell for study in studies for cell in _cells(study, scale, args)])
     if scale.ranks > 1 and not args.run:
         _print_commands(args, cells, scale, place)

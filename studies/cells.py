@@ -29,12 +29,13 @@ class Cell(NamedTuple):
     """A training and its judgements, or judgements of others' trainings, with one seed.
 
     name: of its file of results. jobs: one after another. needs: cells whose weights it uses. network: flags that say
-    how long a pass takes.
+    how long a pass takes. ranks: processes of its trainings and evaluations.
     """
     name: str
     jobs: Tuple[Job, ...]
     needs: Tuple[str, ...] = ()
     network: Tuple[str, ...] = ()
+    ranks: int = 1
 
     @property
     def passes(self):

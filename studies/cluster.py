@@ -3,16 +3,17 @@ import shlex
 
 from machine import gpus
 from studies.estimate import OF_UPDATE
-from studies.places import shown
 
 
 def commands(cells, scale, place):
     """Lines to type: the data server of each machine, and each cell's jobs."""
-    lines = ['# on each machine, as long as the trainings last:',
-             shlex.join(['python', 'third_party/serve-data.py', '--data', 'DATA', '--batch', str(scale.batch)])]
+    lines = []
+    if any(cell.ranks > 1 for cell in cells):
+        lines += ['# on each machine, as long as the trainings last:', shlex.join(
+            ['python', 'third_party/serve-data.py', '--data', place.data, '--batch', str(scale.batch)])]
     for cell in cells:
         lines.append('# {}'.format(cell.name))
-        lines += [shown(cell.name, job, place.launcher) for job in cell.jobs]
+        lines += [place.shown(cell, job) for job in cell.jobs]
     return lines
 
 

@@ -1,5 +1,5 @@
 """When single-step training collapses, and when robustness is lost slowly: which activation, step size and epoch."""
-from studies.cells import DATA, PART, Cell
+from studies.cells import DATA, PART
 from studies.figures import by_epoch
 from studies.scales import PGD
 from studies.study import Arm, Claim, Column, Study
@@ -25,7 +25,7 @@ def _cell(scale, arm, seed):
     # Watched after each epoch: on the part of the test images that AutoAttack would judge.
     job = scale.training(arm.words, seed, data=PART if scale.name == 'small' else DATA)
     passes = job.passes + scale.epochs * scale.part_images * _STEPS
-    return Cell(name, (job._replace(passes=passes),), (), scale.arch)
+    return scale.of_jobs(name, [job._replace(passes=passes)])
 
 
 def _epochs(content):

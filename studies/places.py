@@ -12,6 +12,7 @@ from studies.cells import COUNT, DATA, JUDGE, LANDSCAPE, PART, SWEEP, TRAIN, run
 PER_CLASS = 100  # images of each class in the part of the test images
 _PROGRAMS = {TRAIN: ('main.py',), JUDGE: ('main.py', '--eval'), SWEEP: ('-m', 'analysis', 'sweep'),
              LANDSCAPE: ('-m', 'analysis', 'report'), COUNT: ('-m', 'studies.count')}
+_OF_RANKS = (TRAIN, JUDGE)  # the others are programs of one process
 _OUTPUT = {TRAIN: '--logdir', COUNT: '--json'}  # else --results-dir
 
 
@@ -19,12 +20,13 @@ class Place(NamedTuple):
     """Folders of a study.
 
     data: the images. work: trainings, logs, results of jobs. kept: the results that are published.
-    launcher: words before a training's or an evaluation's Python, as ('mpirun', '-np', '16').
+    launcher: words before the Python of a cell's training or evaluation by several ranks; '{}' stands for their
+    number.
     """
     data: str
     work: str
     kept: str
-    launcher: Tuple[str, ...] = ()
+    launcher: Tuple[str, ...] = ('mpirun', '-np', '{}')
 
     def cell_file(self, cell):
         return os.path.join(self.kept, 'cells', cell + '.json')
@@ -56,7 +58,7 @@ class Place(NamedTuple):
 
     def command(self, cell, job):
         """(words that start a job, its folder)."""
-        folder, own = os.path.join(self.work, cell, job.name), []
+        folder, own = os.path.join(self.work, cell.name, job.name), []
         if job.kind in (SWEEP, LANDSCAPE):  # cannot go on with what another process began
             folder = output_folders.numbered(folder)[1]
         elif job.kind == TRAIN:
@@ -66,21 +68,26 @@ class Place(NamedTuple):
         program = list(_PROGRAMS[job.kind])
         if program[0] != '-m':
             program[0] = os.path.join(ROOT, program[0])
-        launcher = list(self.launcher) if job.kind in (TRAIN, JUDGE) else []
-        return [*launcher, sys.executable, *program, *self.written(job.words), _output(job), folder, *own], folder
+        return [*self._launcher(cell, job), sys.executable, *program, *self.written(job.words), _output(job), folder,
+                *own], folder
+
+
+    def _launcher(self, cell, job):
+        return [word.format(cell.ranks) for word in self.launcher] if cell.ranks > 1 and job.kind in _OF_RANKS else []
+
+    def shown(self, cell, job):
+        """A job's command as a person types it, in a line."""
+        return shlex.join([*self._launcher(cell, job), 'python', *_PROGRAMS[job.kind], *self.written(job.words),
+                           _output(job), os.path.join(self.work, cell.name, job.name)])
 
 
 def _output(job):
     return _OUTPUT.get(job.kind, '--results-dir')
 
 
-def shown(cell, job, launcher=()):
-    """A job's command as it is published: with names of folders instead of a machine's."""
-    place = Place('DATA', 'studies_log', '', launcher)
-    program = list(_PROGRAMS[job.kind])
-    words = [*(launcher if job.kind in (TRAIN, JUDGE) else ()), 'python', *program, *place.written(job.words),
-             _output(job), os.path.join(place.work, cell, job.name)]
-    return shlex.join(words)
+def published(cell, job):
+    """A job's command with names instead of a machine's folders, in a line."""
+    return Place('DATA', 'studies_log', '').shown(cell, job)
 
 
 def make_part(place, per_class=PER_CLASS):

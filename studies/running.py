@@ -13,7 +13,7 @@ from files.json_files import read_json
 from files.typed import anything, list_of, number, record, text
 from machine.versions import library_versions, source_version
 from studies.cells import LANDSCAPE, TRAIN
-from studies.places import shown
+from studies.places import published
 from studies.reading import read
 
 _TEXT = 10000
@@ -168,7 +168,7 @@ class Fill:
         done = self.place.job_file(cell.name, job.name)
         if os.path.exists(done):
             return read_json(done, anything)
-        words, folder = self.place.command(cell.name, job)
+        words, folder = self.place.command(cell, job)
         os.makedirs(os.path.dirname(done), exist_ok=True)
         from machine.devices import processor  # TensorFlow is loaded where a cell is filled, not for a help
         begin = time.time()
@@ -176,7 +176,7 @@ class Fill:
         found = read(job, folder)
         content = {'folder': folder, 'machine': {'processor': processor_name(), 'kind': processor()},
                    'source': found.source or source_version(), 'versions': library_versions(),
-                   'record': {'words': list(job.words), 'command': shown(cell.name, job, self.place.launcher),
+                   'record': {'words': list(job.words), 'command': published(cell, job),
                               'seconds': round(found.seconds or time.time() - begin, 1), 'found': found.figures}}
         write_text(done, json.dumps(content) + '\n')
         return content

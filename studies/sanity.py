@@ -1,6 +1,6 @@
 """SAT Section 6: are the figures to be believed? Robustness against steps and epsilon, loss landscapes."""
 from studies.activations import BASE, arm_of, cell_of
-from studies.cells import LANDSCAPE, SWEEP, Cell, Job, run_of
+from studies.cells import LANDSCAPE, SWEEP, Job, run_of
 from studies.figures import against_steps_and_epsilon
 from studies.study import Arm, Claim, Column, Study
 
@@ -15,8 +15,8 @@ def sweep_of(scale, arm, seed):
              ','.join(map(str, _EPSILONS)), '--attack-iter', '20', '--attack-epsilon', '{:g}'.format(scale.epsilon),
              '--attack-step-size', '1', '--batch', '100', '--data', '{data}')
     steps = sum(_STEPS) + 20 * (len(_EPSILONS) - 1)
-    return Cell('{}-sweep-{}-{}'.format(scale.name, arm.name, seed),
-                (Job('sweep', SWEEP, words, _IMAGES * (steps + 300)),), (network,), scale.arch)
+    return scale.of_jobs('{}-sweep-{}-{}'.format(scale.name, arm.name, seed),
+                         [Job('sweep', SWEEP, words, _IMAGES * (steps + 300))], [network])
 
 
 def _networks(scale):
@@ -30,8 +30,8 @@ def _landscapes(scale):
     words += ['--images', '60', '--steps', '20', '--epsilons', '0,{:g}'.format(scale.epsilon), '--queries', '2',
               '--hardest', '0', '--landscapes', '3', '--attack-iter', '20', '--attack-epsilon',
               '{:g}'.format(scale.epsilon), '--attack-step-size', '1', '--batch', '40', '--data', '{data}']
-    return Cell('{}-landscapes'.format(scale.name), (Job('landscapes', LANDSCAPE, tuple(words), 60 * 200),),
-                tuple(names.values()), scale.arch)
+    return scale.of_jobs('{}-landscapes'.format(scale.name), [Job('landscapes', LANDSCAPE, tuple(words), 60 * 200)],
+                         names.values())
 
 
 def _row(curve, key, value):

@@ -60,7 +60,11 @@ class Scale(NamedTuple):
         """
         name = '{}-{}-{}'.format(self.name, arm, seed)
         load = run_of(name)
-        return Cell(name, (self.training(words, seed), self.pgd(load), self.autoattack(load)), network=self.arch)
+        return self.of_jobs(name, (self.training(words, seed), self.pgd(load), self.autoattack(load)))
+
+    def of_jobs(self, name, jobs, needs=()):
+        """A cell of this scale's network and number of ranks."""
+        return Cell(name, tuple(jobs), tuple(needs), self.arch, self.ranks)
 
 
 def _text(number):

@@ -2,7 +2,7 @@
 import math
 
 from studies.activations import BASE, arm_of, cell_of
-from studies.cells import Cell, run_of
+from studies.cells import run_of
 from studies.figures import bars
 from studies.scales import AUTOATTACK
 from studies.study import Arm, Claim, Column, Study
@@ -52,10 +52,10 @@ def _cell(scale, arm, seed):
     name = '{}-transfer-{}-{}'.format(scale.name, arm.name.replace(', ', '-').replace(' ', '-'), seed)
     if arm.name in (BASE, 'silu'):
         network = '{}-{}-{}'.format(scale.name, arm.name, seed)
-        return Cell(name, (_judged(scale, network),), (network,), scale.arch)
+        return scale.of_jobs(name, [_judged(scale, network)], [network])
     before = '{}-{}-{}'.format(scale.name, BASE, seed) if ', then ' in arm.name else None
-    return Cell(name, (_a_tenth(scale, arm.words, seed, before), _judged(scale, name)), (before,) if before else (),
-                scale.arch)
+    return scale.of_jobs(name, [_a_tenth(scale, arm.words, seed, before), _judged(scale, name)],
+                         [before] if before else [])
 
 
 def _a_tenth(scale, words, seed, before):

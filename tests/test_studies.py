@@ -133,7 +133,7 @@ class Pretended(Place):
     """A place whose jobs are ``PROGRAM``; a job's words are its seconds and what is right."""
 
     def command(self, cell, job):
-        folder = os.path.join(self.work, cell, job.name)
+        folder = os.path.join(self.work, cell.name, job.name)
         return [sys.executable, '-c', PROGRAM, folder, *job.words], folder
 
 
@@ -274,10 +274,10 @@ def test_figures_of_others_have_a_source_and_are_named_by_a_study():
 
 # ----- a cluster -----
 def test_the_commands_of_a_cluster_are_whole_and_their_hours_counted(monkeypatch):
-    place = Place('/data/imagenet', 'work', 'kept', ('mpirun', '-np', '16'))
+    place = Place('/data/imagenet', 'work', 'kept')
     cells = cells_of(STUDIES['activations'], FULL, 1)[:2]
     lines = [line for line in cluster.commands(cells, FULL, place) if not line.startswith('#')]
-    assert lines[0] == 'python third_party/serve-data.py --data DATA --batch 32'
+    assert lines[0] == 'python third_party/serve-data.py --data /data/imagenet --batch 32'
     train = shlex.split(lines[1])
     assert train[:5] == ['mpirun', '-np', '16', 'python', 'main.py']
     args = parse_args(train[5:train.index('--data')])
