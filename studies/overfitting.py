@@ -13,15 +13,18 @@ _STEPS = 10  # of the PGD that watches
 def _arms(scale):
     for activation in ('relu', 'silu'):
         for part in _PARTS:
-            step = '{:g}'.format(part * scale.epsilon)
-            yield Arm('{}, step {}'.format(activation, step),
-                      ('--activation-name', activation, '--attack-step-size', step, '--prob-start-from-clean', '0',
-                       '--eval-every', '1', '--eval-attack-iter', str(_STEPS)),
-                      base=None if activation == 'relu' else 'relu, step ' + step)
+            yield Arm(_name(activation, part),
+                      ('--activation-name', activation, '--attack-step-size', '{:g}'.format(part * scale.epsilon),
+                       '--prob-start-from-clean', '0', '--eval-every', '1', '--eval-attack-iter', str(_STEPS)),
+                      base=None if activation == 'relu' else _name('relu', part))
+
+
+def _name(activation, part):
+    return '{}, steps of {} epsilon'.format(activation, part)
 
 
 def _cell(scale, arm, seed):
-    name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(', step ', '-step'), seed)
+    name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(', steps of ', '-').replace(' ', '-'), seed)
     # Watched after each epoch: on the part of the test images that AutoAttack would judge.
     job = scale.training(arm.words, seed, data=PART if scale.name == 'small' else DATA)
     passes = job.passes + scale.epochs * scale.part_images * _STEPS
@@ -41,19 +44,29 @@ def _best(content):
     return max(_epochs(content), key=robust)
 
 
+def _first(kind):
+    """The epoch in which the training said that it overfits so."""
+    def read(content):
+        return next((epoch['epoch'] for epoch in _epochs(content) if epoch['overfitting'] == kind), None)
+    return read
+
+
+_collapse = _first('catastrophic')
 _COLUMNS = {
     'own': Column('training images, own attack', lambda content: _epochs(content)[-1]['trained']),
     'clean': Column('clean', lambda content: _epochs(content)[-1]['clean']),
     PGD: Column('PGD-{} at the end'.format(_STEPS), lambda content: robust(_epochs(content)[-1])),
     'best': Column('PGD-{}, best epoch'.format(_STEPS), lambda content: robust(_best(content))),
     'at': Column('best epoch', lambda content: _best(content)['epoch'], percent=False),
-    'onset': Column('collapse at epoch', lambda content: content['jobs']['train']['found']['collapse'], percent=False)}
+    'collapsed': Column('seeds that collapse', lambda content: float(_collapse(content) is not None)),
+    'collapse': Column('at epoch', _collapse, percent=False),
+    'slow': Column('slow overfitting at epoch', _first('slow'), percent=False)}
 
 STUDY = Study(
     'overfitting', 'Wong, Rice and Kolter 2020; Rice, Wong and Kolter 2020',
     'At which step size and epoch does single-step training collapse, with which activation?',
     lambda scale: list(_arms(scale)), _cell, _COLUMNS,
-    [Claim('(not of the paper) silu loses less than ReLU to the end of training, steps of twice epsilon',
-           'silu, step 16', 'relu, step 16', PGD, 1)],
+    [Claim('(not of the paper) with steps of twice epsilon silu ends more robust than ReLU',
+           _name('silu', 2), _name('relu', 2), PGD, 1)],
     'Fifteen epochs of a small network: collapses that take wider networks or longer training are not seen.', by_epoch,
     published=('fgsm_resnet32', 'rice2020'))

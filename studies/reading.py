@@ -21,6 +21,7 @@ def _training(folder):
     """Its epochs; accuracies are fractions, of training images under the training attack."""
     from training.epochs import read_epochs  # TensorFlow is loaded where a training is read, not for a help
     epochs = [{'epoch': epoch.number, 'trained': 1 - epoch.train_error,
+               'overfitting': epoch.overfitting,
                'seconds': round((epoch.seconds or 0) + (epoch.evaluation_seconds or 0), 1),
                'clean': next((1 - each.top1_error for each in epoch.judged if each.attack == _CLEAN), None),
                'robust': {each.attack: 1 - each.top1_error for each in epoch.judged if each.attack != _CLEAN}}
