@@ -14,7 +14,7 @@ from scipy import stats
 
 from commands.command_line import parse_args
 from documented import ROOT
-from image_folders import make_folder
+from image_folders import make_folder, make_noise_folder
 from studies import cluster, places, published, running, tables
 from studies.cells import JUDGE, TRAIN, Cell, Job, in_order
 from studies.places import Place
@@ -206,6 +206,36 @@ def test_a_published_cell_is_not_filled_again_but_trained_where_its_weights_are_
     assert running.Fill(elsewhere, [trained]).todo == []
     other = Cell('other', (Job('judged', JUDGE, ('0', '60'), 1),), ('first',))
     assert [cell.name for cell in running.Fill(elsewhere, [trained, other]).todo] == ['first', 'other']
+
+
+@pytest.mark.slow
+def test_the_same_cell_again_is_the_same_and_arms_of_a_seed_begin_alike(tmp_path):
+    """Real programs on noise, on a core of its own each."""
+    data = make_noise_folder(tmp_path / 'data', {'train': 256, 'test': 40}, 'abcdefghij')
+    scale = SMALL._replace(epochs=1, pgd_steps=2)
+    # A rate of zero: what is judged are the weights that training begins with.
+    still = ('--base-lr', '0', '--warmup-epochs', '0')
+    cells = [scale.cell('relu', ('--activation-name', 'relu'), 1),
+             scale.cell('update', ('--activation-name', 'relu', '--update-gradient', 'parametric_softplus', *still), 1),
+             scale.cell('neither', ('--activation-name', 'relu', *still), 1)]
+    found = []
+    for turn in ('first', 'second'):
+        place = Place(data, str(tmp_path / turn / 'work'), str(tmp_path / turn / 'results'))
+        os.makedirs(place.work)
+        places.make_part(place)
+        running.Fill(place, cells).run(1)
+        found.append([{name: figures_of(job['found']) for name, job in
+                       running.finished(place, cell)['jobs'].items()} for cell in cells])
+    assert found[0] == found[1]
+    _, update, neither = found[0]
+    assert update['PGD']['clean'] == neither['PGD']['clean']
+    assert running.finished(place, cells[0])['source']['commit']
+
+
+def figures_of(found):
+    """Without the times."""
+    epochs = [{name: value for name, value in epoch.items() if name != 'seconds'} for epoch in found.get('epochs', [])]
+    return {**{name: value for name, value in found.items() if name != 'epochs'}, 'epochs': epochs}
 
 
 # ----- tables and the page -----
