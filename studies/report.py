@@ -58,6 +58,9 @@ def _blocks(figures, scale, place, base):
     yield '{} ({}). `python -m studies {} --scale {} --data DATA`'.format(
         study.question, study.section, study.name, scale.name)
     yield ''
+    if figures.scale.note:
+        yield figures.scale.note
+        yield ''
     yield _state(figures)
     yield ''
     yield from table(figures)

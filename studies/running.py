@@ -74,7 +74,8 @@ class Fill:
         todo |= {need for name in list(todo) for need in named[name].needs if not self._is_trained(named[need])}
         self.todo = [cell for cell in cells if cell.name in todo]
         self._waiting, self._missing = list(self.todo), set(todo)
-        self._processes, self._changed, self._error = {}, threading.Condition(), None
+        self._processes, self._changed = {}, threading.Condition()
+        self._failed, self._ending = [], False
 
     def _is_trained(self, cell):
         return all(os.path.exists(self.place.job_file(cell.name, job.name)) for job in cell.jobs if job.kind == TRAIN)
@@ -97,8 +98,8 @@ class Fill:
         """Fill them, ``at_once`` at a time; ``show`` is called every second.
 
         Raises:
-            Failed: one of the programs failed; the others were ended, and go on from there the next time.
-            KeyboardInterrupt: SIGINT or SIGTERM came; likewise.
+            Failed: of some, programs failed; all others that do not need these are filled.
+            KeyboardInterrupt: SIGINT or SIGTERM came; what ran was ended, and goes on from there the next time.
         """
         lanes = [threading.Thread(target=self._lane, args=(cores,)) for cores in core_sets(at_once)]
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -107,19 +108,19 @@ class Fill:
                 lane.start()
             while any(lane.is_alive() for lane in lanes):
                 show()
-                lanes[0].join(1) if lanes[0].is_alive() else time.sleep(1)
+                time.sleep(1)
         finally:
-            self._end(KeyboardInterrupt())
+            self._end()
             for lane in lanes:
                 lane.join()
             signal.signal(signal.SIGTERM, before)
-        if isinstance(self._error, Failed):
-            raise self._error
+        if self._failed:
+            raise Failed('; '.join(self._failed))
 
-    def _end(self, error):
+    def _end(self):
         """Let no lane begin anything, and end what runs; SIGTERM lets the programs save what they have."""
         with self._changed:
-            self._error = self._error or error
+            self._ending = True
             self._changed.notify_all()
             for process in self._processes.values():
                 process.send_signal(signal.SIGTERM)
@@ -127,23 +128,39 @@ class Fill:
     def _lane(self, cores):
         os.sched_setaffinity(0, cores)  # of this thread, and of the programs that it starts
         while True:
-            with self._changed:
-                while True:
-                    if self._error or not self._waiting:
-                        return
-                    cell = next((c for c in self._waiting if not self._missing & set(c.needs)), None)
-                    if cell:
-                        break
-                    self._changed.wait()
-                self._waiting.remove(cell)
+            cell = self._next()
+            if cell is None:
+                return
             try:
                 self._fill(cell, len(cores))
             except (Failed, OSError, ValueError) as error:
-                self._end(error if isinstance(error, Failed) else Failed('{}: {}'.format(cell.name, error)))
-                return
-            with self._changed:
-                self._missing.discard(cell.name)
-                self._changed.notify_all()
+                self._give_up(cell, error)
+            else:
+                with self._changed:
+                    self._missing.discard(cell.name)
+                    self._changed.notify_all()
+
+    def _next(self):
+        """The next cell whose needs are there, waited for; None where there is none."""
+        with self._changed:
+            while self._waiting and not self._ending:
+                for cell in self._waiting:
+                    if not self._missing & set(cell.needs):
+                        self._waiting.remove(cell)
+                        return cell
+                self._changed.wait()
+            return None
+
+    def _give_up(self, cell, error):
+        with self._changed:
+            if not self._ending:
+                self._failed.append(str(error) if isinstance(error, Failed) else '{}: {}'.format(cell.name, error))
+            lost = {cell.name}
+            for other in self.todo:  # each behind those that it needs
+                if lost & set(other.needs):
+                    lost.add(other.name)
+            self._waiting = [other for other in self._waiting if other.name not in lost]
+            self._changed.notify_all()
 
     def _fill(self, cell, cores):
         if finished(self.place, cell) is not None:  # somebody else's, without its weights
@@ -185,16 +202,14 @@ class Fill:
         log = os.path.join(self.place.work, cell.name, job.name + '.log')
         with open(log, 'ab') as output:
             with self._changed:
-                if self._error:
-                    raise self._error
+                if self._ending:
+                    raise Failed('ended')
                 process = self._processes[cell.name] = subprocess.Popen(
                     [sys.executable, '-m', 'studies.child', str(os.getpid()), *words], stdin=subprocess.DEVNULL,
                     stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             code = process.wait()
             with self._changed:
                 del self._processes[cell.name]
-                if code and self._error:
-                    raise Failed('stopped')
         if code:
             raise Failed('{}, {}: the program ended with exit code {}; its words are in {}'.format(
                 cell.name, job.name, code, log))

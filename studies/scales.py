@@ -16,7 +16,7 @@ class Scale(NamedTuple):
     arch, train: flags of a network, and of its training. images: of the training set. epochs, steps (of the training
     attack): for estimates. epsilon: in pixel levels, 0-255. pgd_steps: of the PGD that judges. test_images: that it
     judges. part_images: that AutoAttack judges. part: the words that choose them. version: AutoAttack's.
-    data: words for messages. ranks (int): of a training.
+    data: words for messages. ranks (int): of a training. note: what there is to know of it, for the page.
     """
     name: str
     arch: Tuple[str, ...]
@@ -33,6 +33,7 @@ class Scale(NamedTuple):
     version: str
     data: str
     ranks: int
+    note: str = ''
 
     def training(self, words, seed, epochs=None, data=DATA):
         """The job that trains; ``words`` win over the scale's own flags."""
@@ -78,7 +79,12 @@ SMALL = Scale(
     ('--batch', '128', '--attack-iter', '1', '--attack-epsilon', '8', '--attack-step-size', '8', '--base-lr', '0.4',
      '--warmup-epochs', '3', '--lr-cosine-to', '0', '--attack-precision', 'bfloat16', '--update-precision', 'bfloat16'),
     images=50000, epochs=15, steps=1, batch=128, epsilon=8, pgd_steps=50, test_images=8000, part_images=1000,
-    part=('--data', PART), version='apgd', data='CIFAR-10 as folders of images, train/ and test/', ranks=1)
+    part=('--data', PART), version='apgd', data='CIFAR-10 as folders of images, train/ and test/', ranks=1,
+    note='CifarResNet-20 on CIFAR-10 (50,000 training images, 8,000 test images), 15 epochs of PGD-1 from a random start '
+    '(one of five images: from the image), steps of 8 at epsilon 8, SGD with warm-up and a cosine, bfloat16 in training. '
+    'Chosen on seed 1 of ReLU alone: after 5 epochs the recipe of SAT had 56.0% clean and 36.3% under PGD-10 on 2,000 '
+    'test images, without label smoothing 57.3% and 36.0%. AutoAttack is APGD-CE and APGD-T here, the first two of its '
+    'four attacks, on the first 100 test images of each class.')
 
 # SAT Sec 3 and its release: ResNet-50, PGD-1 with steps of 4 at epsilon 4, 100 epochs (the recipe 'sat', 512 images in
 # a step); PGD-200 is the paper's headline. AutoAttack on RobustBench's 5,000 images is ours: the paper is older.

@@ -177,13 +177,17 @@ def test_a_killed_study_goes_on_and_repeats_no_finished_job(tmp_path, number):
     assert running.Fill(place, pretended_cells(0.4)).todo == []
 
 
-def test_a_failing_program_ends_the_study_with_its_log_named(tmp_path):
+def test_of_a_failing_program_its_log_is_named_and_all_that_does_not_need_it_is_filled(tmp_path):
     place = Pretended('data', str(tmp_path / 'work'), str(tmp_path / 'kept'))
-    cells = [Cell('bad', (Job('first', JUDGE, ('0', 'nonsense'), 1),))]
-    with pytest.raises(running.Failed, match='bad, first: the program ended with exit code 1; its words are in .*log'):
+    good, bad = (Job('first', JUDGE, ('0', right), 1) for right in ('40', 'nonsense'))
+    cells = [Cell('bad', (bad,)), Cell('behind', (good,), ('bad',)), Cell('good', (good,)),
+             Cell('far', (good,), ('behind',))]
+    words = '^bad, first: the program ended with exit code 1; its words are in .*log$'
+    with pytest.raises(running.Failed, match=words):
         running.Fill(place, cells).run(1)
     with open(place.job_file('bad', 'first').replace('.json', '.log')) as f:
         assert 'nonsense' in f.read()
+    assert [cell.name for cell in running.Fill(place, cells).todo] == ['bad', 'behind', 'far']
 
 
 def test_a_cell_of_other_commands_is_refused(tmp_path):

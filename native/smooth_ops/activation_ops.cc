@@ -14,13 +14,10 @@ using tensorflow::Tensor;
 namespace errors = tensorflow::errors;
 namespace shape_inference = tensorflow::shape_inference;
 
-#define FIRST_NAME(kind, name) "'" name "'"
-#define NEXT_NAME(kind, name) ", '" name "'"
-
 REGISTER_OP("SmoothActivation")
     .Input("x: T")
     .Output("y: T")
-    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "}")
+    .Attr("function: {" SMOOTH_OPS_QUOTED "}")
     .Attr("alpha: float = 1")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn(shape_inference::UnchangedShape)
@@ -35,7 +32,7 @@ REGISTER_OP("SmoothActivationGrad")
     .Input("x: T")
     .Output("dx: T")
     .Attr("N: int >= 1")
-    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "}")
+    .Attr("function: {" SMOOTH_OPS_QUOTED "}")
     .Attr("alpha: float = 1")
     .Attr("T: {float, bfloat16}")
     .SetShapeFn([](shape_inference::InferenceContext* context) {
@@ -45,9 +42,6 @@ REGISTER_OP("SmoothActivationGrad")
     .Doc(R"doc(
 The gradient of x where those of the activation's one or two uses are dy. See SmoothActivation.
 )doc");
-
-#undef FIRST_NAME
-#undef NEXT_NAME
 
 namespace {
 

@@ -20,8 +20,7 @@ using tensorflow::TensorShape;
 namespace errors = tensorflow::errors;
 namespace shape_inference = tensorflow::shape_inference;
 
-#define NAME(kind, name) ", '" name "'"
-#define FUNCTIONS "function: {'none'" SMOOTH_OPS_FUNCTIONS(NAME, NAME) "}"
+#define FUNCTIONS "function: {'none', " SMOOTH_OPS_QUOTED "}"
 
 REGISTER_OP("SmoothBatchNorm")
     .Input("x: T")
@@ -86,7 +85,6 @@ function: The activation whose derivative is taken.
 )doc");
 
 #undef FUNCTIONS
-#undef NAME
 
 namespace {
 

@@ -21,6 +21,12 @@ namespace smooth_ops {
 #define SMOOTH_OPS_NAME(kind, name) name,
 constexpr const char* kNames[] = {SMOOTH_OPS_FUNCTIONS(SMOOTH_OPS_NAME, SMOOTH_OPS_NAME)};
 #undef SMOOTH_OPS_NAME
+
+// Their names as the attribute of an op has them: 'relu', 'silu', ...
+#define SMOOTH_OPS_FIRST_QUOTED(kind, name) "'" name "'"
+#define SMOOTH_OPS_NEXT_QUOTED(kind, name) ", '" name "'"
+#define SMOOTH_OPS_QUOTED SMOOTH_OPS_FUNCTIONS(SMOOTH_OPS_FIRST_QUOTED, SMOOTH_OPS_NEXT_QUOTED)
+
 constexpr int kNumFunctions = sizeof kNames / sizeof *kNames;
 
 // One function on arrays of n elements; ``y`` and ``dx`` may be the same array as an input.

@@ -20,9 +20,6 @@ using tensorflow::TensorShape;
 namespace errors = tensorflow::errors;
 namespace shape_inference = tensorflow::shape_inference;
 
-#define FIRST_NAME(kind, name) "'" name "'"
-#define NEXT_NAME(kind, name) ", '" name "'"
-
 REGISTER_OP("SmoothPackedWeights")
     .Input("weights: float")
     .Input("scale: float")
@@ -47,7 +44,7 @@ REGISTER_OP("SmoothConvolution")
     .Attr("kernel: int >= 1")
     .Attr("stride: int >= 1")
     .Attr("before: list(int) >= 2")
-    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "} = 'relu'")
+    .Attr("function: {" SMOOTH_OPS_QUOTED "} = 'relu'")
     .Attr("alpha: float = 1")
     .Attr("M: int >= 0")
     .Attr("A: int >= 0")
@@ -87,7 +84,7 @@ REGISTER_OP("SmoothConvolutionGrad")
     .Attr("stride: int >= 1")
     .Attr("before: list(int) >= 2")
     .Attr("of_activation: bool")
-    .Attr("function: {" SMOOTH_OPS_FUNCTIONS(FIRST_NAME, NEXT_NAME) "} = 'relu'")
+    .Attr("function: {" SMOOTH_OPS_QUOTED "} = 'relu'")
     .Attr("alpha: float = 1")
     .Attr("M: int >= 0")
     .SetShapeFn([](shape_inference::InferenceContext* context) {
@@ -102,9 +99,6 @@ weights: SmoothPackedWeights' backward.
 x: [N,H,W,I]. If ``of_activation``, that of which the input is the activation, and dx is its gradient; else it says the
   shape.
 )doc");
-
-#undef FIRST_NAME
-#undef NEXT_NAME
 
 namespace {
 
