@@ -2,7 +2,8 @@
 from studies.activations import BASE, arm_of, cell_of
 from studies.cells import LANDSCAPE, SWEEP, Job, run_of
 from studies.figures import against_steps_and_epsilon
-from studies.study import Arm, Claim, Column, Study
+from studies.scales import AUTOATTACK
+from studies.study import Arm, Claim, Column, Study, accuracy
 
 _STEPS, _EPSILONS = (1, 5, 10, 20, 50, 100, 200), (0, 1, 2, 4, 8, 16, 32, 64)
 _IMAGES = 500
@@ -15,8 +16,12 @@ def sweep_of(scale, arm, seed):
              ','.join(map(str, _EPSILONS)), '--attack-iter', '20', '--attack-epsilon', '{:g}'.format(scale.epsilon),
              '--attack-step-size', '1', '--batch', '100', '--data', '{data}')
     steps = sum(_STEPS) + 20 * (len(_EPSILONS) - 1)
-    return scale.of_jobs('{}-sweep-{}-{}'.format(scale.name, arm.name, seed),
-                         [Job('sweep', SWEEP, words, _IMAGES * (steps + 300))], [network])
+    jobs = [Job('sweep', SWEEP, words, _IMAGES * (steps + 300))]
+    whole = scale._replace(version='standard').autoattack(run_of(network))
+    if scale.version != 'standard':  # else the network's own cell has it
+        # FAB-T takes as many passes again, and Square's 5,000 forward passes about as long as 1,700 with gradients.
+        jobs.append(whole._replace(passes=2 * whole.passes + 0.4 * 1700 * scale.part_images))
+    return scale.of_jobs('{}-sweep-{}-{}'.format(scale.name, arm.name, seed), jobs, [network])
 
 
 def _networks(scale):
@@ -50,6 +55,7 @@ _COLUMNS = {'clean': Column('clean', _row('epsilons', 'epsilon', 0)),
             **{'PGD-{}'.format(k): Column('PGD-{}'.format(k), _row('steps', 'num_iter', k)) for k in _STEPS},
             **{'epsilon {}'.format(e): Column('epsilon {}'.format(e), _row('epsilons', 'epsilon', e))
                for e in _EPSILONS[1:]},
+            AUTOATTACK: Column('AutoAttack standard ({part})', accuracy(AUTOATTACK)),
             'flags': Column('signs of masking', _flags, percent=False)}
 
 STUDY = Study(

@@ -20,7 +20,7 @@ class Arm(NamedTuple):
 class Column(NamedTuple):
     """A figure of a cell.
 
-    name: in tables; '{steps}' and '{part}' stand for the scale's. read: the content of a cell's file → a number, or
+    name: in tables; '{steps}', '{part}' and '{version}' stand for the scale's. read: the content of a cell's file → a number, or
     None where there is none. percent (bool): whether it is a fraction, shown in %.
     """
     name: str
@@ -83,4 +83,4 @@ def accuracy(job, under_attack=True):
 
 # Clean and PGD on all test images, AutoAttack on its part of them.
 JUDGED = {CLEAN: Column('clean', accuracy(PGD, under_attack=False)), PGD: Column('PGD-{steps}', accuracy(PGD)),
-          AUTOATTACK: Column('AutoAttack ({part})', accuracy(AUTOATTACK))}
+          AUTOATTACK: Column('AutoAttack {version} ({part})', accuracy(AUTOATTACK))}

@@ -25,8 +25,8 @@ class Figures(NamedTuple):
         return [arm for arm in self.study.arms(self.scale) if arm.name in filled]
 
     def title(self, column):
-        return self.study.columns[column].name.format(steps=self.scale.pgd_steps, part='{:,}'.format(
-            self.scale.part_images))
+        return self.study.columns[column].name.format(
+            steps=self.scale.pgd_steps, part='{:,}'.format(self.scale.part_images), version=self.scale.version)
 
 
 def gather(study, scale, place, seeds=None):
