@@ -20,8 +20,8 @@ class Arm(NamedTuple):
 class Column(NamedTuple):
     """A figure of a cell.
 
-    name: in tables; '{steps}', '{part}' and '{version}' stand for the scale's. read: the content of a cell's file → a number, or
-    None where there is none. percent (bool): whether it is a fraction, shown in %.
+    name: in tables; '{steps}', '{part}' and '{version}' stand for the scale's. read: the content of a cell's file → a
+    number, or None where there is none. percent (bool): whether it is a fraction, shown in %.
     """
     name: str
     read: Callable[[Dict[str, Any]], Optional[float]]
