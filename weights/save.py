@@ -45,11 +45,12 @@ class CheckpointSaver(Callback):
         folder (str). keep (int). monitor (str).
         statistics (Callback): brought up to date first, so that the history never lags behind the checkpoint.
         network (dict): what the network is, see ``weights.card``, kept beside each checkpoint; None for nothing.
+        is_judged: () -> whether the weights are those that ``monitor`` is of; if not, they are not the best.
     """
 
-    def __init__(self, folder, keep, monitor, statistics=None, network=None):
+    def __init__(self, folder, keep, monitor, statistics=None, network=None, is_judged=lambda: True):
         self.folder, self.keep, self.monitor, self.statistics = folder, keep, monitor, statistics
-        self.network = network
+        self.network, self.is_judged = network, is_judged
 
     def _setup_graph(self):
         self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
@@ -66,7 +67,8 @@ class CheckpointSaver(Callback):
             if self.statistics:
                 self.statistics.trigger_epoch()
             self._save()
-            self._keep_best(self.global_step)
+            if self.is_judged():
+                self._keep_best(self.global_step)
             for old in saved_steps(self.folder)[:-self.keep]:
                 _remove(prefix_of(self.folder, old))
 
