@@ -4,6 +4,7 @@ import pytest
 
 from evaluation.verdicts import CLEAN
 from settings.run import BACK, STOP
+from training import trackers
 from training.epochs import Epoch, Judged
 from training.overfitting import CATASTROPHIC, SLOW, Figures, _least_fall, figures_of, judge, reaction
 
@@ -185,3 +186,9 @@ def test_figures_are_those_of_the_epochs_that_were_judged_by_the_attack_that_dec
     assert figures_of(epochs, '10step', False) == [
         Figures(2, 100, 0.9, 0.5, 0.5, 0.6, 0.2, None), Figures(6, 100, 0.9, 0.5, 0.5, 0.6, 0.0, 2)]
     assert figures_of(epochs, '10step', True) == [Figures(2, 100, 0.9, 0.5, 0.75, 0.6, 0.2, None)]
+
+
+def test_services_are_told_of_the_epoch_in_which_it_begins():
+    epoch = Epoch(3, 9, 0.1, 1.0, 0.5, None, True, None, (), 1.0, None)
+    told = trackers.figures(epoch._replace(overfitting=SLOW, went_back_to=2), 2)
+    assert told == {**trackers.figures(epoch, 2), 'overfitting/slow': 1, 'overfitting/went_back_to_epoch': 2}

@@ -13,7 +13,7 @@ from evaluation.passes import EvaluationTower
 from evaluation.verdicts import CLEAN, Verdicts
 from html_pages import Page
 from image_folders import make_noise_folder
-from small_runs import NUM_IMAGES, STEPS, differing, epochs_in, read_json, start_training, variables
+from small_runs import NUM_IMAGES, STEPS, differing, epochs_in, mpirun, read_json, start_training, variables
 from test_main import refusal
 from training.callbacks import TRAINING_ERROR, FeedTrainingStep, TrainingAccuracy
 from training.epochs import read_epochs
@@ -204,3 +204,94 @@ def test_a_training_without_an_attack_has_nothing_to_stop_for(capsys, data):
     assert '--stop-when-overfitting: a training without an attack' in refusal(capsys, main.parse_args, words)
     assert main.parse_args(words[:2] + words[-1:]).stop_when_overfitting == 'stop'
     assert main.parse_args(words[:2]).stop_when_overfitting is None
+
+
+# On the digits
+
+@pytest.mark.slow
+def test_training_with_one_large_step_collapses_and_is_ended_at_its_best(tmp_path, capsys):
+    """ReLU, FGSM from the images themselves at a radius of 80 of 255 levels. In 32 bits, so that processors differ
+    little."""
+    with tf.Graph().as_default():
+        main.main([
+            '--arch', 'CifarResNet', '-d', '8', '--input-size', '8', '--activation-name', 'relu', '--batch', '32',
+            '--attack-iter', '1', '--attack-epsilon', '80', '--attack-step-size', '80', '--prob-start-from-clean', '1',
+            '--eval-attack-step-size', '8', '--epochs', '20', '--base-lr', '1.6', '--warmup-epochs', '1',
+            '--label-smoothing', '0', '--attack-precision', 'float32', '--update-precision', 'float32',
+            '--stop-when-overfitting', '--logdir', str(tmp_path / 'run')])
+    epochs = read_epochs(str(tmp_path / 'run'))
+    assert len(epochs) < 20 and noted(tmp_path / 'run') == [(len(epochs), 'catastrophic', None, True)]
+    best, last = epochs[read_json(tmp_path / 'run' / 'best.json')['epoch'] - 1], epochs[-1]
+    assert last.of('10step').top1_accuracy < best.of('10step').top1_accuracy / 2
+    assert last.of(CLEAN).top1_accuracy > 0.8 and last.train_error < best.train_error + 0.1
+
+
+# Several ranks
+
+RANKS = '''
+import json, os
+import numpy as np
+import tensorflow.compat.v1 as tf
+from attacks.pgd import PGDAttacker
+from files.checksums import with_checksum
+from ranks.start import start_ranks
+from training.watching import WatchOverfitting
+tf.disable_v2_behavior()
+tf.enable_resource_variables()
+ranks = start_ranks()
+
+def entry(epoch, robust, **more):
+    return dict(more, **{'epoch_num': epoch, 'train-error-top1-of-epoch': 0.5, 'eval-num-images': 100,
+                         'eval-clean-top1-error': 0.1, 'eval-10step-top1-error': 1 - robust})
+
+class Run:
+    """A trainer, its monitors and its statistics; the first rank's records alone tell of anything."""
+    global_step, epoch_num, starting_epoch, max_epoch, entries = 9, 3, 1, 9, [entry(1, 0.5), entry(2, 0.6)]
+    def put_scalar(self, name, value):
+        self.noted[name] = value
+    def so_far(self):
+        assert ranks.is_chief
+        return json.dumps(self.entries)
+
+with tf.Graph().as_default() as graph, tf.Session() as sess:
+    W, bn = (tf.get_variable(name, [2], initializer=tf.constant_initializer(10.0 + ranks.rank))
+             for name in ('W', 'bn/mean/EMA'))
+    rate = tf.get_variable('learning_rate', initializer=0.125)
+    step = tf.train.get_or_create_global_step()
+    saver = tf.train.Saver()
+    run = Run()
+    run.sess, run.monitors, run.noted = sess, run, {}
+    watch = WatchOverfitting(ranks, '.', 'back', PGDAttacker(1, 4, 4), PGDAttacker(10, 4, 1), False, run)
+    watch.setup_graph(run)
+    if ranks.is_chief:
+        sess.run(tf.global_variables_initializer())
+        W.load([2.0, 3.0], sess)
+        saver.save(sess, './best-6', write_meta_graph=False, write_state=False)
+        with open('best.json', 'w') as f:
+            f.write(with_checksum({'eval-10step-top1-error': 0.4, 'global_step': 6, 'epoch': 2}))
+    sess.run(tf.global_variables_initializer())
+    step.load(9, sess)
+    rate.load(0.5, sess)
+    graph.finalize()
+    watch.before_train()
+    watch.trigger_epoch()
+    assert watch.has_stayed()
+    run.entries = run.entries + [entry(3, 0.01)]
+    watch.trigger_epoch()
+    assert not watch.ends() and not watch.has_stayed()
+    found = [value.tolist() for value in sess.run([W, bn, rate, step])]
+    assert found == [[2, 3], [10, 10], 0.5, 9], found  # the first rank's, of the checkpoint
+    assert run.noted == ({'overfitting-catastrophic': 1, 'went-back-to-epoch': 2} if ranks.is_chief else {}), run.noted
+    run.entries = run.entries[:-1] + [entry(3, 0.01, **{'went-back-to-epoch': 2}), entry(4, 0.02)]
+    run.epoch_num = 4
+    watch.before_epoch()
+    watch.trigger_epoch()
+    assert watch.ends() and watch.has_stayed()
+open('right-{}'.format(ranks.rank), 'w').close()
+'''
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_and_end_together(tmp_path):
+    ended = mpirun(2, '-c', RANKS, cwd=tmp_path)
+    assert {'right-0', 'right-1'} <= {path.name for path in tmp_path.iterdir()}, ended.stderr
