@@ -133,10 +133,10 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize('where', [
-    'before the checkpoint', 'after it', pytest.param('in an epoch', marks=pytest.mark.slow)])
+    'before the checkpoint', 'after it', 'before it is the best', pytest.param('in an epoch', marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_goes_back_and_ends_as_one_that_was_not(went_back, watched, tmp_path, monkeypatch, where):
     folder, flags = tmp_path / 'killed', ['--stop-when-overfitting', 'back', *AVERAGED]
-    save, before_run = CheckpointSaver._save, FeedTrainingStep._before_run
+    save, keep_best, before_run = CheckpointSaver._save, CheckpointSaver._keep_best, FeedTrainingStep._before_run
 
     def crash(self):
         if where == 'after it':
@@ -150,15 +150,22 @@ def test_a_run_that_was_killed_goes_back_and_ends_as_one_that_was_not(went_back,
         if self.global_step == 3 * STEPS + 2:
             raise Crash()
         return before_run(self, context)
+    def crash_at_best(self, step):
+        if step == 2 * STEPS:
+            raise Crash()
+        keep_best(self, step)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         if where == 'in an epoch':
             patch.setattr(FeedTrainingStep, '_before_run', crash_in_step)
+        elif where == 'before it is the best':
+            patch.setattr(CheckpointSaver, '_keep_best', crash_at_best)
         else:
             patch.setattr(CheckpointSaver, '_save', crash)
         watched(folder, RIGHT, *flags)
     watched(folder, RIGHT, '--resume', *flags)
     assert noted(folder) == noted(went_back) and epochs_in(folder) == epochs_in(went_back)
     assert differing(variables(went_back, 5 * STEPS), variables(folder, 5 * STEPS)) == []
+    assert read_json(folder / 'best.json') == read_json(went_back / 'best.json')
 
 
 def test_a_new_best_checkpoint_may_be_gone_back_to(watched, tmp_path):

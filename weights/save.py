@@ -60,6 +60,12 @@ class CheckpointSaver(Callback):
         for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
             if UNFINISHED in name:
                 os.remove(os.path.join(self.folder, name))
+        if self.statistics and self.is_judged():
+            # A run that was killed behind its newest checkpoint has not said yet whether it is the best.
+            value = self.statistics.of_step(self.global_step).get(self.monitor)
+            if value is not None and self.global_step in saved_steps(self.folder):
+                with self._failing_in_one_line():
+                    self._keep_if_best(self.global_step, value)
 
     def _trigger_epoch(self):
         with self._failing_in_one_line():
@@ -105,6 +111,9 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
+        self._keep_if_best(step, value)
+
+    def _keep_if_best(self, step, value):
         try:
             before = best_record(self.folder)
         except ValueError as error:
