@@ -2,6 +2,7 @@
 import re
 import time
 
+import numpy as np
 from tensorpack.callbacks import Callback
 from tensorpack.utils import logger
 
@@ -10,7 +11,7 @@ from evaluation.verdicts import CLEAN, attack_success, too_many_unreadable
 from machine.gpus import tensor_float_32
 
 # Scalars of an evaluation, behind ``prefix`` or ``monitored_name``, and one of both evaluations of an epoch.
-NUM_IMAGES, NUM_UNREADABLE = 'num-images', 'num-unreadable'
+NUM_IMAGES, NUM_UNREADABLE, LARGEST_CLASS = 'num-images', 'num-unreadable', 'largest-class'
 TOP1, TOP5, SUCCESS = '-top1-error', '-top5-error', '-attack-success-rate'
 SECONDS_OF_EVALUATION = 'seconds-of-evaluation'
 
@@ -20,8 +21,9 @@ class EvaluateRobustness(Callback):
 
     Reports ``eval-clean-top1-error``, ``eval-<k>step-top1-error``, the same for top5, and
     ``eval-<k>step-attack-success-rate``, with the attacker's name in place of ``<k>step`` where its steps are not to be
-    chosen; ``eval-num-images``, of which the errors are, and ``eval-num-unreadable``; with ``averages`` all of these
-    for the averaged weights too, as ``eval-ema-...``. ``seconds-of-evaluation`` is of both.
+    chosen; ``eval-num-images``, of which the errors are, and ``eval-num-unreadable``; ``eval-largest-class``, the part
+    of the images that one class has at most; with ``averages`` all of these for the averaged weights too, as
+    ``eval-ema-...``. ``seconds-of-evaluation`` is of both.
 
     Args:
         model, attackers, ranks: see ``EvaluationTower``.
@@ -64,6 +66,8 @@ class EvaluateRobustness(Callback):
             return
         self.trainer.monitors.put_scalar(prefix(averaged) + NUM_IMAGES, judged)
         self.trainer.monitors.put_scalar(prefix(averaged) + NUM_UNREADABLE, self.num_images - judged)
+        self.trainer.monitors.put_scalar(prefix(averaged) + LARGEST_CLASS,
+                                         np.bincount(verdicts[CLEAN].label).max() / judged)
         names = {CLEAN: monitored_name(CLEAN, averaged)}
         names.update((a.name, monitored_name(a, averaged)) for a in attackers)
         for key, verdict in verdicts.items():

@@ -51,6 +51,18 @@ def largest_over_ranks(ranks: Ranks, x: Any, name: str) -> Any:
         return hvd.allreduce(x, op=hvd.Max, name=name)
 
 
+def share_variables(ranks: Ranks, variables: Any) -> Any:
+    """Build the op that gives all ranks the first one's values of a list of variables.
+
+    As for ``gather_rows``, every rank must build and run it.
+    """
+    if ranks.size == 1:
+        import tensorflow.compat.v1 as tf
+        return tf.no_op()
+    import horovod.tensorflow as hvd
+    return hvd.broadcast_variables(variables, root_rank=0)
+
+
 def gather_texts(ranks: Ranks, text: str) -> List[str]:
     """Every rank's ``text``, as a list, on all ranks."""
     if ranks.size == 1:

@@ -109,6 +109,9 @@ def check(args: Any) -> None:
             args.starting_epoch))
     if args.starting_epoch > args.epochs:
         raise ValueError('--starting-epoch {} is after --epochs {}'.format(args.starting_epoch, args.epochs))
+    if args.stop_when_overfitting and args.attack_iter == 0:
+        raise ValueError('--stop-when-overfitting: a training without an attack (--attack-iter 0) overfits none; leave '
+                         'it out')
     if args.batch % args.accumulate:
         raise ValueError('--accumulate {}: --batch {} is no multiple of it'.format(args.accumulate, args.batch))
 

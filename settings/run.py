@@ -21,6 +21,7 @@ from settings.threat_models import EVERY as EVERY_THREAT_MODEL, ThreatModel
 
 WANDB, MLFLOW, TENSORBOARD = 'wandb', 'mlflow', 'tensorboard'  # services that follow a run
 CSV, RELEASED = 'csv', 'released'  # formats of predictions
+STOP, BACK = 'stop', 'back'  # what becomes of a training that overfits its attack
 
 LOAD_HELP = ("weights: .npz, PyTorch's .pt or .pth, .safetensors, name of a TensorFlow checkpoint, or zoo:NAME for a "
              'published one, which is downloaded if it is not there; flags that the file or its published name tells '
@@ -154,6 +155,12 @@ class Evaluation:
     eval_every: int = option(
         '--eval-every', TRAINED_ON_IMAGES, 'epochs between evaluations (default: %(default)s); the last epoch always '
         'has one', default=1, check=checks.at_least(1), unit='EPOCHS')
+    stop_when_overfitting: Optional[str] = option(
+        '--stop-when-overfitting', TRAINED_ON_IMAGES, 'where a training overfits its attack (its robust accuracy on '
+        'validation images collapses, or falls for long, while that on training images does not): stop, as without a '
+        'value, ends it; back goes on from the best checkpoint, and ends it when that has been in vain (default: it is '
+        'said, and no more)', default=None, check=(STOP, BACK), unit='stop|back', alone=STOP,
+        called=('--early-stopping', '--stop-early'))
     more_steps: Tuple[int, ...] = option(
         '--more-eval-attack-iter', TRAINED_ON_IMAGES,
         'also judge with these numbers of steps during training; one graph serves them all', default=(),

@@ -108,7 +108,7 @@ def evaluations():
 NO_OTHER_OPS = set('''
     load new_classifier eval eval_directory batch ignore_checkpoint_flags logdir resume resume_if_any starting_epoch
     epochs steps_per_epoch keep_checkpoints base_lr lr_scaling warmup_epochs warmup_from lr_drop_epochs lr_decay_epochs
-    lr_cosine_to moving_average_ramp eval_every augment_name
+    lr_cosine_to moving_average_ramp eval_every stop_when_overfitting augment_name
     randaug_num_layers randaug_magnitude serve_timeout data_timeout data augmentation results_dir resume_eval
     allow_unreadable prediction_file prediction_format show track subset threat_models verbose
     seed input_size batch_norm_momentum batch_norm_epsilon attack_step_size eval_attack_iter eval_attack_epsilon

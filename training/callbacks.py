@@ -1,6 +1,7 @@
 """What happens in every step and epoch of a training beside the step itself."""
 import json
 import math
+import os
 
 import tensorflow.compat.v1 as tf
 from tensorpack.callbacks import (
@@ -8,9 +9,12 @@ from tensorpack.callbacks import (
     HyperParamSetter,
     JSONWriter,
 )
+from tensorpack.utils import logger
 
 from adv_model import TRAINING_STEP
 from files.atomic import write_text
+from files.json_files import read_json
+from files.typed import record, whole
 from ranks.end import fail
 from ranks.gather import gather_rows
 from ranks.terminal import bar
@@ -18,6 +22,8 @@ from training.step.loss_scale import SMALLEST, LossScale
 from weights.find import name_latest
 
 TRAINING_ERROR = 'train-error-top1-of-epoch'  # a scalar of each epoch; see ``TrainingAccuracy``
+COUNTED_FILE = 'epoch-so-far.json'  # likewise, of an epoch in which a run was stopped
+_COUNTED = record(dict.fromkeys(['epoch', 'global_step', 'wrong', 'images'], whole(0, 2 ** 62)))
 
 LOSS_SCALE, SKIPPED_STEPS = 'loss_scale', 'skipped-steps'  # likewise; see ``WatchLossScale``
 
@@ -62,26 +68,38 @@ class Statistics(JSONWriter):
         super()._trigger_epoch()
 
     def _write_stat(self):
-        # JSON has no NaN and no infinity.
-        write_text(self._fname, json.dumps([
-            {name: None if isinstance(value, float) and not math.isfinite(value) else value
-             for name, value in entry.items()} for entry in self._stats]))
+        write_text(self._fname, _as_json(self._stats))
+
+    def of_step(self, step):
+        """dict: what stats.json has, before a run goes on, of what was noted after this step."""
+        return {name: value for entry in self.load_existing_json() or [] if entry.get('global_step') == step
+                for name, value in entry.items()}
+
+    def so_far(self):
+        """The text of stats.json as it would be now, in the middle of what happens after an epoch."""
+        return _as_json([*self._stats, dict(self._stat_now, epoch_num=self.epoch_num)])
+
+
+def _as_json(entries):
+    # JSON has no NaN and no infinity.
+    return json.dumps([{name: None if isinstance(value, float) and not math.isfinite(value) else value
+                        for name, value in entry.items()} for entry in entries])
 
 
 class TrainingAccuracy(Callback):
     """Counts the training images that the network gets right as they enter its loss, after the training attack.
 
     Unlike `train-error-top1`, a running average over some 20 steps of the first rank, the scalar TRAINING_ERROR is of
-    all images of an epoch and of all ranks (with --resume in mid-epoch, of those since), while the weights change. Of
-    mixed images the largest label counts.
+    all images of an epoch and of all ranks, while the weights change: what follows it (``training.overfitting``) is
+    not to depend on where a run was stopped. Of mixed images the largest label counts.
 
     Args:
-        ranks (Ranks). batch (int): images of this rank in a step.
+        ranks (Ranks). batch (int): images of this rank in a step. folder (str): log directory.
     """
     _chief_only = False
 
-    def __init__(self, ranks, batch):
-        self.ranks, self.batch = ranks, batch
+    def __init__(self, ranks, batch, folder):
+        self.ranks, self.batch, self.folder = ranks, batch, folder
         self._wrong = self._images = 0
 
     @property
@@ -96,7 +114,10 @@ class TrainingAccuracy(Callback):
             self._all = gather_rows(self.ranks, self._mine, 'training_accuracy')
 
     def _before_epoch(self):
-        self._wrong = self._images = 0
+        # Of all ranks' images before the run was stopped in this epoch the first one counts on.
+        kept = self._kept() if self.ranks.is_chief else {}
+        here = (kept.get('epoch'), kept.get('global_step')) == (self.epoch_num, self.global_step)
+        self._wrong, self._images = (kept['wrong'], kept['images']) if here else (0, 0)
 
     def _before_run(self, _):
         return tf.train.SessionRunArgs(self._error)
@@ -107,9 +128,26 @@ class TrainingAccuracy(Callback):
             self._images += self.batch
 
     def _trigger_epoch(self):
-        wrong, images = self.trainer.sess.run(self._all, {self._mine: [[self._wrong, self._images]]}).sum(axis=0)
+        wrong, images = self.counted()
         if images and self.ranks.is_chief:
             self.trainer.monitors.put_scalar(TRAINING_ERROR, wrong / images)
+
+    def counted(self):
+        """(wrong, all) of this epoch's images so far, int; to be asked for on all ranks."""
+        return self.trainer.sess.run(self._all, {self._mine: [[self._wrong, self._images]]}).sum(axis=0).tolist()
+
+    def keep(self, wrong, images):
+        """Write what was ``counted`` for the run that goes on in this epoch after this step."""
+        write_text(os.path.join(self.folder, COUNTED_FILE), json.dumps(
+            {'epoch': self.epoch_num, 'global_step': self.global_step, 'wrong': wrong, 'images': images}) + '\n')
+
+    def _kept(self):
+        path = os.path.join(self.folder, COUNTED_FILE)
+        try:
+            return read_json(path, _COUNTED) if os.path.isfile(path) else {}
+        except ValueError as error:
+            logger.warning('{}: the training accuracy of this epoch is of its images from here on'.format(error))
+            return {}
 
 
 class WatchLossScale(Callback):

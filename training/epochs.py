@@ -11,6 +11,7 @@ from typing import NamedTuple, Optional, Tuple
 from tensorpack.callbacks import Callback, JSONWriter
 
 from evaluation.during_training import (
+    LARGEST_CLASS,
     NUM_IMAGES,
     NUM_UNREADABLE,
     SECONDS_OF_EVALUATION,
@@ -23,12 +24,15 @@ from evaluation.verdicts import CLEAN, wilson
 from files.json_files import read_checked
 from files.typed import anything, list_of, number, optional, parse, record, whole
 from training.callbacks import LOSS_SCALE, SKIPPED_STEPS, TRAINING_ERROR
+from training.overfitting import ENDED, KINDS, NOTED, WENT_BACK_TO
 
 SECONDS_OF_STEPS = 'seconds-of-steps'
 _COUNTS = [prefix(averaged) + name for averaged in (False, True) for name in (NUM_IMAGES, NUM_UNREADABLE)]
 _SCALARS = ['learning_rate', 'cost', TRAINING_ERROR, 'train-error-top1', 'train-error-top5', 'attack_success_rate',
             SECONDS_OF_STEPS, SECONDS_OF_EVALUATION, LOSS_SCALE]
-_FIELDS = {**dict.fromkeys(['epoch_num', 'global_step', SKIPPED_STEPS, *_COUNTS], optional(whole(0, 2 ** 62))),
+_OVERFITTING = [*(NOTED + kind for kind in KINDS), WENT_BACK_TO, ENDED]
+_FIELDS = {**dict.fromkeys(['epoch_num', 'global_step', SKIPPED_STEPS, *_COUNTS, *_OVERFITTING],
+                           optional(whole(0, 2 ** 62))),
            **dict.fromkeys(_SCALARS, optional(number()))}
 _ENTRIES = list_of(record(_FIELDS, others=anything, maybe=list(_FIELDS)), 10 ** 7)
 _SHARE = optional(number(0, 1))
@@ -88,6 +92,9 @@ class Epoch(NamedTuple):
         seconds (float): of the steps (with --resume of those since), evaluation_seconds (float): of the evaluations.
         skipped_steps (int): whose gradients were not finite (see ``WatchLossScale``), None for none.
         loss_scale (float): after the epoch; None but for updates in float16.
+        largest_class (float): part of the judged images that one class has at most.
+        overfitting (str): of ``overfitting.KINDS``, where it was first seen after this epoch. went_back_to (int): the
+            epoch with whose weights the run went on for it. ended (bool): whether it ended for it.
     """
     number: int
     step: Optional[int]
@@ -103,6 +110,10 @@ class Epoch(NamedTuple):
     counted: bool = True
     skipped_steps: Optional[int] = None
     loss_scale: Optional[float] = None
+    largest_class: Optional[float] = None
+    overfitting: Optional[str] = None
+    went_back_to: Optional[int] = None
+    ended: bool = False
 
     def of(self, attack, averaged=False):
         """The ``Judged`` of this attack, or None."""
@@ -122,10 +133,11 @@ def read_epochs(folder):
     path = os.path.join(folder, JSONWriter.FILENAME)
     if not os.path.isfile(path):
         return []
-    return read_checked(path, _epochs)
+    return read_checked(path, epochs_in)
 
 
-def _epochs(content):
+def epochs_in(content):
+    """Likewise, from the text of stats.json (str or bytes), which raises Malformed."""
     found = {}
     for entry in parse(content, _ENTRIES, 'in it'):
         if entry.get('epoch_num'):  # what was noted before the first step is of no epoch
@@ -139,7 +151,9 @@ def _epoch(entry):
                  'attack_success_rate' in entry, entry.get('attack_success_rate'),
                  (*_judged(entry, False), *_judged(entry, True)), entry.get(SECONDS_OF_STEPS),
                  entry.get(SECONDS_OF_EVALUATION), TRAINING_ERROR in entry, entry.get(SKIPPED_STEPS),
-                 entry.get(LOSS_SCALE))
+                 entry.get(LOSS_SCALE), _SHARE(entry.get(prefix(False) + LARGEST_CLASS), LARGEST_CLASS),
+                 next((kind for kind in KINDS if entry.get(NOTED + kind)), None), entry.get(WENT_BACK_TO),
+                 bool(entry.get(ENDED)))
 
 
 def _judged(entry, averaged):

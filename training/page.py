@@ -49,10 +49,11 @@ class RunPage(Callback):
     Args:
         about (About). folder (str): log directory.
         samples (DrawSamples): set up before, or None in a run without evaluations.
+        ends: () -> whether the run ends before its last epoch.
     """
 
-    def __init__(self, about, folder, samples=None):
-        self.about, self.folder, self.samples = about, folder, samples
+    def __init__(self, about, folder, samples=None, ends=lambda: False):
+        self.about, self.folder, self.samples, self.ends = about, folder, samples, ends
         self._begun = False
 
     def _before_train(self):
@@ -60,13 +61,15 @@ class RunPage(Callback):
         self(read_epochs(self.folder))
 
     def __call__(self, epochs):
-        done = bool(epochs) and epochs[-1].number >= self.about.epochs
-        self._write(epochs, FINISHED if done else RUNNING)
+        self._write(epochs, FINISHED if self._is_done(epochs) else RUNNING)
 
     def _after_train(self):
         epochs = read_epochs(self.folder) if self._begun else []
-        if self._begun and not (epochs and epochs[-1].number >= self.about.epochs):
+        if self._begun and not self._is_done(epochs):
             self._write(epochs, STOPPED)
+
+    def _is_done(self, epochs):
+        return self.ends() or bool(epochs) and epochs[-1].number >= self.about.epochs
 
     def _write(self, epochs, state):
         # References for all that is not ASCII: whatever the encoding of this process, and for names that are no text.

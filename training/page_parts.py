@@ -21,10 +21,13 @@ def state(about, epochs, what, step, now):
     lines = [{RUNNING: '<b>Running</b> when this was written.', FINISHED: '<b class="good">Finished.</b>',
               STOPPED: '<b class="bad">Stopped</b> before its end; log.log says why. The same command with --resume '
                        'goes on from the last checkpoint.'}[what]]
+    if what == FINISHED and over < total:
+        lines[0] = '<b class="good">Finished</b> before its last epoch, for overfitting (--stop-when-overfitting).'
     lines[0] += ' {} of {} epochs are over, {} of {} steps.'.format(over, total, step, total * about.steps_per_epoch)
     left = seconds_left(about, epochs)
     if what == RUNNING and left is not None:
         lines[0] += ' About <b>{}</b> left.'.format(duration(left))
+    lines += [_overfitting(epoch) for epoch in epochs if epoch.overfitting or epoch.went_back_to]
     lines.append('<span class="soft">Written {}{}.</span>'.format(
         _at('%Y-%m-%d %H:%M:%S %Z', now), ' and anew after each epoch' * (what == RUNNING)))
     if what == RUNNING and left is not None:
@@ -32,6 +35,13 @@ def state(about, epochs, what, step, now):
             _at('%H:%M:%S', now + next_epoch(about, epochs)))
     return '<div class="state {}">{}<progress value="{}" max="{}">{} of {}</progress></div>'.format(
         what, ''.join('<p>{}</p>'.format(line) for line in lines), over, total, over, total)
+
+
+def _overfitting(epoch):
+    found = 'Epoch {}: <b class="bad">{} overfitting</b> began'.format(epoch.number, epoch.overfitting) \
+        if epoch.overfitting else 'Epoch {}: overfitting went on'.format(epoch.number)
+    return found + ('; the run went on with the weights of epoch {}.'.format(epoch.went_back_to)
+                    if epoch.went_back_to else '.')
 
 
 def _at(form, seconds):

@@ -48,6 +48,7 @@ from training.samples import DrawSamples
 from training.stopping import StopTogether
 from training.trackers import Trackers
 from training.trainer import AgreedSessionInit, SessionCreator, make_trainer
+from training.watching import WatchOverfitting
 from weights import card
 from weights.classes import write_classes
 from weights.save import CheckpointSaver
@@ -76,21 +77,18 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     """
     run, schedule = settings.run, settings.schedule
     watching = make_attacker(settings.evaluation_attack.num_iter) if validation else None
-    saver = None
-    monitors, listeners = [], []
+    statistics = Statistics() if ranks.is_chief else None
+    overfitting = WatchOverfitting(ranks, folder, settings.evaluation.stop_when_overfitting, model.attacker, watching,
+                                   run.moving_average_decay > 0, statistics)
+    saver, monitors, listeners = None, [], []
     if ranks.is_chief:
-        statistics = Statistics()
-        saver = _saver(settings, watching, classes, folder, statistics)
+        saver = _saver(settings, watching, classes, folder, statistics, overfitting.has_stayed)
         monitors = [TFEventWriter()] * (TENSORBOARD in run.track) + [statistics, ScalarPrinter()]
-    stop = StopTogether(signals, ranks, folder, saver)
-    warmup_start = OPTIMIZERS[settings.update.optimizer].warmup_start
-    callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), LearningRate(lambda step: schedules.learning_rate(
-        step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start)), FeedTrainingStep()]
-    accuracy = TrainingAccuracy(ranks, settings.data.batch)
-    callbacks.append(accuracy)
+    accuracy = TrainingAccuracy(ranks, settings.data.batch, folder)
+    stop = StopTogether(signals, ranks, folder, saver, accuracy)
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
-    if averages:
-        callbacks.append(averages)
+    callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), _learning_rate(settings, ranks), FeedTrainingStep(),
+                 accuracy, *[averages] * bool(averages)]
     if settings.update.precision == 'float16':
         callbacks.append(WatchLossScale(ranks, folder))
     evaluation = None
@@ -101,10 +99,12 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
             lambda epoch: _attackers_after(settings, make_attacker, epoch), averages)
         callbacks.append(evaluation)
     callbacks += [MovingAverageSummary(), MergeAllSummaries(), RunUpdateOps()]
+    if validation and model.attacker.parts:
+        callbacks.append(overfitting)
     if ranks.is_chief:
         samples = DrawSamples(evaluation, watching, make_samples, in_words(classes)) if evaluation else None
-        page = RunPage(about(settings, flags, model.attacker, watching), folder, samples)
-        listeners += [EpochLine(schedule.epochs, model.attacker, watching), page]
+        page = RunPage(about(settings, flags, model.attacker, watching), folder, samples, overfitting.ends)
+        listeners += [EpochLine(schedule.epochs, model.attacker, watching), overfitting, page]
         callbacks += [EpochBar(accuracy, model.attacker), EstimatedTimeLeft(), saver,
                       *[samples] * bool(samples), page, FollowEpochs(folder, listeners),
                       NoteFlags(flags, folder, schedule)]
@@ -113,10 +113,10 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     with Trackers([name for name in run.track if name != TENSORBOARD] if ranks.is_chief else (), folder, flags,
                   settings.network.num_classes) as trackers:
         listeners.append(trackers)
-        _train(model, settings, ranks, source, start, session_init, callbacks, monitors)
+        _train(model, settings, ranks, source, start, session_init, callbacks, monitors, overfitting.ends)
 
 
-def _train(model, settings, ranks, source, start, session_init, callbacks, monitors):
+def _train(model, settings, ranks, source, start, session_init, callbacks, monitors, ends):
     run, schedule, compression = settings.run, settings.schedule, settings.update.gradient_compression
 
     tf.set_random_seed(run.seed)
@@ -132,7 +132,8 @@ def _train(model, settings, ranks, source, start, session_init, callbacks, monit
         raise source.served.silence() from None
     if isinstance(source, QueueInput) and source.ds.failure:
         raise source.ds.failure
-    if trainer.global_step < schedule.epochs * schedule.steps_per_epoch:  # for tensorpack, data that end are a good end
+    # For tensorpack, data that end are a good end.
+    if trainer.global_step < schedule.epochs * schedule.steps_per_epoch and not ends():
         raise OSError('the training data ended after step {}'.format(trainer.global_step))
 
 
@@ -142,11 +143,17 @@ def _write_record(folder, flags, classes):
         flags, command=programs.command(), versions=library_versions(), source=source_version()), indent=2) + '\n')
 
 
-def _saver(settings, watching, classes, folder, statistics):
+def _learning_rate(settings, ranks):
+    schedule, warmup_start = settings.schedule, OPTIMIZERS[settings.update.optimizer].warmup_start
+    return LearningRate(lambda step: schedules.learning_rate(
+        step, schedule.steps_per_epoch, settings.data.batch * ranks.size, schedule, warmup_start))
+
+
+def _saver(settings, watching, classes, folder, statistics, is_judged):
     run = settings.run
     monitored = monitored_name(watching or CLEAN, run.moving_average_decay > 0) + '-top1-error'
     return CheckpointSaver(folder, run.keep_checkpoints, monitored, statistics, card.make(
-        flat(settings.network, settings.view, run), classes))
+        flat(settings.network, settings.view, run), classes), is_judged)
 
 
 def _attackers_after(settings, make_attacker, epoch):

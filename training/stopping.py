@@ -98,11 +98,12 @@ class StopTogether(Callback):
     Args:
         signals (StopSignal). ranks (Ranks). folder (str): log directory.
         saver (CheckpointSaver): on the first rank; None on others.
+        accuracy (TrainingAccuracy): whose counts of the epoch are kept too.
     """
     _chief_only = False
 
-    def __init__(self, signals, ranks, folder, saver):
-        self.signals, self.ranks, self.folder, self.saver = signals, ranks, folder, saver
+    def __init__(self, signals, ranks, folder, saver, accuracy):
+        self.signals, self.ranks, self.folder, self.saver, self.accuracy = signals, ranks, folder, saver, accuracy
         self._stopped_by = 0
 
     def _setup_graph(self):
@@ -142,10 +143,15 @@ class StopTogether(Callback):
 
     def _after_train(self):
         if self._stopped_by:
+            counted = self.accuracy.counted()
             # All ranks wait for the first: a launcher kills those that are left when one has ended.
-            together(self.ranks, self.saver.save if self.saver else lambda: None)
+            together(self.ranks, (lambda: self._save(counted)) if self.saver else lambda: None)
             logger.warning('stopped by {} after step {}; checkpoint saved; continue with --resume'.format(
                 signal.Signals(self._stopped_by).name, self.global_step))
+
+    def _save(self, counted):
+        self.accuracy.keep(*counted)
+        self.saver.save()
 
 
 class _Watched:

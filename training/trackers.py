@@ -128,7 +128,9 @@ def figures(epoch, num_classes):
     found = {'step': epoch.step, 'learning_rate': epoch.learning_rate, 'train/cost': epoch.cost,
              shown + 'accuracy': _rest(epoch.train_error), shown + 'top5_accuracy': _rest(epoch.train_top5_error),
              'train/attack_success_rate': epoch.attack_success_rate, 'train/seconds': epoch.seconds,
-             'eval/seconds': epoch.evaluation_seconds}
+             'eval/seconds': epoch.evaluation_seconds, 'overfitting/went_back_to_epoch': epoch.went_back_to}
+    if epoch.overfitting:
+        found['overfitting/' + epoch.overfitting] = 1
     for judged in epoch.judged:
         name = 'eval{}/{}_'.format('-ema' if judged.averaged else '', judged.attack)
         found.update({name + 'accuracy': judged.top1_accuracy, name + 'top5_accuracy': _rest(judged.top5_error),

@@ -45,11 +45,12 @@ class CheckpointSaver(Callback):
         folder (str). keep (int). monitor (str).
         statistics (Callback): brought up to date first, so that the history never lags behind the checkpoint.
         network (dict): what the network is, see ``weights.card``, kept beside each checkpoint; None for nothing.
+        is_judged: () -> whether the weights are those that ``monitor`` is of; if not, they are not the best.
     """
 
-    def __init__(self, folder, keep, monitor, statistics=None, network=None):
+    def __init__(self, folder, keep, monitor, statistics=None, network=None, is_judged=lambda: True):
         self.folder, self.keep, self.monitor, self.statistics = folder, keep, monitor, statistics
-        self.network = network
+        self.network, self.is_judged = network, is_judged
 
     def _setup_graph(self):
         self.saver = tf.train.Saver(tf.global_variables(), max_to_keep=None)
@@ -59,6 +60,12 @@ class CheckpointSaver(Callback):
         for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
             if UNFINISHED in name:
                 os.remove(os.path.join(self.folder, name))
+        if self.statistics and self.is_judged():
+            # A run that was killed behind its newest checkpoint has not said yet whether it is the best.
+            value = self.statistics.of_step(self.global_step).get(self.monitor)
+            if value is not None and self.global_step in saved_steps(self.folder):
+                with self._failing_in_one_line():
+                    self._keep_if_best(self.global_step, value)
 
     def _trigger_epoch(self):
         with self._failing_in_one_line():
@@ -66,7 +73,8 @@ class CheckpointSaver(Callback):
             if self.statistics:
                 self.statistics.trigger_epoch()
             self._save()
-            self._keep_best(self.global_step)
+            if self.is_judged():
+                self._keep_best(self.global_step)
             for old in saved_steps(self.folder)[:-self.keep]:
                 _remove(prefix_of(self.folder, old))
 
@@ -103,6 +111,9 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
+        self._keep_if_best(step, value)
+
+    def _keep_if_best(self, step, value):
         try:
             before = best_record(self.folder)
         except ValueError as error:
