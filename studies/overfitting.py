@@ -20,11 +20,11 @@ def _arms(scale):
 
 
 def _name(activation, part):
-    return '{}, steps of {} epsilon'.format(activation, part)
+    return '{} steps of {} epsilon'.format(activation, part)
 
 
 def _cell(scale, arm, seed):
-    name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(', steps of ', '-').replace(' ', '-'), seed)
+    name = '{}-overfitting-{}-{}'.format(scale.name, arm.name.replace(' steps of ', '-').replace(' ', '-'), seed)
     # Watched after each epoch: on the part of the test images that AutoAttack would judge.
     job = scale.training(arm.words, seed, data=PART if scale.name == 'small' else DATA)
     passes = job.passes + scale.epochs * scale.part_images * _STEPS

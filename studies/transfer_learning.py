@@ -25,9 +25,9 @@ def _arms(scale):
     relu, silu = ('--activation-name', BASE), ('--activation-name', 'silu')
     l1 = _in_l1(scale)
     return [Arm(BASE, relu, 1), Arm('silu', silu, 1, BASE),
-            Arm('relu, then relu', (*relu, *_ON), 1, BASE), Arm('relu, then silu', (*silu, *_ON), 1, BASE),
-            Arm('silu, a tenth', silu, 1, BASE), Arm('relu, then relu in L1', (*relu, *_ON, *l1), 1, BASE),
-            Arm('relu in L1, a tenth', (*relu, *l1), 1, BASE)]
+            Arm('relu then relu', (*relu, *_ON), 1, BASE), Arm('relu then silu', (*silu, *_ON), 1, BASE),
+            Arm('silu a tenth', silu, 1, BASE), Arm('relu then relu in L1', (*relu, *_ON, *l1), 1, BASE),
+            Arm('relu in L1 a tenth', (*relu, *l1), 1, BASE)]
 
 
 def _judged(scale, cell):
@@ -49,11 +49,11 @@ def _without(words, flag):
 
 
 def _cell(scale, arm, seed):
-    name = '{}-transfer-{}-{}'.format(scale.name, arm.name.replace(', ', '-').replace(' ', '-'), seed)
+    name = '{}-transfer-{}-{}'.format(scale.name, arm.name.replace(' ', '-'), seed)
     if arm.name in (BASE, 'silu'):
         network = '{}-{}-{}'.format(scale.name, arm.name, seed)
         return scale.of_jobs(name, [_judged(scale, network)], [network])
-    before = '{}-{}-{}'.format(scale.name, BASE, seed) if ', then ' in arm.name else None
+    before = '{}-{}-{}'.format(scale.name, BASE, seed) if ' then ' in arm.name else None
     return scale.of_jobs(name, [_a_tenth(scale, arm.words, seed, before), _judged(scale, name)],
                          [before] if before else [])
 
@@ -88,8 +88,8 @@ STUDY = Study(
     'What does a tenth of the steps make of a robust checkpoint, in another norm or with another activation?',
     _arms, _cell, _COLUMNS,
     [Claim('(not of the paper) SiLU in a ReLU checkpoint, trained on, is more robust than ReLU trained on',
-           'relu, then silu', 'relu, then relu', AUTOATTACK, 1),
-     Claim('(fourth document) training on in L1 makes robust in L1', 'relu, then relu in L1', BASE, _L1, 1),
-     Claim('(not of the paper) ... more than as many steps from random weights', 'relu, then relu in L1',
-           'relu in L1, a tenth', _L1, 1)],
+           'relu then silu', 'relu then relu', AUTOATTACK, 1),
+     Claim('(fourth document) training on in L1 makes robust in L1', 'relu then relu in L1', BASE, _L1, 1),
+     Claim('(not of the paper) ... more than as many steps from random weights', 'relu then relu in L1',
+           'relu in L1 a tenth', _L1, 1)],
     'One seed.', bars, others=lambda scale: [cell_of(scale, arm_of(name), 1) for name in (BASE, 'silu')])

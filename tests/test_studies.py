@@ -81,7 +81,8 @@ def test_every_word_of_every_job_is_a_flag_of_its_program(name, scale, tmp_path)
 def test_arms_of_a_seed_differ_in_their_own_flags_alone(name, scale):
     study, at = STUDIES[name], SCALES[scale]
     names = [cell.name for cell in cells_of(study, at)]
-    assert len(names) == len(set(names))
+    assert len(names) == len(set(names)) and not any(set(name) & set(' ,/') for name in names)
+    assert not any(',' in arm.name for arm in study.arms(study.scaled(at)))  # --arms takes a list
     for arm, seed, cell in study.rows(study.scaled(at)):
         for job in cell.jobs:
             if job.kind == TRAIN:
