@@ -156,7 +156,7 @@ def main():
                 with open(os.path.join(folder, 'results.json')) as f:
                     results[name, steps] = json.load(f)
     from demo_figures import draw_curves, draw_images
-    runs = {images: run(name) for name, (images, _) in RUNS.items()}
+    runs = {'trained on ' + images: run(name) for name, (images, _) in RUNS.items()}
     draw_curves(runs, run('curves.png'))
     draw_images(NETWORK, runs, EPSILON, run('images.png'))
     table = make_table(results) + '\n\n' + activations_compared()

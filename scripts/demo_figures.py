@@ -87,7 +87,7 @@ def draw_images(network, runs, epsilon, path):
             show(2 + 2 * row, k, 128 + MAGNIFIED * (attacked[k] - clean[k]), 'clean: {}'.format(before[k]))
     rows = ['clean']
     for name in results:
-        rows += ['{},\nattacked'.format(name), 'change x{}'.format(MAGNIFIED)]
+        rows += ['{}:\nattacked'.format(name.replace(' on ', ' on\n')), 'change x{}'.format(MAGNIFIED)]
     for row, text in enumerate(rows):
         axes[row, 0].set_ylabel(text, fontsize=8)
     figure.tight_layout()
