@@ -7,6 +7,7 @@
 import argparse
 import os
 import shlex
+import sys
 import tempfile
 
 from machine.quiet_tensorflow import quieten_tensorflow
@@ -26,12 +27,13 @@ from studies.registry import STUDIES
 from studies.running import Failed, Fill, core_sets
 from studies.scales import SCALES
 
+_PROGRAM = 'python -m studies'
 _PAGE = 'page'
 _KEPT = os.path.join(programs.ROOT, 'docs', 'results')
 
 
 def get_parser():
-    parser = OneLineParser(prog=programs.name('python -m studies'), allow_abbrev=False,
+    parser = OneLineParser(prog=programs.name(_PROGRAM), allow_abbrev=False,
                            formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__.split('\n')[0],
                            epilog=examples(__doc__))
     parser.add_argument('names', nargs='+', choices=[*STUDIES, _PAGE], metavar='NAME', help='; '.join(
@@ -60,6 +62,7 @@ def get_parser():
 
 
 def main(argv=None):
+    sys.argv[0] = programs.name(_PROGRAM)  # as errors and usage name the program
     parser = get_parser()
     args = parser.parse_args(argv)
     if launched_rank() is not None:
@@ -132,7 +135,7 @@ def _tabulate(args, studies, scales):
     place = Place('', args.work, args.results)
     for study in studies:
         for scale in scales:
-            text = report.write(study, scale, place, args.seeds)
+            text = report.write(study, scale, place)
             if text:
                 print('\n' + text)
     print('{} is written anew'.format(report.write_page(place)))

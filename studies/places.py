@@ -71,7 +71,6 @@ class Place(NamedTuple):
         return [*self._launcher(cell, job), sys.executable, *program, *self.written(job.words), _output(job), folder,
                 *own], folder
 
-
     def _launcher(self, cell, job):
         return [word.format(cell.ranks) for word in self.launcher] if cell.ranks > 1 and job.kind in _OF_RANKS else []
 

@@ -22,9 +22,9 @@ paper is *supported* or *contradicted* where that interval leaves out zero, else
 """
 
 
-def write(study, scale, place, seeds=None):
+def write(study, scale, place):
     """Write a study's JSON, Markdown and plots from the cells that are filled; the Markdown (str), '' without any."""
-    figures = gather(study, scale, place, seeds)
+    figures = gather(study, scale, place)
     if not figures.cells:
         return ''
     base = os.path.join(place.kept, '{}-{}'.format(study.name, scale.name))

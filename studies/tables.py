@@ -1,4 +1,5 @@
 """A study's figures, from the cells that are filled: as JSON and as Markdown."""
+import itertools
 from typing import Any, Dict, NamedTuple
 
 from studies.running import finished
@@ -29,17 +30,20 @@ class Figures(NamedTuple):
             steps=self.scale.pgd_steps, part='{:,}'.format(self.scale.part_images), version=self.scale.version)
 
 
-def gather(study, scale, place, seeds=None):
-    """The figures of what is filled.
-
-    Args:
-        seeds (int): of every arm; None for as many as each names.
-    """
+def gather(study, scale, place):
+    """The figures of what is filled, of as many seeds as there are."""
     scale = study.scaled(scale)
-    rows = study.rows(scale, seeds)
-    cells = {(arm.name, seed): finished(place, cell) for arm, seed, cell in rows}
-    filled = {key: content for key, content in cells.items() if content is not None}
-    return Figures(study, scale, filled, len(cells) - len(filled))
+    cells, missing = {}, 0
+    for arm in study.arms(scale):
+        for seed in itertools.count(1):
+            content = finished(place, study.cell(scale, arm, seed))
+            if content is not None:
+                cells[arm.name, seed] = content
+            elif seed <= arm.seeds:
+                missing += 1
+            else:
+                break
+    return Figures(study, scale, cells, missing)
 
 
 def as_json(figures):
