@@ -1,4 +1,5 @@
 """The studies: cells that are filled once, paired differences, claims, the commands of a cluster."""
+import importlib.util
 import json
 import os
 import shlex
@@ -362,3 +363,17 @@ def test_tables_say_in_how_many_cells_a_study_is_missing(tmp_path):
     place = Place('', '', str(tmp_path))
     figures = tables.gather(STUDIES['activations'], SMALL, place)
     assert figures.cells == {} and figures.missing == 14 and write(STUDIES['activations'], SMALL, place) == ''
+
+
+def test_the_demo_shows_the_figures_of_the_study_beside_its_own(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location('demo', os.path.join(ROOT, 'scripts', 'demo.py'))
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    monkeypatch.setattr(demo, 'ROOT', str(tmp_path))
+    assert demo.activations_compared().endswith('On CIFAR-10: see docs/results.md')
+    place = Place('', '', str(tmp_path / 'docs' / 'results'))
+    pretend(place, STUDIES['activations'], SMALL, lambda arm, seed: 40 + seed + (arm == 'silu'))
+    write(STUDIES['activations'], SMALL, place)
+    assert demo.activations_compared().endswith(
+        'relu 62.0 clean and 42.0 under PGD-50 (3 seeds); silu 63.0 clean and 43.0 under PGD-50 (3 seeds); '
+        'see docs/results.md')
