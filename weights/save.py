@@ -61,11 +61,19 @@ class CheckpointSaver(Callback):
             if UNFINISHED in name:
                 os.remove(os.path.join(self.folder, name))
         if self.statistics and self.is_judged():
-            # A run that was killed behind its newest checkpoint has not said yet whether it is the best.
-            value = self.statistics.of_step(self.global_step).get(self.monitor)
-            if value is not None and self.global_step in saved_steps(self.folder):
-                with self._failing_in_one_line():
-                    self._keep_if_best(self.global_step, value)
+            self._catch_up()
+
+    def _catch_up(self):
+        """Compare the newest checkpoint with the best one, where the run was killed between the two."""
+        value = self.statistics.of_step(self.global_step).get(self.monitor)
+        if value is None or self.global_step not in saved_steps(self.folder):
+            return
+        try:
+            best_record(self.folder)
+        except ValueError:  # it is told of, and chosen anew, after the next epoch
+            return
+        with self._failing_in_one_line():
+            self._keep_if_best(self.global_step, value)
 
     def _trigger_epoch(self):
         with self._failing_in_one_line():
@@ -78,10 +86,12 @@ class CheckpointSaver(Callback):
             for old in saved_steps(self.folder)[:-self.keep]:
                 _remove(prefix_of(self.folder, old))
 
-    def save(self):
-        """Save all variables as they are now, in the middle of an epoch too."""
+    def save(self, write_before=lambda: None):
+        """Save all variables as they are now, in the middle of an epoch too; ``write_before`` writes what belongs to
+        them."""
         with self._failing_in_one_line():
             self._check_finite()
+            write_before()
             self._save()
 
     @contextlib.contextmanager
