@@ -60,20 +60,6 @@ class CheckpointSaver(Callback):
         for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
             if UNFINISHED in name:
                 os.remove(os.path.join(self.folder, name))
-        if self.statistics and self.is_judged():
-            self._catch_up()
-
-    def _catch_up(self):
-        """Compare the newest checkpoint with the best one, where the run was killed between the two."""
-        value = self.statistics.of_step(self.global_step).get(self.monitor)
-        if value is None or self.global_step not in saved_steps(self.folder):
-            return
-        try:
-            best_record(self.folder)
-        except ValueError:  # it is told of, and chosen anew, after the next epoch
-            return
-        with self._failing_in_one_line():
-            self._keep_if_best(self.global_step, value)
 
     def _trigger_epoch(self):
         with self._failing_in_one_line():
@@ -121,9 +107,6 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
-        self._keep_if_best(step, value)
-
-    def _keep_if_best(self, step, value):
         try:
             before = best_record(self.folder)
         except ValueError as error:
