@@ -70,11 +70,6 @@ class Statistics(JSONWriter):
     def _write_stat(self):
         write_text(self._fname, _as_json(self._stats))
 
-    def of_step(self, step):
-        """dict: what stats.json has, before a run goes on, of what was noted after this step."""
-        return {name: value for entry in self.load_existing_json() or [] if entry.get('global_step') == step
-                for name, value in entry.items()}
-
     def so_far(self):
         """The text of stats.json as it would be now, in the middle of what happens after an epoch."""
         return _as_json([*self._stats, dict(self._stat_now, epoch_num=self.epoch_num)])

@@ -145,13 +145,9 @@ class StopTogether(Callback):
         if self._stopped_by:
             counted = self.accuracy.counted()
             # All ranks wait for the first: a launcher kills those that are left when one has ended.
-            together(self.ranks, (lambda: self._save(counted)) if self.saver else lambda: None)
+            together(self.ranks, lambda: self.saver and self.saver.save(lambda: self.accuracy.keep(*counted)))
             logger.warning('stopped by {} after step {}; checkpoint saved; continue with --resume'.format(
                 signal.Signals(self._stopped_by).name, self.global_step))
-
-    def _save(self, counted):
-        self.accuracy.keep(*counted)
-        self.saver.save()
 
 
 class _Watched:

@@ -91,9 +91,7 @@ class WatchOverfitting(Callback):
 
     def _decided_before(self):
         """What the records of a run that goes on ask for."""
-        epochs = read_epochs(self.folder)
-        self._went_back = bool(epochs) and epochs[-1].went_back_to is not None
-        decided = self._decide(epochs)
+        decided = self._decide(read_epochs(self.folder))
         if decided == STOP and self.trainer.starting_epoch <= self.trainer.max_epoch:
             say('{}. The run has ended there; without --stop-when-overfitting it goes on'.format(self._in_words()))
         return decided

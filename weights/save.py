@@ -60,12 +60,6 @@ class CheckpointSaver(Callback):
         for name in os.listdir(self.folder):  # what a killed run of this directory left half-written
             if UNFINISHED in name:
                 os.remove(os.path.join(self.folder, name))
-        if self.statistics and self.is_judged():
-            # A run that was killed behind its newest checkpoint has not said yet whether it is the best.
-            value = self.statistics.of_step(self.global_step).get(self.monitor)
-            if value is not None and self.global_step in saved_steps(self.folder):
-                with self._failing_in_one_line():
-                    self._keep_if_best(self.global_step, value)
 
     def _trigger_epoch(self):
         with self._failing_in_one_line():
@@ -78,10 +72,12 @@ class CheckpointSaver(Callback):
             for old in saved_steps(self.folder)[:-self.keep]:
                 _remove(prefix_of(self.folder, old))
 
-    def save(self):
-        """Save all variables as they are now, in the middle of an epoch too."""
+    def save(self, write_before=lambda: None):
+        """Save all variables as they are now, in the middle of an epoch too; ``write_before`` writes what belongs to
+        them."""
         with self._failing_in_one_line():
             self._check_finite()
+            write_before()
             self._save()
 
     @contextlib.contextmanager
@@ -111,9 +107,6 @@ class CheckpointSaver(Callback):
             value = self.trainer.monitors.get_latest(self.monitor)
         except KeyError:  # not evaluated yet
             return
-        self._keep_if_best(step, value)
-
-    def _keep_if_best(self, step, value):
         try:
             before = best_record(self.folder)
         except ValueError as error:
