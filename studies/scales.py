@@ -82,9 +82,9 @@ SMALL = Scale(
     part=('--data', PART), version='apgd', data='CIFAR-10 as folders of images, train/ and test/', ranks=1,
     note='CifarResNet-20 on CIFAR-10 (50,000 training images, 8,000 test images), 15 epochs of PGD-1 from a random '
     'start (one of five images: from the image), steps of 8 at epsilon 8, SGD with warm-up and a cosine, bfloat16 in '
-    'training. Chosen on seed 1 of ReLU alone, by trainings of 5 epochs, judged on 2,000 test images: the recipe of SAT '
-    'had 56.0% clean and 36.3% under PGD-10 (32.0% under PGD-20 with steps of 2); without label smoothing 57.3% and '
-    '36.0%; with steps of 10, always from a random start, 55.5% and (PGD-20) 33.0%; with two steps of 5 54.6% and '
+    'training. Chosen on seed 1 of ReLU alone, by trainings of 5 epochs, judged on 2,000 test images: the recipe of '
+    'SAT had 56.0% clean and 36.3% under PGD-10 (32.0% under PGD-20 with steps of 2); without label smoothing 57.3% '
+    'and 36.0%; with steps of 10, always from a random start, 55.5% and (PGD-20) 33.0%; with two steps of 5 54.6% and '
     '31.8%, for a third more time. `apgd` is APGD-CE and APGD-T, the first two of AutoAttack\'s four attacks, on the '
     'first 100 test images of each class; the study `sanity` has all four.')
 
