@@ -32,35 +32,33 @@ def write(study, scale, place):
     png, svg = both(study.draw, figures)
     write_bytes(base + '.png', png)
     write_bytes(base + '.svg', svg)
-    text = '\n'.join(_blocks(figures, scale, place, os.path.basename(base))) + '\n'
+    note = figures.scale.note and figures.scale.note + '\n\n'
+    text = note + '\n'.join(_blocks(figures, place, os.path.basename(base))) + '\n'
     write_text(base + '.md', '# {}\n\n'.format(study.name) + text)
     return text
 
 
 def write_page(place):
     """Write the page of all studies; its path."""
-    parts = [_LEAD]
-    for study in STUDIES.values():
-        for scale in SCALES.values():
-            figures = gather(study, scale, place)
-            if figures.cells:
-                base = '{}/{}-{}'.format(os.path.basename(place.kept), study.name, scale.name)
-                parts += ['## {}, {}\n'.format(study.name, scale.name),
-                          '\n'.join(_blocks(figures, scale, place, base)) + '\n']
+    shown = [gather(study, scale, place) for study in STUDIES.values() for scale in SCALES.values()]
+    titles, parts = [], []
+    for figures in (figures for figures in shown if figures.cells):
+        name = '{}-{}'.format(figures.study.name, figures.asked.name)
+        titles.append('- [{0}, {1}](#{0}-{1})'.format(figures.study.name, figures.asked.name))
+        blocks = _blocks(figures, place, os.path.join(os.path.basename(place.kept), name))
+        parts += ['## {}, {}\n'.format(figures.study.name, figures.asked.name), '\n'.join(blocks) + '\n']
+    notes = ['Scale `{}`: {}\n'.format(scale.name, scale.note) for scale in SCALES.values() if scale.note]
     path = place.kept.rstrip(os.sep) + '.md'
-    write_text(path, '\n'.join(parts))
+    write_text(path, '\n'.join([_LEAD, *notes, '\n'.join(titles) + '\n', *parts]))
     return path
 
 
-def _blocks(figures, scale, place, base):
+def _blocks(figures, place, base):
     """Lines of Markdown; ``base``: of the files' names, from where the lines are."""
     study = figures.study
     yield '{} ({}). `python -m studies {} --scale {} --data DATA`'.format(
-        study.question, study.section, study.name, scale.name)
+        study.question, study.section, study.name, figures.asked.name)
     yield ''
-    if figures.scale.note:
-        yield figures.scale.note
-        yield ''
     yield _state(figures)
     yield ''
     yield from table(figures)

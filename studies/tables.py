@@ -7,9 +7,11 @@ from studies.statistics import mean, paired, verdict
 
 
 class Figures(NamedTuple):
-    """A study at a scale. cells: (arm's name, seed) to the content of the cell's file, of the filled ones.
-    missing (int): how many are not filled."""
+    """A study at a scale. asked (Scale): as --scale names it. scale: of the cells, which may be another. cells: (arm's
+    name, seed) to the content of the cell's file, of the filled ones. missing (int): how many are not filled.
+    """
     study: Any
+    asked: Any
     scale: Any
     cells: Dict[Any, Any]
     missing: int
@@ -32,8 +34,7 @@ class Figures(NamedTuple):
 
 def gather(study, scale, place):
     """The figures of what is filled, of as many seeds as there are."""
-    scale = study.scaled(scale)
-    cells, missing = {}, 0
+    cells, missing, asked, scale = {}, 0, scale, study.scaled(scale)
     for arm in study.arms(scale):
         for seed in itertools.count(1):
             content = finished(place, study.cell(scale, arm, seed))
@@ -43,7 +44,7 @@ def gather(study, scale, place):
                 missing += 1
             else:
                 break
-    return Figures(study, scale, cells, missing)
+    return Figures(study, asked, scale, cells, missing)
 
 
 def as_json(figures):
@@ -59,7 +60,7 @@ def as_json(figures):
                 row['figures'][column] = {'by_seed': values, 'mean': mean(list(values.values()))._asdict(),
                                           'less_base': difference and difference._asdict()}
         arms.append(row)
-    return {'study': study.name, 'scale': figures.scale.name, 'cells_missing': figures.missing, 'arms': arms,
+    return {'study': study.name, 'scale': figures.asked.name, 'cells_missing': figures.missing, 'arms': arms,
             'claims': [{'claim': claim.text, 'difference': found and found._asdict(), 'verdict': word}
                        for claim, found, word in judged_claims(figures)]}
 

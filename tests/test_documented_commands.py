@@ -70,7 +70,7 @@ NOT_RUN = {
         'needs JAX and PyTorch: test_gpu_programs.py::test_what_is_missing_is_said_in_a_line_each',
     r'\S*python tools/in_pytorch.py .*':
         'needs PyTorch: test_in_pytorch.py::test_an_exported_network_gives_the_same_logits_in_pytorch',
-    r'python -m studies .*':
+    r'python -m studies( .*)?':
         'fills cells for hours: test_studies.py::test_a_killed_study_goes_on_and_repeats_no_finished_job, '
         'and test_studies.py::test_every_word_of_every_job_is_a_flag_of_its_program',
     r'sat completion (bash|zsh|fish) > .*': 'writes into the home: test_completion.py::test_it_is_printed',
