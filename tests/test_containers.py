@@ -103,9 +103,10 @@ def test_both_recipes_agree_on_names(stages, definition):
 def test_what_git_ignores_does_not_get_into_an_image():
     kept_out = read('.dockerignore').splitlines()
     for pattern in read('.gitignore').splitlines():
-        # Git's patterns without a slash hold in every folder, Docker's only with **/ before them.
-        assert any(fnmatch.fnmatch(name, known) for known in kept_out
-                   for name in (pattern.rstrip('/'), '**/' + pattern.rstrip('/'))), pattern
+        # Git's patterns without a slash hold in every folder, Docker's only with **/ before them; those with one in
+        # front hold at the root, as Docker's do without it.
+        names = (pattern.strip('/'), '**/' + pattern.strip('/'))
+        assert any(fnmatch.fnmatch(name, known) for known in kept_out for name in names), pattern
 
 
 def test_scripts_can_be_started(stages):
