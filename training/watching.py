@@ -35,8 +35,7 @@ class WatchOverfitting(Callback):
     Args:
         ranks (Ranks). folder (str): log directory. wanted (str): STOP, BACK, or None to warn alone.
         attacker, watching (Attacker): of the training and of the evaluations; the latter None without any, where this
-            is not set up. averaged (bool): whether the moving
-            averages of the weights decide what is best.
+            is not set up. averaged (bool): whether the moving averages of the weights decide what is best.
         statistics (Statistics): on the first rank; None on others.
     """
     _chief_only = False
