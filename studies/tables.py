@@ -118,8 +118,7 @@ def claims_table(figures):
     lines = [_row(['the paper says', 'measured difference, 95%', 'so it is']), _row(['---'] * 3)]
     for claim, difference, word in judged_claims(figures):
         percent = figures.study.columns[claim.column].percent
-        said = 'not run' if difference is None else change(difference, percent)
-        if difference is not None and difference.low is None:
-            said += ' (one seed)'
+        said = 'not run' if difference is None else '{} ({} seed{})'.format(
+            change(difference, percent), difference.count, 's' * (difference.count > 1))
         lines.append(_row([claim.text, said, word]))
     return lines

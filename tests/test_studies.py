@@ -266,9 +266,9 @@ def test_a_table_has_means_paired_differences_and_what_becomes_of_the_claims(tmp
     pretend(place, study, SMALL, lambda arm, seed: 40 + 5 * seed + gained[arm] + (arm == 'attacker') * (seed == 2))
     text = write(study, SMALL, place)
     assert '| attacker | 3 | 73.3 (+3.3, 1.9 to 4.8) | 53.3 (+3.3, 1.9 to 4.8) |' in text
-    assert '| a smooth derivative for the attacker raises robustness | +3.3, 1.9 to 4.8 | supported |' in text
-    assert '| a smooth derivative for the update raises robustness | -2.0, -2.0 to -2.0 | contradicted |' in text
-    assert '| for both it raises robustness | +0.0, 0.0 to 0.0 | open |' in text
+    assert '| a smooth derivative for the attacker raises robustness | +3.3, 1.9 to 4.8 (3 seeds) | supported |' in text
+    assert 'for the update raises robustness | -2.0, -2.0 to -2.0 (3 seeds) | contradicted |' in text
+    assert '| for both it raises robustness | +0.0, 0.0 to 0.0 (3 seeds) | open |' in text
     assert '12 of 12 cells filled' in text
     with open(os.path.join(place.kept, 'gradients-small.json')) as f:
         content = json.load(f)
