@@ -20,6 +20,7 @@ from ranks.command_line import OneLineParser, examples
 from ranks.end import fail
 from ranks.launched import launched_rank
 from ranks.terminal import bar
+from settings.checks import at_least
 from studies import cluster, estimate, report
 from studies.cells import in_order
 from studies.places import Place, make_part
@@ -43,10 +44,10 @@ def get_parser():
         '{}: {}'.format(scale.name, scale.data) for scale in SCALES.values()) + ' (default: %(default)s)')
     parser.add_argument('--data', metavar='DIR', help='the images')
     parser.add_argument('--arms', metavar='NAME,NAME,...', help='fill only the cells of these arms (default: of all)')
-    parser.add_argument('--seeds', type=int, metavar='N', help='of every arm (default: small 3 or 1, full 3)')
-    parser.add_argument('--at-once', type=int, metavar='N', help='cells at the same time, each on its part of the '
-                        'cores; figures depend on the cores of a cell in their last bits (default: one for each core; '
-                        'with --scale full 1)')
+    parser.add_argument('--seeds', type=at_least(1), metavar='N', help='of every arm (default: 3 or 1, by the arm)')
+    parser.add_argument('--at-once', type=at_least(1), metavar='N', help='cells at the same time, each on its part of '
+                        'the cores; figures depend on the cores of a cell in their last bits (default: one for each '
+                        'core; with --scale full 1)')
     parser.add_argument('--run', action='store_true', help='with --scale full: run the commands, on this machine, '
                         'instead of printing them')
     parser.add_argument('--launcher', default='mpirun -np {}', metavar='WORDS', help='before a command of several '
@@ -69,6 +70,8 @@ def main(argv=None):
         fail('starts the ranks itself: give it --launcher', launched_rank())
     if args.names != [_PAGE] and args.data is None:
         parser.error('--data: which images? {}'.format(SCALES[args.scale].data))
+    if SCALES[args.scale].ranks == 1 and (args.run or args.images_per_second):
+        parser.error('--run, --images-per-second: they are of --scale full; other scales run at once')
     try:
         if _PAGE not in args.names:
             _study(args)

@@ -52,14 +52,15 @@ def in_order(cells: Sequence[Cell]) -> List[Cell]:
     for cell in cells:
         if named.setdefault(cell.name, cell) != cell:
             raise ValueError('two cells are named {}'.format(cell.name))
-    ordered: List[Cell] = []
     for cell in named.values():
         for need in cell.needs:
             if need not in named:
                 raise ValueError('{} needs the cell {}, which is none of this study'.format(cell.name, need))
+    ordered: List[Cell] = []
     waiting = list(named.values())
     while waiting:
-        ready = [cell for cell in waiting if all(need in {c.name for c in ordered} for need in cell.needs)]
+        missing = {cell.name for cell in waiting}
+        ready = [cell for cell in waiting if not missing.intersection(cell.needs)]
         if not ready:
             raise ValueError('cells need each other in a circle: {}'.format(', '.join(c.name for c in waiting)))
         ordered += ready

@@ -2,7 +2,7 @@
 import shlex
 
 from machine import gpus
-from studies.estimate import OF_UPDATE
+from studies.scales import OF_UPDATE
 
 
 def commands(cells, scale, place):

@@ -5,14 +5,16 @@ import subprocess
 import sys
 import tempfile
 
+from files.atomic import write_text
+from files.json_files import read_json
+from files.typed import number, record
 from machine import gpus
 from machine.programs import ROOT
 from studies.running import Failed
+from studies.scales import OF_UPDATE
 
 _STEPS = 5
 _ON_PROCESSORS = 4  # images of a step at full scale
-# A pass is one forward and one backward through the network, to its input; an update's also goes to the weights.
-OF_UPDATE = 1.5
 
 
 def seconds_of_pass(cell, scale, cores):
@@ -47,18 +49,14 @@ class Speeds:
 
     def __init__(self, path, scale, cores, say):
         self.path, self.scale, self.cores, self.say = path, scale, cores, say
-        self._known = {}
-        if os.path.exists(path):
-            with open(path) as f:
-                self._known = json.load(f)
+        self._known = read_json(path, record({}, others=number(0)), '; move it away') if os.path.exists(path) else {}
 
     def of(self, cell):
         key = ' '.join([*cell.network, '{} cores'.format(len(self.cores))])
         if key not in self._known:
             self.say('measuring the time of a step: {}'.format(' '.join(cell.network)))
             self._known[key] = seconds_of_pass(cell, self.scale, self.cores)
-            with open(self.path, 'w') as f:
-                json.dump(self._known, f)
+            write_text(self.path, json.dumps(self._known) + '\n')
         return self._known[key]
 
 

@@ -35,13 +35,13 @@ def _epochs(content):
     return content['jobs']['train']['found']['epochs']
 
 
-def robust(epoch):
+def _robust(epoch):
     """Accuracy of an epoch under the PGD that watches."""
     return epoch['robust']['{}step'.format(_STEPS)]
 
 
 def _best(content):
-    return max(_epochs(content), key=robust)
+    return max(_epochs(content), key=_robust)
 
 
 def _first(kind):
@@ -55,8 +55,8 @@ _collapse = _first('catastrophic')
 _COLUMNS = {
     'own': Column('training images, own attack', lambda content: _epochs(content)[-1]['trained']),
     'clean': Column('clean', lambda content: _epochs(content)[-1]['clean']),
-    PGD: Column('PGD-{} at the end'.format(_STEPS), lambda content: robust(_epochs(content)[-1])),
-    'best': Column('PGD-{}, best epoch'.format(_STEPS), lambda content: robust(_best(content))),
+    PGD: Column('PGD-{} at the end'.format(_STEPS), lambda content: _robust(_epochs(content)[-1])),
+    'best': Column('PGD-{}, best epoch'.format(_STEPS), lambda content: _robust(_best(content))),
     'at': Column('best epoch', lambda content: _best(content)['epoch'], percent=False),
     'collapsed': Column('seeds that collapse', lambda content: float(_collapse(content) is not None)),
     'collapse': Column('at epoch', _collapse, percent=False),

@@ -17,10 +17,9 @@ from studies.places import published
 from studies.reading import read
 
 _TEXT = 10000
-_JOB = record({'words': list_of(text(_TEXT), _TEXT), 'command': text(_TEXT), 'seconds': number(0), 'found': anything},
-              others=anything)
-_CELL = record({'cell': text(_TEXT), 'jobs': anything, 'machine': anything, 'source': anything, 'versions': anything,
-                'date': text(_TEXT)})
+_JOB = record({'words': list_of(text(_TEXT), _TEXT), 'command': text(_TEXT), 'seconds': number(0), 'found': anything})
+_CELL = record({'cell': text(_TEXT), 'jobs': record({}, others=_JOB), 'machine': anything, 'source': anything,
+                'versions': anything, 'date': text(_TEXT)})
 
 
 class Failed(Exception):

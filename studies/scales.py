@@ -5,6 +5,10 @@ from studies.cells import DATA, JUDGE, PART, TRAIN, Cell, Job, run_of
 
 CLEAN, PGD, AUTOATTACK = 'clean', 'PGD', 'AutoAttack'  # what is measured of a network
 
+# Passes that an update takes: a pass is one forward and one backward through the network, to its input; an update's
+# also goes to the weights.
+OF_UPDATE = 1.5
+
 # Of an image that AutoAttack's judges, about: 60% are right at first and take APGD-CE's 100 steps, 40% all of the nine
 # runs of 100 steps that follow. Only estimates of time rest on it.
 _PASSES_OF_APGD = 0.6 * 100 + 0.4 * 900
@@ -39,12 +43,12 @@ class Scale(NamedTuple):
         """The job that trains; ``words`` win over the scale's own flags."""
         epochs = epochs or self.epochs
         return Job(TRAIN, TRAIN, (*self.arch, *self.train, '--epochs', str(epochs), '--eval-every', str(epochs), *words,
-                                 '--data', data, '--seed', str(seed)), self.images * epochs * (self.steps + 1.5))
+                                 '--data', data, '--seed', str(seed)), self.images * epochs * (self.steps + OF_UPDATE))
 
-    def pgd(self, load, words=(), name=PGD):
+    def pgd(self, load):
         """The job that judges all test images, clean and under PGD; ``load``: words of a log directory."""
-        return Job(name, JUDGE, ('--load', load, *words, '--attack-iter', str(self.pgd_steps), '--attack-epsilon',
-                                 _text(self.epsilon), '--attack-step-size', '1', '--batch', '200', '--data', DATA),
+        return Job(PGD, JUDGE, ('--load', load, '--attack-iter', str(self.pgd_steps), '--attack-epsilon',
+                                _text(self.epsilon), '--attack-step-size', '1', '--batch', '200', '--data', DATA),
                    self.test_images * self.pgd_steps)
 
     def autoattack(self, load, words=(), name=AUTOATTACK):

@@ -8,7 +8,7 @@ from studies.scales import AUTOATTACK, CLEAN, PGD, Scale
 class Arm(NamedTuple):
     """One way of training.
 
-    name: in tables and names of cells. words: its flags. seeds: how many at small scale, from 1 on. base: the arm
+    name: in tables and names of cells. words: its flags. seeds: how many unless told, from 1 on. base: the arm
     that it is compared with, cell by cell of the same seed.
     """
     name: str
@@ -44,8 +44,8 @@ class Study(NamedTuple):
     """A study.
 
     section: of the paper. question: in a line. arms: by scale. cell: (scale, arm, seed) → Cell; other cells that it
-    needs are made by ``others``: scale → cells. columns: by their names in code. claims: of
-    the paper. limits: what small scale cannot tell. published: names of others' figures in ``published.py``.
+    needs are made by ``others``: scale → cells. columns: by their names in code. claims: of the paper. limits: what
+    small scale cannot tell. published: names of others' figures in ``published.py``.
     draw: (study's table) → a matplotlib figure. scaled: the scale of its cells, where that is another.
     """
     name: str
@@ -64,10 +64,9 @@ class Study(NamedTuple):
     def rows(self, scale, seeds=None):
         """[(arm, seed, cell)] of this scale, the first seed of every arm first; ``seeds``: of every arm, where not as
         many as each arm names."""
-        arms = self.arms(scale)
-        most = max(arm.seeds for arm in arms) if seeds is None else seeds
-        return [(arm, seed, self.cell(scale, arm, seed)) for seed in range(1, most + 1) for arm in arms
-                if seed <= (arm.seeds if seeds is None else seeds)]
+        wanted = [(arm, arm.seeds if seeds is None else seeds) for arm in self.arms(scale)]
+        return [(arm, seed, self.cell(scale, arm, seed)) for seed in range(1, max(count for _, count in wanted) + 1)
+                for arm, count in wanted if seed <= count]
 
 
 def accuracy(job, under_attack=True):

@@ -32,15 +32,10 @@ def _arms(scale):
 
 def _judged(scale, cell):
     """Both norms at once, by APGD-CE and APGD-T."""
-    job = scale.autoattack(run_of(cell), ('--threat-models', 'Linf:{:g},L1:{}'.format(
+    job = scale._replace(version='apgd').autoattack(run_of(cell), ('--threat-models', 'Linf:{:g},L1:{}'.format(
         scale.epsilon, _RADIUS[scale.name])), _NORMS)
-    words = _without(job.words, '--attack-epsilon')  # each threat model has its own
-    return job._replace(words=_with(words, '--autoattack-version', 'apgd'), passes=2 * job.passes)
-
-
-def _with(words, flag, value):
-    at = words.index(flag) + 1
-    return (*words[:at], value, *words[at + 1:])
+    # Each threat model has a radius of its own.
+    return job._replace(words=_without(job.words, '--attack-epsilon'), passes=2 * job.passes)
 
 
 def _without(words, flag):

@@ -197,6 +197,13 @@ def test_a_cell_of_other_commands_is_refused(tmp_path):
     running.Fill(place, pretended_cells(0)[:1]).run(1)
     with pytest.raises(ValueError, match="cell-0.json' is of other commands than cell-0 has now"):
         running.Fill(place, pretended_cells(0.1)[:1])
+    with open(place.cell_file('cell-0')) as f:
+        content = json.load(f)
+    del content['jobs']['first']['words']
+    with open(place.cell_file('cell-0'), 'w') as f:
+        json.dump(content, f)
+    with pytest.raises(ValueError, match="cell-0.json' is damaged .*lacks words.*; move it away"):
+        running.Fill(place, pretended_cells(0)[:1])
     with open(place.cell_file('cell-0'), 'a') as f:
         f.write('}')
     with pytest.raises(ValueError, match="cell-0.json' is damaged"):
@@ -339,6 +346,10 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path):
     assert code == 2 and '--data: which images?' in line
     code, line = say('activations', '--data', 'nowhere', '--results', 'r')
     assert code == 2 and 'no such directory' in line
+    code, line = say('gradients', '--data', '.', '--run')
+    assert code == 2 and '--run, --images-per-second: they are of --scale full' in line
+    code, line = say('gradients', '--data', '.', '--seeds', '0')
+    assert code == 2 and '--seeds: 0 is below 1' in line
     code, line = say('gradients', '--data', '.', '--arms', 'silu')
     assert code == 2 and "'silu' is none of gradients's arms" in line
 
