@@ -61,8 +61,7 @@ def stage_seeds(seeds, purpose):
     return seeds * tf.constant([1, _STAGE_PURPOSES], tf.int64) + tf.constant([BATCH_STAGE, purpose], tf.int64)
 
 
-def draw_each(seeds, purpose, draw):
-    """``draw(seed [2])`` for every image of ``seeds`` [N, 2]; ``purpose`` keeps one image's draws apart."""
+def purpose_seeds(seeds, purpose):
+    """``seeds`` [N, 2] for what an attack draws for ``purpose``, which keeps one image's draws apart."""
     # Room for every purpose between two neighbouring positions.
-    seeds = seeds * tf.constant([1, _PURPOSES], tf.int64) + tf.constant([0, purpose], tf.int64)
-    return tf.map_fn(draw, seeds, fn_output_signature=tf.float32, back_prop=False)
+    return seeds * tf.constant([1, _PURPOSES], tf.int64) + tf.constant([0, purpose], tf.int64)

@@ -5,6 +5,8 @@ the direction in which a step of length 1 climbs most, and how to draw a point f
 """
 import tensorflow.compat.v1 as tf
 
+import draws
+
 # Share of an image's elements that an L1 step moves: Tramer and Boneh 2019 (SLIDE) move those at or above the 99th
 # percentile of the gradient's size. The single steepest element, which is all that L1 asks for, soon cannot move on.
 L1_SHARE = 0.01
@@ -32,11 +34,10 @@ class LinfBall:
         """A point drawn uniformly from the ball, made a valid image.
 
         Args:
-            draw: (f) -> f(shape [...], seed) for each image, float32 [N,...].
+            draw: (function of ``draws``, its arguments after the shape) -> float32 [N,...] for the images.
             draw_number: () -> float32 [N], uniform in [0, 1), independent of what ``draw`` gives.
         """
-        noise = draw(lambda shape, seed: tf.random.stateless_uniform(shape, seed, -self._radius, self._radius))
-        return self.project(self._image + noise)
+        return self.project(self._image + draw(draws.uniform, -self._radius, self._radius))
 
 
 class _RoundBall:
@@ -82,7 +83,7 @@ class L2Ball(_RoundBall):
         return move * tf.minimum(1.0, self._radius / tf.maximum(self._length(move), _TINY))
 
     def _draw(self, draw, draw_number):
-        direction = draw(tf.random.stateless_normal)
+        direction = draw(draws.normal)
         return direction / self._length(direction) * self._each(draw_number() ** (1.0 / self._elements))
 
 
@@ -123,7 +124,7 @@ class L1Ball(_RoundBall):
 
     def _draw(self, draw, draw_number):
         # Signed exponential numbers, divided by the sum of their sizes and of one more: uniform in the ball.
-        number = draw(lambda shape, seed: tf.random.stateless_uniform(shape, seed, -1, 1))
+        number = draw(draws.uniform, -1.0, 1.0)
         size = -tf.math.log1p(-tf.minimum(tf.abs(number), 1 - 1e-7))
         total = tf.reduce_sum(self._flat(size), axis=1) - tf.math.log1p(-draw_number())
         return tf.sign(number) * size / self._each(total)

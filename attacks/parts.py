@@ -11,9 +11,16 @@ from typing import ClassVar
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import draws
 from attacks.attacker import check
 from attacks.threat import cross_entropy, label_of, no_target, right_classes
-from seeds import FROM_CLEAN, START, START_LENGTH, TARGET_DRAW, draw_each
+from seeds import FROM_CLEAN, START, START_LENGTH, TARGET_DRAW, purpose_seeds
+
+
+def _number(seeds, purpose):
+    """float32 [N], uniform in [0, 1)."""
+    return draws.uniform(purpose_seeds(seeds, purpose), [])
+
 
 # Aims: (image, truth, get_logits, seeds) -> target, int32 [N].
 
@@ -33,7 +40,7 @@ class RandomTarget:
     word: ClassVar[str] = 'random'
 
     def __call__(self, image, truth, get_logits, seeds):
-        u = draw_each(seeds, TARGET_DRAW, lambda s: tf.random.stateless_uniform([], s))
+        u = _number(seeds, TARGET_DRAW)
         offset = 1 + tf.minimum(tf.cast(u * (self.num_classes - 1), tf.int32), self.num_classes - 2)
         return tf.floormod(label_of(truth) + offset, self.num_classes)
 
@@ -130,17 +137,14 @@ class UniformStart:
     def __call__(self, image, ball, seeds):
         shape = tf.shape(image)[1:]
 
-        def draw(of_shape):
-            noise = draw_each(seeds, START, lambda s: of_shape(shape, s))
+        def draw(numbers, *arguments):
+            noise = numbers(purpose_seeds(seeds, START), shape, *arguments)
             noise.set_shape(image.shape)
             return noise
-
-        def draw_number(purpose):
-            return draw_each(seeds, purpose, lambda s: tf.random.stateless_uniform([], s))
         # Inside the valid range from the first gradient on (the releases clip only after it).
-        start = ball.start(draw, lambda: draw_number(START_LENGTH))
+        start = ball.start(draw, lambda: _number(seeds, START_LENGTH))
         if self.prob_start_from_clean > 0:
-            from_clean = tf.reshape(draw_number(FROM_CLEAN) < self.prob_start_from_clean, [-1, 1, 1, 1])
+            from_clean = tf.reshape(_number(seeds, FROM_CLEAN) < self.prob_start_from_clean, [-1, 1, 1, 1])
             start = tf.where_v2(from_clean, image, start)
         return start
 

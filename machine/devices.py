@@ -16,7 +16,7 @@ class Precisions(NamedTuple):
 # What is fastest at equal verdicts, by the kind of processor; measured in docs/performance.md.
 FASTEST = {'amx': Precisions('bfloat16', 'bfloat16'), 'avx512_bf16': Precisions('bfloat16', 'bfloat16'),
            'other': Precisions('float32', 'float32')}
-ON_GPUS = Precisions('float32', 'float32')  # as the releases' updates; 16 bits are not measured there
+ON_GPUS = Precisions('float32', 'float32')  # as the releases' updates; 16 bits are measured there by XLA alone
 
 
 def resolve_data_format(data_format: Optional[str]) -> str:

@@ -137,20 +137,61 @@ def run_compare(folder, *flags):
 
 def test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none(tmp_path):
     base = {'train_speed': {'a': 1.0, 'b': 2.0, 'gone': 3.0}, 'memory': {'x': 4.0}}
-    folder = a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.81, 'new': 7.0})
+    folder = a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.91, 'new': 7.0})
     measure.write_json(os.path.join(folder, 'base.json'), {'machine': 'another', 'date': 'then', 'ratios': base})
     done = run_compare(folder)
     assert done.returncode == 0, done.stderr
-    assert '| train_speed | b | 2.00 | 1.81 | -9.5% |  |' in done.stdout
+    assert '| train_speed | b | 2.00 | 1.91 | -4.5% |  |' in done.stdout
     assert '| train_speed | new |  | 7.00 |  | not in the baseline |' in done.stdout
     assert '| train_speed | gone | 3.00 |  |  | not measured |' in done.stdout
     assert 'memory' not in done.stdout and 'baseline: another, then' in done.stdout
 
-    a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.79})
+    a_folder(tmp_path, train_speed={'a': 1.0, 'b': 1.89})
     done = run_compare(folder)
     assert done.returncode == 1 and '1 of the ratios fell' in done.stderr
-    assert '| train_speed | b | 2.00 | 1.79 | -10.5% | **fell** |' in done.stdout
+    assert '| train_speed | b | 2.00 | 1.89 | -5.5% | **fell** |' in done.stdout
     assert run_compare(folder, '--only', 'memory').returncode == 1  # nothing measured is no good news
+
+
+def measuring(tmp_path, monkeypatch, *ratios):
+    """compare.py, with a benchmark that writes these ratios one after another; the baseline has 1 and 1."""
+    folder = a_folder(tmp_path)
+    program = ("import json, sys; count = int(open(sys.argv[2]).read()); open(sys.argv[2], 'w').write(str(count + 1)); "
+               "json.dump({'rows': [{'name': 'a', 'ratio': json.loads(sys.argv[3])[count]}]}, open(sys.argv[1], 'w'))")
+    (tmp_path / 'count').write_text('0')
+    monkeypatch.setattr(compare, 'command', lambda name, path, _: [
+        sys.executable, '-c', program, path, str(tmp_path / 'count'), json.dumps(ratios)])
+    baseline = os.path.join(folder, 'base.json')
+    measure.write_json(baseline, {'machine': 'another', 'date': 'then', 'ratios': {'memory': {'a': 1.0}}})
+
+    def compared(*flags):
+        monkeypatch.setattr(sys, 'argv', ['compare.py', '--only', 'memory', '--folder', folder, '--baseline', baseline,
+                                          *flags])
+        compare.main()
+        return int((tmp_path / 'count').read_text())
+    return compared
+
+
+def test_what_fell_is_run_again_and_the_median_of_the_runs_counts(tmp_path, monkeypatch, capsys):
+    compared = measuring(tmp_path, monkeypatch, 0.9, 0.97, 0.96, 0.98)
+    assert compared() == 3
+    out = capsys.readouterr().out
+    assert 'fell by more than 5%, and run again: memory' in out and '| memory | a | 1.00 | 0.96 | -4.0% |  |' in out
+    assert compared() == 4  # nothing of the runs before counts, and nothing is run again
+    assert '| memory | a | 1.00 | 0.98 | -2.0% |  |' in capsys.readouterr().out
+
+
+def test_what_fell_in_most_of_its_runs_is_an_error(tmp_path, monkeypatch):
+    compared = measuring(tmp_path, monkeypatch, 0.9, 0.97, 0.94)
+    with pytest.raises(SystemExit, match='1 of the ratios fell by more than 5%'):
+        compared()
+
+
+def test_a_baseline_of_several_runs_has_their_medians(tmp_path, monkeypatch):
+    compared = measuring(tmp_path, monkeypatch, 0.5, 2.0, 1.5)
+    assert compared('--runs', '3', '--write-baseline') == 3
+    with open(tmp_path / 'base.json') as f:
+        assert json.load(f)['ratios'] == {'memory': {'a': 1.5}}
 
 
 def test_others_code_may_become_slower(tmp_path):

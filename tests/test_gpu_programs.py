@@ -17,9 +17,7 @@ import measure
 from commands.command_line import parse_args
 from gpu import plan, products, steps, tables
 
-# From the clean image: XLA draws other random numbers than TensorFlow's kernels do, of the same seeds.
-TINY = measure.variant('tiny: --arch CifarResNet -d 8 --input-size 8 --num-classes 10 --activation-name silu '
-                       '--prob-start-from-clean 1')
+TINY = measure.variant('tiny: --arch CifarResNet -d 8 --input-size 8 --num-classes 10 --activation-name silu')
 # A Python with JAX: this one, or another that the environment names.
 JAX_PYTHON = os.environ.get('JAX_PYTHON') or (sys.executable if importlib.util.find_spec('jax') else None)
 # What the other Python does: the results of a program, of the arguments in a file.
@@ -56,6 +54,13 @@ def test_an_exported_step_takes_its_variables_and_gives_back_what_it_changed(tmp
     assert len(hlo) < 1e6 and b'/home/' not in hlo and b'.py' not in hlo  # no weights, nothing of where it was made
 
 
+def test_what_a_skipped_step_would_keep_is_given_back_and_what_branches_read_is_not(tmp_path):
+    _, said = written(tmp_path, 'train', 'float16', 'NHWC')
+    results = {result['name'] for result in said['results']}
+    assert {'conv0/W', 'conv0/W/Momentum', 'loss_scale/scale', 'loss_scale/skipped_steps'} <= results
+    assert 'learning_rate' not in results
+
+
 def test_products_are_those_of_the_layers():
     args = parse_args(['--fake', *TINY.flags])
     first = 8 * 8 * 16 * 27
@@ -66,6 +71,7 @@ def test_products_are_those_of_the_layers():
 @pytest.mark.skipif(JAX_PYTHON is None, reason='there is no JAX; JAX_PYTHON may name a Python that has it')
 @pytest.mark.parametrize('step, precision, layout, near', [
     ('train', 'float32', 'NHWC', 1e-5), ('train', 'float32', 'NCHW', 1e-5), ('train', 'bfloat16', 'NHWC', 5e-3),
+    ('train', 'float16', 'NHWC', 5e-3),
     ('pgd', 'float32', 'NHWC', 1e-6), ('apgd', 'float32', 'NHWC', 1e-6)])
 def test_xla_computes_what_tensorflow_computes(step, precision, layout, near, tmp_path):
     path, said = written(tmp_path, step, precision, layout)

@@ -26,6 +26,7 @@ FLOORS = (
     ('adv_model.py',),
     ('training/optimizers', 'training/step', 'resnet_model.py', 'efficientnet', 'convnext', 'vit'),
     ('attacks', 'layers'),
+    ('draws.py',),
     ('seeds.py', 'smooth_activations.py'),
     ('data',),
     ('third_party/zmq_ops', 'ranks', 'native/smooth_ops', 'native/jpeg_part', 'native/resampling'),

@@ -1,6 +1,8 @@
 """Where the attacks' random numbers come from."""
 import tensorflow.compat.v1 as tf
 
+import draws
+
 
 class ImageStreams:
     """Random numbers from each image's own seeds, so that they depend neither on its batch nor on its place in it.
@@ -11,11 +13,11 @@ class ImageStreams:
 
     def uniform(self, seeds, stream, shape):
         """float32 [N, *shape], uniform in [0, 1)."""
-        return self._draw(seeds, stream, lambda seed: tf.random.stateless_uniform(shape, seed))
+        return draws.uniform(draws.fold_in(seeds, tf.cast(stream, tf.int64)), shape)
 
     def normal(self, seeds, stream, shape):
         """float32 [N, *shape], standard normal."""
-        return self._draw(seeds, stream, lambda seed: tf.random.stateless_normal(shape, seed))
+        return draws.normal(draws.fold_in(seeds, tf.cast(stream, tf.int64)), shape)
 
     def rows(self, seeds, stream, count, shared, own):
         """Rows of uniform numbers, drawn at once, to be taken one after another.
@@ -28,9 +30,3 @@ class ImageStreams:
         """
         table = self.uniform(seeds, stream, [count, shared + own])
         return lambda row, images: tf.gather(table[:, row], images)
-
-    @staticmethod
-    def _draw(seeds, stream, draw):
-        stream = tf.cast(stream, tf.int64)
-        return tf.map_fn(lambda seed: draw(tf.random.experimental.stateless_fold_in(seed, stream)), seeds,
-                         fn_output_signature=tf.float32, back_prop=False)

@@ -6,8 +6,9 @@ import tensorflow.compat.v1 as tf
 from tensorflow.compiler.xla.service import hlo_pb2
 from tensorflow.python.eager import context
 
-# Beside reading ones, what a variable's handle is handed to changes it.
+# Beside reading ones, and branches that read, what a variable's handle is handed to changes it.
 READING = ('ReadVariableOp', 'While', 'StatelessWhile', 'ResourceGather')
+BRANCHES = ('then_branch', 'else_branch')
 
 
 class Program(NamedTuple):
@@ -61,20 +62,52 @@ def _of(name, tensor):
 def _variables(graph, nodes):
     """The variables that are in ``nodes``, and those of them that are changed."""
     names = {node.name for node in nodes.node}
-    written = {source.split(':')[0] for node in nodes.node if node.op not in READING for source in node.input}
+    written = _written(nodes.node, {function.signature.name: function for function in nodes.library.function})
     with graph.as_default():
         found = [variable for variable in tf.global_variables() if variable.handle.op.name in names]
     return found, [variable for variable in found if variable.handle.op.name in written]
 
 
+def _written(nodes, functions):
+    """The names of what those of ``nodes``, or of the functions that are their branches, do more with than to read."""
+    found = set()
+    for node in nodes:
+        if node.op in ('If', 'StatelessIf'):
+            for function in (functions[node.attr[branch].func.name] for branch in BRANCHES):
+                inside, arguments = _written(function.node_def, functions), function.signature.input_arg
+                found.update(source.split(':')[0] for source, argument in zip(node.input[1:], arguments)
+                             if argument.name in inside)
+        elif node.op not in READING:
+            found.update(source.split(':')[0] for source in node.input)
+    return found
+
+
 def _checked(hlo, parameters, results):
-    """The ``Program``, if XLA has the same parameters and results; without what it says of where ops come from."""
+    """The ``Program``, if XLA has the same parameters and results; without copies and where ops come from."""
     module = hlo_pb2.HloModuleProto.FromString(hlo)
     shape = module.host_program_shape
     theirs = [list(each.dimensions) for each in shape.parameters], [
         list(each.dimensions) for each in shape.result.tuple_shapes or [shape.result]]
     assert theirs == ([shape for *_, shape in parameters], [shape for *_, shape in results]), theirs
     for computation in module.computations:
+        _without_copies(computation)
         for instruction in computation.instructions:
             instruction.ClearField('metadata')
     return Program(module.SerializeToString(), parameters, results)
+
+
+def _without_copies(computation):
+    """Whatever takes a copy takes what was copied: StableHLO, by which programs get to a GPU, has no such op."""
+    copied = {each.id: each.operand_ids[0] for each in computation.instructions if each.opcode == 'copy'}
+
+    def source(number):
+        while number in copied:
+            number = copied[number]
+        return number
+    for number in reversed(range(len(computation.instructions))):
+        if computation.instructions[number].id in copied:
+            del computation.instructions[number]
+    for instruction in computation.instructions:
+        for attribute in (instruction.operand_ids, instruction.control_predecessor_ids):
+            attribute[:] = [source(number) for number in attribute]
+    computation.root_id = source(computation.root_id)

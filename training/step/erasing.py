@@ -3,6 +3,7 @@ import math
 
 import tensorflow.compat.v1 as tf
 
+import draws
 from seeds import ERASING, ERASING_NOISE, stage_seeds
 
 # RAT release: of the image's area; of height to width, and one over it; rectangles tried, of which the first that fits
@@ -20,16 +21,8 @@ def erase_randomly(image, seeds, probability):
         image (tf.Tensor): float32 [N,S,S,3], 0-255. seeds (tf.Tensor): int64 [N,2].
         probability (float): that an image loses one.
     """
-    erased = rectangles(_draw(seeds, ERASING, lambda seed: tf.random.stateless_uniform([1 + 4 * TRIES], seed)),
-                        int(image.shape[1]), probability)
-    hit, shape = tf.reduce_any(erased, axis=[1, 2]), tf.shape(image)[1:]
-
-    def noise_for(of_image):
-        seed, hit = of_image
-        return tf.cond(hit > 0, lambda: tf.random.stateless_normal(shape, seed), lambda: tf.zeros(shape))
-    # GPUs have no arrays of bool for loops.
-    noise = tf.map_fn(noise_for, (stage_seeds(seeds, ERASING_NOISE), tf.cast(hit, tf.float32)),
-                      fn_output_signature=tf.float32, back_prop=False)
+    erased = rectangles(draws.uniform(stage_seeds(seeds, ERASING), [1 + 4 * TRIES]), int(image.shape[1]), probability)
+    noise = draws.normal(stage_seeds(seeds, ERASING_NOISE), image.shape[1:], tf.reduce_any(erased, axis=[1, 2]))
     return tf.where_v2(erased[..., tf.newaxis], LEVELS * noise, image)
 
 
@@ -53,7 +46,3 @@ def rectangles(numbers, side, probability):
         begin = tf.cast(place * tf.cast(side - length + 1, tf.float32), tf.int32)
         return (tf.range(side) >= begin) & (tf.range(side) < begin + length)
     return between(y, height)[:, :, tf.newaxis] & between(x, width)[:, tf.newaxis] & hit[:, tf.newaxis, tf.newaxis]
-
-
-def _draw(seeds, purpose, draw):
-    return tf.map_fn(draw, stage_seeds(seeds, purpose), fn_output_signature=tf.float32, back_prop=False)
