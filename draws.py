@@ -1,8 +1,9 @@
 """Random numbers from each image's own seeds: those of TensorFlow's ``stateless_*`` ops of one pair of seeds each.
 
-TensorFlow has no op that takes many pairs. On a CPU one image after another is drawn, which is fastest there. Elsewhere
-such a loop is of as many tiny pieces of work as there are images; there all numbers are computed at once, by the
-generator that those ops have: Philox 4x32-10 (Salmon et al. 2011), whose key and counter an op scrambles from the pair.
+TensorFlow has no op that takes many pairs. Where this project's compiled ops are, on a CPU, one image after another is
+drawn, which is fastest there. Elsewhere such a loop is of as many tiny pieces of work as there are images; there all
+numbers are computed at once, by the generator that those ops have: Philox 4x32-10 (Salmon et al. 2011), whose key and
+counter an op scrambles from the pair.
 """
 import math
 
@@ -27,12 +28,11 @@ def uniform(seeds, shape, low=0.0, high=1.0):
 
 def normal(seeds, shape, wanted=None):
     """float32 [N, *shape], standard normal, of ``seeds`` int64 [N, 2]; 0 where ``wanted``, bool [N], is not."""
-    if wanted is not None and can_compile():  # what is not wanted is not drawn
-        return tf.map_fn(lambda image: tf.cond(image[1], lambda: tf.random.stateless_normal(shape, image[0]),
-                                               lambda: tf.zeros(shape)),
-                         (seeds, wanted), fn_output_signature=tf.float32, back_prop=False)
-    if can_compile():
+    if can_compile() and wanted is None:
         return _each(seeds, lambda seed: tf.random.stateless_normal(shape, seed))
+    if can_compile():  # what is not wanted takes no time
+        return _each((seeds, wanted), lambda image: tf.cond(
+            image[1], lambda: tf.random.stateless_normal(shape, image[0]), lambda: tf.zeros(shape)))
     # Of two uniform numbers two normal ones (Box and Muller 1958).
     first, second = tf.unstack(tf.reshape(_fractions(seeds, shape), [tf.shape(seeds)[0], -1, 2]), axis=2)
     length, angle = tf.sqrt(-2 * tf.math.log(tf.maximum(first, LEAST))), 2 * math.pi * second
@@ -51,8 +51,8 @@ def fold_in(seeds, stream):
                      tf.fill(tf.shape(seeds)[:1], stream)], axis=1)
 
 
-def _each(seeds, draw):
-    return tf.map_fn(draw, seeds, fn_output_signature=tf.float32, back_prop=False)
+def _each(images, draw):
+    return tf.map_fn(draw, images, fn_output_signature=tf.float32, back_prop=False)
 
 
 def _in_shape(numbers, shape):
