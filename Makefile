@@ -50,12 +50,13 @@ test-containers: setup
 	@scripts/install-packages.sh debootstrap
 	@$(CLUSTER_TESTS) -m containers tests/test_containers.py
 
-# Ratios of this code against those of this kind of processor in benchmarks/baselines/, of which each is the median of
-# three runs; tables and JSON files are in bench/. With a Python that has PyTorch attacks and steps are measured there as well:
+# Ratios of this code against those of this kind of processor in benchmarks/baselines/; tables and JSON files are in
+# bench/. With a Python that has PyTorch attacks and steps are measured there as well:
 # make bench TORCH_PYTHON=torch-env/bin/python
 BENCH := $(PY) benchmarks/compare.py $(if $(TORCH_PYTHON),--torch-python $(TORCH_PYTHON))
 bench: setup
 	@$(BENCH)
 
+# The medians of three runs.
 bench-baseline: setup
 	@$(BENCH) --runs 3 --write-baseline

@@ -182,9 +182,10 @@ def parse_args():
                         help="(default: benchmarks/baselines/KIND.json; of this machine's kind)")
     parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch, to measure it too '
                         '(default: this one if it has, for the attack alone)')
-    parser.add_argument('--runs', type=measure.positive, default=1, metavar='N',
-                        help='of everything, one after another (default: %(default)s)')
-    parser.add_argument('--no-run', action='store_true', help='compare the files that are in the folder already')
+    runs = parser.add_mutually_exclusive_group()
+    runs.add_argument('--runs', type=measure.positive, default=1, metavar='N',
+                      help='of everything, one after another (default: %(default)s)')
+    runs.add_argument('--no-run', action='store_true', help='compare the files that are in the folder already')
     parser.add_argument('--write-baseline', action='store_true', help='make these ratios the baseline')
     return parser.parse_args()
 

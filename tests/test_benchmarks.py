@@ -154,7 +154,7 @@ def test_a_fallen_ratio_is_an_error_and_a_smaller_loss_is_none(tmp_path):
 
 
 def measuring(tmp_path, monkeypatch, *ratios):
-    """compare.py, with a benchmark that writes these ratios one after another; the baseline has 1 and 1."""
+    """compare.py, with a benchmark that writes these ratios one after another; the baseline has 1."""
     folder = a_folder(tmp_path)
     program = ("import json, sys; count = int(open(sys.argv[2]).read()); open(sys.argv[2], 'w').write(str(count + 1)); "
                "json.dump({'rows': [{'name': 'a', 'ratio': json.loads(sys.argv[3])[count]}]}, open(sys.argv[1], 'w'))")
