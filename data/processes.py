@@ -3,10 +3,13 @@ import contextlib
 import ctypes
 import os
 import signal
-from typing import Any, Iterator, Set
+import sys
+from typing import Any, Iterator, List, Set
 
 ENDING = 3.0  # seconds that workers have to end when they are asked to, before they are killed
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_arrived: List[int] = []  # the signal that is to stop this process
 
 
 class Stopped(BaseException):
@@ -22,13 +25,26 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """From now on SIGINT and SIGTERM raise ``Stopped`` in the main thread, once."""
+    """From now on SIGINT and SIGTERM raise ``Stopped`` in the main thread, once. See ``check_stopped``."""
     def stop(signum: int, _: Any) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # already stopping
+        _arrived.append(signum)
         raise Stopped(signum)
     for number in SIGNALS:
         signal.signal(number, stop)
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, Stopped) else report(lost)
+
+
+def check_stopped() -> None:
+    """Raise ``Stopped`` if a signal has arrived. For each turn of a loop that only a signal ends.
+
+    What a signal's handler raises is lost where Python code runs that cannot raise: a destructor, a callback of C, a
+    call of pyzmq's within another one.
+    """
+    if _arrived:
+        raise Stopped(_arrived[0])
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import zmq
 from data.addresses import bind_at, sockets_cleared
 from data.doorkeeper import guard
 from data.info_server import InfoServer
+from data.processes import check_stopped
 from data.workers import WorkerPool
 
 MAX_WORKERS = 50  # FD and SAT, released code: min(50, cores) worker processes
@@ -73,6 +74,7 @@ def push_all(pool: WorkerPool, push: Any, until: threading.Event = threading.Eve
     poller = zmq.Poller()
     pool.register(poller)
     while not until.is_set():
+        check_stopped()
         poller.register(push, zmq.POLLOUT if pool.ready() else 0)
         ready = dict(poller.poll(1000))
         if ready.pop(push, 0):

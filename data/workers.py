@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Mapping, Set
 import cv2
 import zmq
 
-from data.processes import ENDING, die_with, signals_blocked
+from data.processes import ENDING, check_stopped, die_with, signals_blocked
 from data.protocols import Stream
 from data.slots import Slots
 from data.stopwatch import ACTIVITIES, stopwatch
@@ -152,7 +152,8 @@ class WorkerPool:
         poller = zmq.Poller()
         self.register(poller)
         while not self.ready():
-            poller.poll()
+            check_stopped()
+            poller.poll(1000)
             self.receive()
 
     def _order_one(self) -> None:

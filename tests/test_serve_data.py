@@ -509,6 +509,26 @@ def test_the_benchmark_reports_and_stops_on_a_signal():
     assert server.communicate(timeout=10)[1] == '' and server.returncode == 143
 
 
+# A benchmark that is asked to stop in a destructor, which loses what the signal's handler raises.
+STOPPED_IN_A_DESTRUCTOR = """
+import os, runpy, signal, sys
+from data import throughput
+class Asks:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+measure = throughput.measure
+throughput.measure = lambda pool, sink, batch, *_: measure(pool, sink, batch, 60, 0.1, lambda *_: Asks())
+sys.argv[0] = 'third_party/serve-data.py'
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_a_signal_whose_exception_is_lost_still_stops_the_server():
+    stopped = subprocess.run([sys.executable, '-c', STOPPED_IN_A_DESTRUCTOR, '--benchmark', '--batch', '4'],
+                             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (stopped.returncode, stopped.stderr) == (143, '')
+
+
 # A short benchmark of serve-data.py with the flags in argv.
 SHORT_BENCHMARK = """
 import runpy, sys
