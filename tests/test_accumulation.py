@@ -160,8 +160,8 @@ ATTACKERS = {'none': NoOpAttacker(), 'PGD': PGDAttacker(2, 8.0, 4.0)}
 
 @pytest.mark.parametrize('model, attacker, parts', [
     ('batch norm', 'none', 2), ('batch norm', 'none', 3), ('batch norm', 'PGD', 2), ('batch norm', 'PGD', 3),
-    ('ResNet, recomputed', 'PGD', 3), pytest.param('EfficientNet', 'PGD', 3, marks=pytest.mark.slow),
-    pytest.param('EfficientNet, recomputed', 'PGD', 3, marks=pytest.mark.slow)])
+    *(pytest.param(model, 'PGD', 3, marks=pytest.mark.slow)
+      for model in ('ResNet, recomputed', 'EfficientNet', 'EfficientNet, recomputed'))])
 def test_a_step_in_parts_is_the_mean_of_steps_on_the_parts_one_after_another(few_blocks, model, attacker, parts):
     """The parts' own steps are numbered so that their images have the seeds of their places in the whole batch.
 

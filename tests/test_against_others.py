@@ -43,11 +43,11 @@ def check_agreement(found, name):
         assert found.equal[library] > 0.99, (name, library)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags, side, count, epsilon', [
-    pytest.param(['--arch', 'EfficientNet', '--width-coefficient', '0.5', '--depth-coefficient', '0.5'], 64, 120, 0.2,
-                 marks=pytest.mark.slow),
+    (['--arch', 'EfficientNet', '--width-coefficient', '0.5', '--depth-coefficient', '0.5'], 64, 120, 0.2),
     (['--arch', 'CifarResNet', '-d', '8'], 32, 200, 0.5),
-    pytest.param(['--arch', 'EfficientNet'], 224, 40, 0.1, marks=pytest.mark.slow)])
+    (['--arch', 'EfficientNet'], 224, 40, 0.1)])
 def test_pgd_has_the_same_success_on_99_percent_of_the_images(sess, load_rule_weights, record_property, flags, side,
                                                               count, epsilon):
     model = make_network(*flags, '--input-size', str(side), '--data-format', 'NHWC')

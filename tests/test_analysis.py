@@ -137,7 +137,8 @@ def test_an_honest_network_passes_every_check(honest):
 
 @pytest.mark.parametrize('how, flagged', [
     (dict(scale=1e4 * SCALE), {'gradients', 'random noise', 'black box', 'accuracy at a large epsilon'}),
-    (dict(hide=rounding), {'gradients', 'random noise', 'black box', 'accuracy at a large epsilon'}),
+    pytest.param(dict(hide=rounding), {'gradients', 'random noise', 'black box', 'accuracy at a large epsilon'},
+                 marks=pytest.mark.slow),
     (dict(hide=shattered), {'black box', 'accuracy at a large epsilon'})])
 def test_masked_gradients_are_flagged(subject, how, flagged):
     checks = masking.check(sweep.measure(subject(**how), images(), PLAN))

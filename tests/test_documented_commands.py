@@ -140,7 +140,6 @@ THREAT_MODELS = {True: 'Linf:4,L2:510,L1:19125', 'Linf:8,L2:510/255,L1': 'Linf:8
 LITTLE = ('epochs', 'input_size', 'batch')  # what a training run here has otherwise
 # A few of each kind, in `make test`; a part of the command's text, which ends with a line's end.
 FAST = ('model_zoo.py list', 'sat zoo list', 'tools/make_tfrecords.py --data FOLDER', '--attack autoattack',
-        'main.py --eval --load zoo:Res50-silu --data /path/to/imagenet\n',
         'main.py --data cifar10 --arch CifarResNet -d 8 --activation-name silu --batch 64 --attack-iter 2')
 
 

@@ -76,7 +76,7 @@ def way_of(kind, norm, targeted):
 
 @EVERY_KIND
 @EVERY_AIM
-@pytest.mark.parametrize('norm', LENGTHS)
+@pytest.mark.parametrize('norm', ['Linf', *(pytest.param(norm, marks=pytest.mark.slow) for norm in ('L2', 'L1'))])
 def test_an_image_stays_where_the_attack_first_succeeds_and_costs_no_more_passes(sess, kind, norm, targeted):
     way, won = way_of(kind, norm, targeted)
     ever = won.any(axis=0)

@@ -60,6 +60,7 @@ def resolve(checkpoint, data):
     return run
 
 
+@pytest.mark.slow
 def test_sat_s_command_means_what_it_did(resolve, checkpoint, data):
     args = resolve('--model_name=efficientnet-b3', '--eval_batch_size=64', *SAT)
     assert fields(args, ['eval', 'load', 'data', 'arch', 'model_name', 'batch', 'input_size', 'num_classes',

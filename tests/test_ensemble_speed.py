@@ -94,6 +94,7 @@ def test_a_pass_more_than_published_is_seen(forward, backward):
     assert not cost.as_published
 
 
+@pytest.mark.slow
 def test_attacks_are_an_evaluations_and_as_long_as_published(sess, case):
     costs = list(measure(case, short(), ARGS))
     standing = np.arange(64)

@@ -88,7 +88,7 @@ def signal_in_step(monkeypatch, step, number):
 
 
 @pytest.mark.parametrize('number, step', [
-    (number, step) if (number, step) in ((SIGNALS[0], STEPS + 2), (SIGNALS[1], 2 * STEPS)) else
+    (number, step) if (number, step) == (SIGNALS[0], STEPS + 2) else
     pytest.param(number, step, marks=pytest.mark.slow) for number in SIGNALS for step in (1, STEPS + 2, 2 * STEPS)])
 def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_continues_it_exactly(
         train, finished, tmp_path, monkeypatch, said, number, step):
@@ -174,8 +174,8 @@ def test_an_epoch_that_is_not_judged_and_was_stopped_in_its_last_step_is_in_the_
 
 
 @pytest.mark.parametrize('judged, number, code', [
-    pytest.param('weights', signal.SIGTERM, 143, marks=pytest.mark.slow), ('averages', signal.SIGTERM, 143),
-    ('averages', signal.SIGINT, 130)])
+    pytest.param('weights', signal.SIGTERM, 143, marks=pytest.mark.slow),
+    pytest.param('averages', signal.SIGTERM, 143, marks=pytest.mark.slow), ('averages', signal.SIGINT, 130)])
 def test_a_signal_during_an_evaluation_ends_it_and_the_evaluation_runs_again_after_resuming(
         train, finished, tmp_path, monkeypatch, said, judged, number, code):
     folder, run, runs, batches = tmp_path / 'run', EvaluationTower.run, [], []
@@ -401,7 +401,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize('part', ['.data-00000-of-00001', '.index'])
-@pytest.mark.parametrize('damage', [truncate, flip, os.remove])
+@pytest.mark.parametrize('damage', [truncate, flip, pytest.param(os.remove, marks=pytest.mark.slow)])
 def test_resuming_falls_back_to_the_last_whole_checkpoint_and_says_so(train, three_lean, said, damage, part):
     newest = variables(three_lean, 3 * STEPS)
     damage(three_lean / 'model-{}{}'.format(3 * STEPS, part))

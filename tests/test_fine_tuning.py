@@ -294,6 +294,7 @@ def test_it_reaches_a_run(tuned):
 
 # A run that goes on
 
+@pytest.mark.slow
 def test_a_run_that_crashed_goes_on_by_its_own_command_as_if_uninterrupted(base, tuned, data, tmp_path, monkeypatch):
     command = ['--load', base, *TUNED, '--data', data, '--logdir', tmp_path / 'run', '--resume-if-any']
     with monkeypatch.context() as patch, pytest.raises(Crash):

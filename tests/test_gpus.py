@@ -105,6 +105,7 @@ open(sys.argv[3] + str(ranks.rank), 'w').write('{} {}'.format(ranks.local_rank, 
 '''
 
 
+@pytest.mark.slow
 def test_ranks_that_the_launcher_shows_one_gpu_each_take_these(tmp_path):
     (tmp_path / 'rank.py').write_text(RANK)
     job = mpirun(2, tmp_path / 'rank.py', 'a', 'b', tmp_path / 'took', cwd=tmp_path)

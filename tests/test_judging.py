@@ -465,6 +465,7 @@ def wait_until(there, job):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_program_killed_half_way_goes_on_with_the_same_verdicts(data, load, whole, tmp_path):
     job = start(data, load, tmp_path, *ATTACKS['autoattack'], pause=15)
     try:

@@ -61,7 +61,7 @@ def judged(folder, results, *flags):
 
 # As the program
 
-@pytest.mark.parametrize('kind', ['ResNet', 'EfficientNet', 'ViT'])
+@pytest.mark.parametrize('kind', ['ResNet', pytest.param('EfficientNet', marks=pytest.mark.slow), 'ViT'])
 def test_predictions_and_attacks_are_those_of_the_program_image_by_image(kind, tmp_path, few_blocks):
     flags = {'ResNet': [*RESNET, *TINY], 'ViT': [*VIT, *TINY],
              'EfficientNet': [*few_blocks, '--num-classes', str(CLASSES), '--input-size', '16']}[kind]

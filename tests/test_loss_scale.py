@@ -179,6 +179,7 @@ open(sys.argv[1] + str(ranks.rank), 'w').write(', '.join(found))
 '''
 
 
+@pytest.mark.slow
 def test_ranks_skip_the_same_steps(tmp_path):
     """Ranks have 1 and 1/2 times the scale; one an infinity; one what float16, which they may exchange, has not."""
     (tmp_path / 'rank.py').write_text(RANK)

@@ -660,6 +660,7 @@ with open('rank-{{}}'.format(ranks.rank), 'w') as f:
 '''
 
 
+@pytest.mark.slow
 def test_of_the_ranks_of_a_machine_the_first_one_downloads_and_the_others_wait(server, folder, tmp_path):
     (tmp_path / 'run').mkdir()
     ended = mpirun(2, '-c', RANKS.format(address=server.address + '/net.npz'), cwd=tmp_path / 'run')

@@ -48,7 +48,8 @@ def recorded(folder):
 
 
 @pytest.mark.parametrize('began, other', [(('bfloat16', 'float32'), ('float32', 'bfloat16')),
-                                          (('float32', 'bfloat16'), ('bfloat16', 'float32'))])
+                                          pytest.param(('float32', 'bfloat16'), ('bfloat16', 'float32'),
+                                                       marks=pytest.mark.slow)])
 def test_a_run_goes_on_in_its_precisions_on_another_kind_of_processor(train, fastest, tmp_path, capsys, began, other):
     folder = tmp_path / 'run'
     for fast, epochs, why in ((began, '1', 'the fastest that all ranks have'),

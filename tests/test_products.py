@@ -124,7 +124,8 @@ def test_what_does_not_fit_is_refused(sess):
             sess.run(op)
 
 
-@pytest.mark.parametrize('padding, slope', [('explicit', 'softplus'), ('same', None)])
+@pytest.mark.parametrize('padding, slope', [
+    ('explicit', 'softplus'), pytest.param('same', None, marks=pytest.mark.slow)])
 def test_a_resnet_in_one_pass_is_the_same_network(sess, monkeypatch, padding, slope):
     """Its logits and gradients are as near to float32's as those of one op after the other."""
     monkeypatch.setattr('resnet_model.IMAGENET_BLOCKS', {50: (2, 1, 1, 1)})

@@ -152,8 +152,9 @@ open('found-{}'.format(ranks.rank), 'w').write(str(yields))
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('asked, yields', [
-    ({}, 'True'), pytest.param({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False', marks=pytest.mark.slow)])
+    ({}, 'True'), ({'OMPI_MCA_mpi_yield_when_idle': '0'}, 'False')])
 def test_ranks_that_wait_give_their_core_away_unless_told_otherwise(monkeypatch, tmp_path, asked, yields):
     monkeypatch.delenv('OMPI_MCA_mpi_yield_when_idle', raising=False)
     for name, value in asked.items():
@@ -291,11 +292,12 @@ open('right-{{}}'.format(ranks.rank), 'w').close()
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags', [
     ['--arch', 'CifarResNet', '-d', '8', '--input-size', '16', '--activation-name', 'silu'],
-    pytest.param(['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.3', '--input-size',
-                  '16', '--num-classes', '3', '--survival-prob', '1', '--dropout-rate', '0', '--recompute'],
-                 marks=pytest.mark.slow)], ids=['ResNet', 'EfficientNet'])
+    ['--arch', 'EfficientNet', '--width-coefficient', '0.25', '--depth-coefficient', '0.3', '--input-size', '16',
+     '--num-classes', '3', '--survival-prob', '1', '--dropout-rate', '0', '--recompute']],
+    ids=['ResNet', 'EfficientNet'])
 def test_ranks_that_share_statistics_have_the_gradients_and_averages_of_one_rank_with_all_images(tmp_path, flags):
     program = SHARED_STATISTICS.format(tests=os.path.dirname(__file__), flags=', '.join(map(repr, flags)))
     ended = mpirun(2, '-c', program, cwd=tmp_path)
@@ -400,6 +402,7 @@ def test_two_ranks_without_data_take_it_from_their_server(data, served, tmp_path
     assert wrong == pytest.approx(round(wrong))
 
 
+@pytest.mark.slow
 def test_an_absent_data_server_is_reported_once_by_all_ranks_together(data, tmp_path):
     address = new_address()
     ended = mpirun(2, MAIN, *TRAINING, '--data', data, '--serve-address', address, '--serve-timeout', '1', cwd=tmp_path)

@@ -525,7 +525,7 @@ def test_a_full_disk_ends_the_tool_with_one_line_and_leaves_nothing_unfinished(f
     assert os.listdir(str(tmp_path)) == ['classes.txt']
 
 
-@pytest.mark.parametrize('tensorflow', ['first', 'later'])
+@pytest.mark.parametrize('tensorflow', [pytest.param('first', marks=pytest.mark.slow), 'later'])
 def test_records_need_no_tensorflow_and_do_not_clash_with_it(shards, tensorflow):
     result = run_python('-c', BOTH_IMPORTED, shards, tensorflow)
     assert result.returncode == 0, result.stderr

@@ -325,6 +325,7 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('end, how, flags', [
     (terminate, SystemExit, ['--moving-average-decay', '0.25']),
     pytest.param(crash, Crash, ['--moving-average-decay', '0.25'], marks=pytest.mark.slow),
@@ -371,6 +372,7 @@ def test_a_run_goes_on_with_its_own_flags_alone(capsys, train, finished, flags, 
     assert said in refusal(capsys, lambda argv: train(finished, *argv), typed)
 
 
+@pytest.mark.slow
 def test_clean_weights_are_trained_on_under_attack_in_another_norm(train, tmp_path):
     clean, short = tmp_path / 'clean', ['--fake', '--steps-per-epoch', '1', '--epochs', '1']
     train(clean, *short, '--attack-iter', '0')

@@ -243,6 +243,7 @@ def test_the_strip_and_the_page_change_nothing_that_is_trained(train, finished, 
     assert differing(variables(tmp_path / 'bare', STEPS), variables(finished, STEPS)) == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_a_resumed_one_keeps_its_records(train, finished, tmp_path, monkeypatch):
     folder, before_run = tmp_path / 'run', FeedTrainingStep._before_run
 

@@ -17,6 +17,7 @@ from commands.command_line import parse_args
 from documented import ROOT
 from image_folders import make_folder, make_noise_folder
 from studies import cluster, places, published, running, tables
+from studies.__main__ import main
 from studies.cells import JUDGE, TRAIN, Cell, Job, in_order
 from studies.places import Place
 from studies.registry import STUDIES
@@ -153,7 +154,7 @@ def starts(work, number):
     return [os.path.getsize(path) if os.path.exists(path) else 0 for path in found]
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('number', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_killed_study_goes_on_and_repeats_no_finished_job(tmp_path, number):
     work, kept, calm = (str(tmp_path / name) for name in ('work', 'kept', 'calm'))
     program = FILLED.format(tests=os.path.join(ROOT, 'tests'))
@@ -335,13 +336,17 @@ def test_the_commands_of_a_cluster_are_whole_and_their_hours_counted(monkeypatch
     assert 'no GPU' in cluster.hours(trained, FULL, lambda cell: 1.0)
 
 
-def test_what_is_wrong_is_said_in_a_line(tmp_path):
+def test_what_is_wrong_is_said_in_a_line(tmp_path, monkeypatch, capsys):
     def say(*words):
-        done = subprocess.run([sys.executable, '-m', 'studies', *words], capture_output=True, text=True, cwd=tmp_path)
-        assert 'Traceback' not in done.stderr
-        return done.returncode, done.stderr.strip().split('\n')[-1]
-    code, line = say('activation', '--data', 'x')
-    assert code == 2 and "'activations'" in line
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        return end.value.code, capsys.readouterr().err.strip().split('\n')[-1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['studies'])
+    done = subprocess.run([sys.executable, '-m', 'studies', 'activation', '--data', 'x'], cwd=tmp_path, text=True,
+                          capture_output=True)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert "'activations'" in done.stderr.strip().split('\n')[-1]
     code, line = say('activations')
     assert code == 2 and '--data: which images?' in line
     code, line = say('activations', '--data', 'nowhere', '--results', 'r')

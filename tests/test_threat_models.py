@@ -31,6 +31,8 @@ MODELS = {'Linf:6': ['--norm', 'Linf', '--attack-epsilon', '6'], 'L2:90': ['--no
           'L1:600': ['--norm', 'L1', '--attack-epsilon', '600']}
 TOGETHER = ['--threat-models', ','.join(MODELS)]
 EVERY_ATTACK = pytest.mark.parametrize('attack', ATTACKS)
+EVERY_ATTACK_AT_LENGTH = pytest.mark.parametrize('attack', [
+    name if name == 'pgd' else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS])
 BATCHES = -(-COUNT // 4)
 
 
@@ -200,7 +202,7 @@ def in_pass(monkeypatch, number, batch, act):
     monkeypatch.setattr(Passes, 'judge', judge)
 
 
-@EVERY_ATTACK
+@EVERY_ATTACK_AT_LENGTH
 def test_killed_in_the_second_threat_model_it_goes_on_with_the_same_verdicts(here, singly, tmp_path, monkeypatch,
                                                                              attack):
     single = singly(attack)
@@ -216,7 +218,7 @@ def test_killed_in_the_second_threat_model_it_goes_on_with_the_same_verdicts(her
         assert len(again) <= 6 * -(-COUNT // 3)
 
 
-@EVERY_ATTACK
+@EVERY_ATTACK_AT_LENGTH
 def test_a_signal_in_the_second_threat_model_leaves_valid_results(here, singly, tmp_path, monkeypatch, capsys, attack):
     single = singly(attack)
     capsys.readouterr()

@@ -368,6 +368,7 @@ def test_a_judged_average_is_the_network_of_the_averages(data, averaged, tmp_pat
         assert last[prefix + 'clean-top1-error'] == pytest.approx(results['clean']['top1_error'])
 
 
+@pytest.mark.slow
 def test_a_run_with_averages_and_rmsprop_ends_after_resuming_as_if_uninterrupted(train, averaged, tmp_path,
                                                                                  monkeypatch):
     folder, flags = tmp_path / 'run', AVERAGED + ['--warmup-epochs', '0']

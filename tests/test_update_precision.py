@@ -18,7 +18,7 @@ CIFAR = RESNETS['Cifar']
 KINDS = {**RESNETS, **OF_PATCHES, 'another slope': [*CIFAR, '--activation-name', 'relu', '--update-gradient', 'silu'],
          'in parts': [*CIFAR, '--accumulate', '2'], 'statistics of ranks': [*CIFAR, '--sync-batch-norm'],
          'EfficientNet': []}
-FAST = 'Cifar', 'ViT', 'EfficientNet'
+FAST = 'Cifar', 'EfficientNet'
 # TensorFlow has no gradient of float16 convolutions in groups on a CPU.
 IN_GROUPS = 'ResNeXt', 'DenoiseAll'
 

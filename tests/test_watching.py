@@ -133,7 +133,7 @@ class Crash(Exception):
 
 
 @pytest.mark.parametrize('where', [
-    'before the checkpoint', 'after it', pytest.param('in an epoch', marks=pytest.mark.slow)])
+    'before the checkpoint', *(pytest.param(where, marks=pytest.mark.slow) for where in ('after it', 'in an epoch'))])
 def test_a_run_that_was_killed_goes_back_and_ends_as_one_that_was_not(went_back, watched, tmp_path, monkeypatch, where):
     folder, flags = tmp_path / 'killed', ['--stop-when-overfitting', 'back', *AVERAGED]
     save, before_run = CheckpointSaver._save, FeedTrainingStep._before_run
@@ -179,6 +179,7 @@ def test_weights_that_were_not_judged_are_not_the_best(tmp_path):
 
 # What it is told by
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_an_epoch_counts_all_images_of_it(data, tmp_path, monkeypatch):
     """Else it could decide otherwise than one that was not."""
     def train(folder, *flags):

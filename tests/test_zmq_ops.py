@@ -515,7 +515,7 @@ def assert_python_reads_what_the_reference_reads(data):
         assert_same(zmq_ops.load_arrays(data, names), expected)
 
 
-@settings(max_examples=2000, deadline=None, derandomize=True, database=None,
+@settings(max_examples=500, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.one_of(damaged_messages(), st.binary(max_size=60)))
 def test_random_damage_gives_python_the_right_arrays_or_an_error(data):
