@@ -162,6 +162,10 @@ def current_slope():
     return _slope_override
 
 
+def _parsed_override():
+    return parse_name(_slope_override, SLOPE_NAMES) if _slope_override else None
+
+
 def activate(x, name):
     """Apply the activation ``name`` (``NAME`` or ``NAME:ALPHA``) elementwise.
 
@@ -173,8 +177,7 @@ def activate(x, name):
     Raises:
         ValueError: see ``parse_name``.
     """
-    key, alpha = parse_name(name)
-    slope = _slope_override and parse_name(_slope_override, SLOPE_NAMES)
+    (key, alpha), slope = parse_name(name), _parsed_override()
     compiled = compiled_ops(x)
     with tf.name_scope(key):
         if key == 'smoothrelu':
@@ -236,8 +239,7 @@ def _arguments(key, alpha):
 def compiled_arguments(name):
     """Two dicts, what compiled ops are told of an activation and of its gradient; None where they have not got it."""
     key, alpha = parse_name(name)
-    slope = parse_name(_slope_override, SLOPE_NAMES) if _slope_override else (key, alpha)
-    return None if key == 'smoothrelu' else (_arguments(key, alpha), _arguments(*slope))
+    return None if key == 'smoothrelu' else (_arguments(key, alpha), _arguments(*(_parsed_override() or (key, alpha))))
 
 
 def _function(compiled, key, alpha):

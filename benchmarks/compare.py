@@ -10,7 +10,7 @@ one table of all ratios, each the median of its runs. A benchmark with a ratio t
 again, as one run alone may fall so far by chance; the exit code is 1 if the median of the three fell too, or a
 benchmark failed. A ratio is taken within one run, so that it says something on another machine than the baseline's as
 well; but precisions and layouts have other ratios on other processors, so that each kind of processor
-(machine/devices.py) has a baseline of its own, and machines with a GPU one.
+(machine/processors.py) has a baseline of its own, and machines with a GPU one.
 """
 import argparse
 import glob
@@ -153,8 +153,8 @@ def kind():
     quieten_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    from machine.devices import processor
-    return 'gpu' if tf.config.list_physical_devices('GPU') else processor()
+    from machine.processors import processor_kind
+    return 'gpu' if tf.config.list_physical_devices('GPU') else processor_kind()
 
 
 def versions(torch_python):

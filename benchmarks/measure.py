@@ -250,11 +250,9 @@ def write_json(path, content):
 
 def machine():
     """The cores that this process may use, and the GPUs, in words."""
-    with open('/proc/cpuinfo') as f:
-        models = [line.split(':')[1].strip() for line in f if line.startswith('model name')]
+    from machine.processors import processor_name  # a Python that has PyTorch alone imports this module as well
     gpus = []
     for path in sorted(glob.glob('/proc/driver/nvidia/gpus/*/information')):
         with open(path) as f:
             gpus += [line.split(':')[1].strip() for line in f if line.startswith('Model')]
-    return '{} cores of {}, {}'.format(len(os.sched_getaffinity(0)), models[0] if models else 'an unnamed processor',
-                                       ', '.join(gpus) or 'no GPU')
+    return '{} cores of {}, {}'.format(len(os.sched_getaffinity(0)), processor_name(), ', '.join(gpus) or 'no GPU')

@@ -21,7 +21,7 @@ import measure
 import torch_ways
 import training_step
 from commands.command_line import parse_args
-from machine.devices import processor
+from machine.processors import processor_kind
 
 VARIANTS = ('clean: --attack-iter 0', 'PGD-1: --attack-iter 1', 'PGD-4: --attack-iter 4',
             'PGD-1, recompute: --attack-iter 1 --recompute', 'PGD-1, accumulate 2: --attack-iter 1 --accumulate 2')
@@ -108,7 +108,7 @@ def main():
         commands.update(chosen(in_torch(flags, own.torch_python, own.steps, more), own.torch_ways))
     found = measured(commands, own.repeats, own.stay)
     measure.report(found, list(QUANTITIES), own.json, references(found))
-    print('\n{}: {}'.format(measure.machine(), processor()))
+    print('\n{}: {}'.format(measure.machine(), processor_kind()))
 
 
 if __name__ == '__main__':

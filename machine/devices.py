@@ -3,7 +3,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-CPU_INFO = '/proc/cpuinfo'
+from machine.processors import processor_kind
 
 
 class Precisions(NamedTuple):
@@ -26,21 +26,6 @@ def resolve_data_format(data_format: Optional[str]) -> str:
     return 'NCHW' if tf.config.list_physical_devices('GPU') else 'NHWC'
 
 
-def processor() -> str:
-    """The kind of this machine's processor, of those whose speeds of float32 and bfloat16 differ.
-
-    Returns:
-        str: 'amx' with units that multiply matrices of bfloat16 (Intel's AMX); 'avx512_bf16' with vectors of it
-        alone; 'other'.
-    """
-    try:
-        with open(CPU_INFO) as f:
-            known = {word for line in f if line.startswith('flags') for word in line.split()}
-    except OSError:  # another system than Linux
-        known = set()
-    return 'amx' if 'amx_bf16' in known else 'avx512_bf16' if 'avx512_bf16' in known else 'other'
-
-
 def fastest_precisions() -> Precisions:
     """What a training is fastest in on this machine."""
-    return ON_GPUS if tf.config.list_physical_devices('GPU') else FASTEST[processor()]
+    return ON_GPUS if tf.config.list_physical_devices('GPU') else FASTEST[processor_kind()]

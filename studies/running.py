@@ -11,6 +11,7 @@ import time
 from files.atomic import write_text
 from files.json_files import read_json
 from files.typed import anything, list_of, number, record, text
+from machine.processors import processor_kind, processor_name
 from machine.versions import library_versions, source_version
 from studies.cells import LANDSCAPE, TRAIN
 from studies.places import published
@@ -186,11 +187,10 @@ class Fill:
             return read_json(done, anything)
         words, folder = self.place.command(cell, job)
         os.makedirs(os.path.dirname(done), exist_ok=True)
-        from machine.devices import processor  # TensorFlow is loaded where a cell is filled, not for a help
         begin = time.time()
         self._run(cell, job, words)
         found = read(job, folder)
-        content = {'folder': folder, 'machine': {'processor': processor_name(), 'kind': processor()},
+        content = {'folder': folder, 'machine': {'processor': processor_name(), 'kind': processor_kind()},
                    'source': found.source or source_version(), 'versions': library_versions(),
                    'record': {'words': list(job.words), 'command': published(cell, job),
                               'seconds': round(found.seconds or time.time() - begin, 1), 'found': found.figures}}
@@ -212,9 +212,3 @@ class Fill:
         if code:
             raise Failed('{}, {}: the program ended with exit code {}; its words are in {}'.format(
                 cell.name, job.name, code, log))
-
-
-def processor_name():
-    """This machine's processor, as it calls itself."""
-    with open('/proc/cpuinfo') as f:
-        return next((line.split(':')[1].strip() for line in f if line.startswith('model name')), 'unknown')

@@ -8,7 +8,7 @@ from adv_model import PRECISIONS
 from attacks.attacker import Attacked
 from attacks.pgd import MomentumAttacker, PGDAttacker
 from layouts import LAYOUTS, normal, to_layout, to_nhwc
-from machine import devices
+from machine import devices, processors
 from networks import make_network
 
 SIDE, COUNT = 16, 6
@@ -203,17 +203,6 @@ def test_the_fastest_precisions_are_bfloat16_where_a_cpu_computes_in_it(tmp_path
                                                                                precision):
     info = tmp_path / 'cpuinfo'
     info.write_text('processor\t: 0\n' + line)
-    monkeypatch.setattr(devices, 'CPU_INFO', str(info))
+    monkeypatch.setattr(processors, 'CPU_INFO', str(info))
     monkeypatch.setattr(tf.config, 'list_physical_devices', lambda kind: gpus)
     assert devices.fastest_precisions() == (precision, precision)
-
-
-@pytest.mark.parametrize('text, kind', [
-    ('flags\t\t: fpu amx_bf16 avx512_bf16\n', 'amx'), ('flags\t\t: fpu avx512_bf16 avx512f\n', 'avx512_bf16'),
-    ('flags\t\t: fpu avx512f\n', 'other'), ('Features\t: asimd\n', 'other'), (None, 'other')])
-def test_processors_are_of_three_kinds(tmp_path, monkeypatch, text, kind):
-    info = tmp_path / 'cpuinfo'
-    if text is not None:
-        info.write_text('processor\t: 0\n' + text)
-    monkeypatch.setattr(devices, 'CPU_INFO', str(info))
-    assert devices.processor() == kind

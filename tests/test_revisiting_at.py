@@ -328,9 +328,8 @@ def terminate():
 @pytest.mark.slow
 @pytest.mark.parametrize('end, how, flags', [
     (terminate, SystemExit, ['--moving-average-decay', '0.25']),
-    pytest.param(crash, Crash, ['--moving-average-decay', '0.25'], marks=pytest.mark.slow),
-    pytest.param(crash, Crash, ['--accumulate', '2', '--norm', 'L1', '--attack-epsilon', '500'],
-                 marks=pytest.mark.slow)])
+    (crash, Crash, ['--moving-average-decay', '0.25']),
+    (crash, Crash, ['--accumulate', '2', '--norm', 'L1', '--attack-epsilon', '500'])])
 def test_a_run_that_ended_in_an_epoch_is_after_resuming_as_if_uninterrupted(train, finished, tmp_path, monkeypatch, end,
                                                                             how, flags):
     if 'L1' in flags:

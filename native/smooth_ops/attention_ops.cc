@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "shapes.h"
 #include "token_op.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
@@ -42,10 +43,7 @@ REGISTER_OP("SmoothAttentionGrad")
     .Output("dqkv: T")
     .Attr("heads: int >= 1")
     .Attr("T: {float, bfloat16}")
-    .SetShapeFn([](shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(1));
-      return tensorflow::OkStatus();
-    })
+    .SetShapeFn(LikeSecondInput)
     .Doc(R"doc(
 The gradient of qkv where that of SmoothAttention's result is dy.
 )doc");

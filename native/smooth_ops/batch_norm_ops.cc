@@ -2,11 +2,11 @@
 // SmoothBatchNorm and SmoothBatchNormGrad. Two passes over memory each, on TensorFlow's own threads, which share the pixels.
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "batch_norm_rows.h"
 #include "loop_op.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -93,59 +93,6 @@ const NormLoops<Half>& LoopsOf(const Table& table, Half) { return table.norms_of
 void Widen(const float* from, float* to, int64_t n) { BestTable().layers_of_float.widen(from, to, n); }
 void Widen(const Half* from, float* to, int64_t n) { BestTable().layers_of_bfloat16.widen(from, to, n); }
 
-// Images as the loops take them, in parts by their size alone, whose sums are then added in their order.
-struct Layout {
-  explicit Layout(const TensorShape& shape)
-      : total(shape.num_elements()), depth(shape.dim_size(shape.dims() - 1)), width(depth) {
-    constexpr int64_t kLanes = 16, kWide = 256, kPart = 1 << 16;
-    if (depth < kWide) width = std::lcm(depth, kLanes);
-    if (width < kWide) width *= kWide / width;
-    length = std::max<int64_t>(1, kPart / width) * width;
-    parts = (total + length - 1) / length;
-  }
-
-  int64_t Pixels(int64_t part) const { return std::min(length, total - part * length) / depth; }
-  int64_t Pixels() const { return total / depth; }
-
-  // For each number of a row what there is for its channel.
-  void Repeat(const float* channels, float* row) const {
-    for (int64_t i = 0; i < width; i += depth) std::copy(channels, channels + depth, row + i);
-  }
-
-  // The sums of each channel over a row.
-  void Fold(const float* row, double* channels) const {
-    std::fill(channels, channels + depth, 0.0);
-    for (int64_t i = 0; i < width; i += depth) {
-      for (int64_t c = 0; c < depth; ++c) channels[c] += row[i + c];
-    }
-  }
-
-  int64_t total, depth, width, length, parts;
-};
-
-// What NormRows needs, for one layer.
-class Rows {
- public:
-  Rows(const Layout& layout, const float* mean, const float* variance, const float* gamma, const float* beta,
-       float epsilon)
-      : inverse(layout.depth), numbers_(3 * layout.width) {
-    std::vector<float> scale(layout.depth);
-    for (int64_t c = 0; c < layout.depth; ++c) {
-      inverse[c] = 1.0f / std::sqrt(variance[c] + epsilon);
-      scale[c] = gamma[c] * inverse[c];
-    }
-    const float* from[] = {mean, scale.data(), beta};
-    for (int k : {0, 1, 2}) layout.Repeat(from[k], numbers_.data() + k * layout.width);
-    at = {layout.width, numbers_.data(), numbers_.data() + layout.width, numbers_.data() + 2 * layout.width};
-  }
-
-  NormRows at;
-  std::vector<float> inverse;  // of the standard deviation, [C]
-
- private:
-  std::vector<float> numbers_;
-};
-
 template <typename T, typename Bits>
 class BatchNormOp : public LoopOp<T, Bits> {
  public:
@@ -200,7 +147,7 @@ class BatchNormOp : public LoopOp<T, Bits> {
 
   // Calls work(begin, n, part) for parts that take so many cycles for each number, about.
   template <typename Work>
-  static void OverParts(OpKernelContext* context, const Layout& layout, int64_t cycles, const Work& work) {
+  static void OverParts(OpKernelContext* context, const NormLayout& layout, int64_t cycles, const Work& work) {
     LoopOp<T, Bits>::InParts(context, layout.parts, cycles * layout.length, [&](int64_t first, int64_t last) {
       for (int64_t part = first; part < last; ++part) {
         work(part * layout.length, std::min(layout.length, layout.total - part * layout.length), part);
@@ -223,7 +170,7 @@ class ValueOp : public BatchNormOp<T, Bits> {
   void Compute(OpKernelContext* context) override {
     if (!this->Fit(context, 0, 3)) return;
     const Tensor& input = context->input(0);
-    const Layout layout(input.shape());
+    const NormLayout layout(input.shape());
     const TensorShape channels({input.dim_size(input.dims() - 1)});
     Tensor* outputs[3];
     OP_REQUIRES_OK(context, context->allocate_output(0, input.shape(), &outputs[0]));
@@ -232,7 +179,7 @@ class ValueOp : public BatchNormOp<T, Bits> {
     float* const variance = outputs[2]->flat<float>().data();
     const Bits* const x = this->Data(input);
     Moments(context, x, layout, mean, variance);
-    const Rows rows(layout, mean, variance, this->Floats(context, 1), this->Floats(context, 2), this->epsilon_);
+    const LayerRows rows(layout, mean, variance, this->Floats(context, 1), this->Floats(context, 2), this->epsilon_);
     const Bits* const residual = this->DataIfAny(context, 3);
     Bits* const y = this->Data(outputs[0]);
     this->OverParts(context, layout, kCycles, [&](int64_t begin, int64_t n, int64_t) {
@@ -244,7 +191,7 @@ class ValueOp : public BatchNormOp<T, Bits> {
  private:
   // Each part's moments are about its first pixel, so that no digits are lost where the mean is large, or about its mean
   // where that lies too far from the pixel; those of all are about the mean (Chan et al. 1979).
-  void Moments(OpKernelContext* context, const Bits* x, const Layout& layout, float* mean, float* variance) const {
+  void Moments(OpKernelContext* context, const Bits* x, const NormLayout& layout, float* mean, float* variance) const {
     const int64_t depth = layout.depth;
     std::vector<double> means(layout.parts * depth), squares(layout.parts * depth);
     this->OverParts(context, layout, 1, [&](int64_t begin, int64_t n, int64_t part) {
@@ -277,7 +224,7 @@ class ValueOp : public BatchNormOp<T, Bits> {
 
   // The mean of each channel of one part, and the sum of the squares about it, of float32 sums of what differs ``from``
   // these [C]; false where the mean is so far from them that digits of the squares are lost.
-  bool MomentsFrom(const Bits* x, int64_t n, const Layout& layout, const float* from, double* means,
+  bool MomentsFrom(const Bits* x, int64_t n, const NormLayout& layout, const float* from, double* means,
                    double* squares) const {
     constexpr double kFar = 100;  // variances
     std::vector<float> shift(layout.width), sums(2 * layout.width);
@@ -306,7 +253,7 @@ class GradientOp : public BatchNormOp<T, Bits> {
     const int uses = context->num_inputs() - 5 - (context->num_outputs() - 3);
     if (!this->Fit(context, uses, uses + 5)) return;
     const Tensor& input = context->input(uses);
-    const Layout layout(input.shape());
+    const NormLayout layout(input.shape());
     const TensorShape channels({input.dim_size(input.dims() - 1)});
     const bool residual = context->num_outputs() > 3;
     const bool same = !residual && uses == 1 && this->activation_.loops.gradient == nullptr;
@@ -321,7 +268,7 @@ class GradientOp : public BatchNormOp<T, Bits> {
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output(dead, 0, input.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, channels, &dgamma));
     OP_REQUIRES_OK(context, context->allocate_output(2, channels, &dbeta));
-    const Rows rows(layout, this->Floats(context, uses + 3), this->Floats(context, uses + 4),
+    const LayerRows rows(layout, this->Floats(context, uses + 3), this->Floats(context, uses + 4),
                     this->Floats(context, uses + 1), this->Floats(context, uses + 2), this->epsilon_);
     Bits* const to = same ? nullptr : this->Data(residual ? dresidual : dx);
     const std::vector<double> sums = Slope(context, layout, rows, uses, to);
@@ -334,7 +281,7 @@ class GradientOp : public BatchNormOp<T, Bits> {
 
  private:
   // The sums [2, C] of the batch norm's gradient, as it is and times x - mean. Puts it into ``slope`` if not null.
-  std::vector<double> Slope(OpKernelContext* context, const Layout& layout, const Rows& rows, int uses,
+  std::vector<double> Slope(OpKernelContext* context, const NormLayout& layout, const LayerRows& rows, int uses,
                             Bits* slope) const {
     const Bits* const dy = this->Data(context->input(0));
     const Bits* const more = uses == 2 ? this->Data(context->input(1)) : nullptr;
@@ -357,7 +304,7 @@ class GradientOp : public BatchNormOp<T, Bits> {
     return sums;
   }
 
-  void Input(OpKernelContext* context, const Layout& layout, const Rows& rows, const std::vector<double>& sums,
+  void Input(OpKernelContext* context, const NormLayout& layout, const LayerRows& rows, const std::vector<double>& sums,
              const Bits* slope, const Bits* x, Bits* dx) const {
     std::vector<float> channels(2 * layout.depth), of_rows(2 * layout.width);
     for (int64_t c = 0; c < layout.depth; ++c) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "shapes.h"
 #include "token_op.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -40,10 +41,7 @@ REGISTER_OP("SmoothLayerNormGrad")
     .Attr("N: int >= 0")
     .Attr("epsilon: float")
     .Attr("T: {float, bfloat16}")
-    .SetShapeFn([](shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(1));
-      return tensorflow::OkStatus();
-    })
+    .SetShapeFn(LikeSecondInput)
     .Doc(R"doc(
 The gradient of x [...,C] where that of its layer norm is dy; ``scale`` is nothing or one tensor [C].
 )doc");

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "loop_op.h"
+#include "shapes.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/tensor_shape.h"
@@ -24,10 +25,7 @@ REGISTER_OP("SmoothMaxPoolGrad")
     .Attr("kernel: int >= 1")
     .Attr("stride: int >= 1")
     .Attr("T: {float, bfloat16}")
-    .SetShapeFn([](shape_inference::InferenceContext* context) {
-      context->set_output(0, context->input(1));
-      return tensorflow::OkStatus();
-    })
+    .SetShapeFn(LikeSecondInput)
     .Doc(R"doc(
 The gradient of x [N,H,W,C] where that of its max-pooling with SAME padding is dy; of equal elements the first has it all.
 )doc");
