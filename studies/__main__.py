@@ -43,7 +43,8 @@ def get_parser():
     parser.add_argument('--scale', choices=list(SCALES), default='small', help='; '.join(
         '{}: {}'.format(scale.name, scale.data) for scale in SCALES.values()) + ' (default: %(default)s)')
     parser.add_argument('--data', metavar='DIR', help='the images')
-    parser.add_argument('--arms', metavar='NAME,NAME,...', help='fill only the cells of these arms (default: of all)')
+    parser.add_argument('--arms', metavar='NAME,NAME,...', help='fill only the cells of these arms of the studies '
+                        '(default: of all)')
     parser.add_argument('--seeds', type=at_least(1), metavar='N', help='of every arm (default: 3 or 1, by the arm)')
     parser.add_argument('--at-once', type=at_least(1), metavar='N', help='cells at the same time, each on its part of '
                         'the cores; figures depend on the cores of a cell in their last bits (default: one for each '
@@ -87,7 +88,7 @@ def _study(args):
     scale = SCALES[args.scale]
     studies = [STUDIES[name] for name in args.names]
     place = Place(args.data, args.work, args.results, tuple(shlex.split(args.launcher)))
-    cells = in_order([cell for study in studies for cell in _cells(study, scale, args)])
+    cells = in_order(_cells(studies, scale, args))
     if scale.ranks > 1 and not args.run:
         _print_commands(args, cells, scale, place)
         return
@@ -99,16 +100,17 @@ def _study(args):
     _tabulate(args, studies, [scale])
 
 
-def _cells(study, scale, args):
-    scale = study.scaled(scale)
-    rows = study.rows(scale, args.seeds)
-    if args.arms is not None:
-        wanted, known = args.arms.split(','), list(dict.fromkeys(arm.name for arm, _, _ in rows))
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise ValueError("--arms: '{}' is none of {}'s arms: {}".format(unknown[0], study.name, ', '.join(known)))
-        rows = [row for row in rows if row[0].name in wanted]
-    return [*study.others(scale), *(cell for _, _, cell in rows)]
+def _cells(studies, scale, args):
+    scales = [study.scaled(scale) for study in studies]
+    rows = [study.rows(own, args.seeds) for study, own in zip(studies, scales)]
+    known = list(dict.fromkeys(arm.name for of_study in rows for arm, _, _ in of_study))
+    wanted = known if args.arms is None else args.arms.split(',')
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError("--arms: '{}' is none of the arms of {}: {}".format(
+            unknown[0], ' and '.join(args.names), ', '.join(known)))
+    return [cell for study, own, of_study in zip(studies, scales, rows)
+            for cell in (*study.others(own), *(cell for arm, _, cell in of_study if arm.name in wanted))]
 
 
 def _fill(args, cells, scale, place):

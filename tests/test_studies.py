@@ -356,7 +356,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, monkeypatch, capsys):
     code, line = say('gradients', '--data', '.', '--seeds', '0')
     assert code == 2 and '--seeds: 0 is below 1' in line
     code, line = say('gradients', '--data', '.', '--arms', 'silu')
-    assert code == 2 and "'silu' is none of gradients's arms" in line
+    assert code == 2 and "'silu' is none of the arms of gradients: relu, " in line
 
 
 def test_a_part_of_the_test_images_is_the_first_of_each_class(tmp_path):
