@@ -1,5 +1,6 @@
 """Attacks against ART's and Foolbox's: the same graph and start, the same verdict on each image."""
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -16,6 +17,13 @@ from sat.adapters.tensors import Tensors
 
 pytestmark = [pytest.mark.filterwarnings('ignore:PyTorch not found'),
               pytest.mark.filterwarnings('ignore:Please import `gaussian_filter`:DeprecationWarning')]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def art_is_loaded():
+    """Its import ends all log handlers, and absl's closes the stream that it has unless that is sys.stderr, which it
+    is not within ``capsys``."""
+    importlib.import_module('art')
 
 
 def photos(count, side):

@@ -224,6 +224,7 @@ def check_outputs(found, signature, logits):
     assert found[signature + '/class'].dtype == np.int64
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_the_graph_s_logits_in_a_fresh_process(tmp_path, network):
     load, images = network
     convert.main(['saved-model', '--load', load, str(tmp_path / 'served' / '1'), *FLAGS])
@@ -252,6 +253,7 @@ def test_a_saved_model_says_what_it_takes(tmp_path, network):
     assert str(tmp_path) not in json.dumps(notes)
 
 
+@pytest.mark.slow
 def test_an_efficientnet_also_takes_files_and_sees_them_as_an_evaluation(tmp_path, few_blocks, weights_rule,
                                                                         fixture_path):
     flags = few_blocks + ['--num-classes', '4', '--input-size', '32']

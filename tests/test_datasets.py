@@ -191,6 +191,7 @@ def test_digits_are_full_contrast_grey_images_of_their_label(digits_cache):
         assert np.corrcoef(small.ravel(), source.images[number].ravel())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_see_one_complete_set_of_digits(tmp_path):
     count = "from third_party.imagenet_utils import open_dataset; print(len(open_dataset(None, 'train', 10).files))"
     environment = dict(os.environ, XDG_CACHE_HOME=str(tmp_path))

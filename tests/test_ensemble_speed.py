@@ -136,6 +136,7 @@ def test_plain_loops_make_the_passes_that_they_are_timed_for(case, monkeypatch):
 DIGITS = ['--arch', 'CifarResNet', '-d', '8', '--num-classes', '10', '--batch', '16']
 
 
+@pytest.mark.slow
 def test_the_program(sess, load_rule_weights, tmp_path, monkeypatch, capsys):
     model = make_network(*DIGITS)
     with TowerContext('', is_training=False):

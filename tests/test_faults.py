@@ -109,6 +109,7 @@ def test_a_signal_ends_the_run_after_the_running_step_with_a_checkpoint_that_con
     assert read_json(folder / 'best.json') == read_json(finished / 'best.json')
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_a_single_process_ends_it_like_a_signal_and_resuming_continues_it_exactly(
         train, finished, tmp_path, monkeypatch, said):
     folder = tmp_path / 'run'

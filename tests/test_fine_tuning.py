@@ -230,6 +230,7 @@ def test_a_frozen_batch_norm_has_its_statistics_in_training(sess, trained, kept,
     assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == (0 if kept else 2)
 
 
+@pytest.mark.slow
 def test_other_ways_to_compute_a_step_leave_them_alone_too(base, tmp_path):
     """A step on constant data; the same one, as no batch norm sees a part of the batch."""
     flags = ['--load', base, '--recipe', 'fine-tune', *LEAN, '--steps-per-epoch', '1', '--epochs', '1',

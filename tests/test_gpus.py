@@ -113,6 +113,7 @@ def test_ranks_that_the_launcher_shows_one_gpu_each_take_these(tmp_path):
     assert [(tmp_path / name).read_text() for name in ('took0', 'took1')] == ['0 0', '1 0']
 
 
+@pytest.mark.slow
 def test_two_ranks_on_one_gpu_end_together_in_one_line(tmp_path):
     (tmp_path / 'rank.py').write_text(RANK)
     job = mpirun(2, tmp_path / 'rank.py', 'a', 'a', tmp_path / 'took', cwd=tmp_path)

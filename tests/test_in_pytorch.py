@@ -80,7 +80,8 @@ def metadata_of(path):
 
 
 @pytest.mark.parametrize('flags', [
-    ['--activation-name', 'mish', '--padding', 'same'], ['--activation-name', 'smoothrelu'],
+    pytest.param(['--activation-name', 'mish', '--padding', 'same'], marks=pytest.mark.slow),
+    pytest.param(['--activation-name', 'smoothrelu'], marks=pytest.mark.slow),
     ['--input-scaling', 'imagenet', '--padding', 'symmetric']])
 def test_a_network_is_read_back_as_it_was_written(tmp_path, flags):
     npz, path = exported(tmp_path, TINY + flags)

@@ -326,7 +326,7 @@ def test_a_block_is_recomputed_only_when_the_gradient_has_come_down_to_it(graph,
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('slope', [None, 'softplus'])
+@pytest.mark.parametrize('slope', [pytest.param(None, marks=pytest.mark.slow), 'softplus'])
 def test_an_attack_through_recomputed_blocks_is_the_same(kind, slope):
     def attack(recompute):
         with tf.Graph().as_default(), tf.Session() as sess:

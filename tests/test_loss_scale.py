@@ -105,6 +105,7 @@ def said(folder, pattern):
     return re.findall(pattern, (folder / 'log.log').read_text())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_not_stopped_and_says_what_it_skipped(train, tmp_path, monkeypatch):
     """Two steps of the first epoch are skipped; in the second the scale is doubled."""
     monkeypatch.setattr(loss_scale, 'GOOD_STEPS', 4)

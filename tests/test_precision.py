@@ -28,6 +28,7 @@ open(sys.argv[1] + str(ranks.rank), 'w').write(' '.join(agreed))
 '''
 
 
+@pytest.mark.slow
 def test_ranks_compute_in_bfloat16_only_what_is_fastest_in_it_for_all_of_them(tmp_path):
     (tmp_path / 'rank.py').write_text(RANK)
     job = mpirun(2, tmp_path / 'rank.py', tmp_path / 'agreed', cwd=tmp_path)

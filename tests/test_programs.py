@@ -56,6 +56,7 @@ def test_the_example_prints_the_best_class_and_five_names(graph, weights_rule, p
     assert second == 'Top 5:  {}'.format(names)
 
 
+@pytest.mark.slow
 def test_the_example_sees_an_image_as_an_evaluation_where_the_network_s_view_crops(graph, weights_rule, picture,
                                                                                     tmp_path):
     path, image = picture

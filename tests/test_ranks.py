@@ -179,6 +179,7 @@ print(threads() - before)
 '''
 
 
+@pytest.mark.slow
 def test_small_work_on_the_host_does_not_take_the_threads_from_the_sessions_behind_it():
     environment = dict(os.environ, PYTHONPATH=ROOT, TF_NUM_INTRAOP_THREADS='40', TF_NUM_INTEROP_THREADS='2')
     assert int(subprocess.check_output([sys.executable, '-c', FIRST_SESSION], env=environment, text=True)) >= 40
@@ -324,6 +325,7 @@ open('right-{}'.format(ranks.rank), 'w').close()
 '''
 
 
+@pytest.mark.slow
 def test_compressed_gradients_are_means_rounded_to_float16(tmp_path):
     ended = mpirun(2, '-c', COMPRESSED, cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['right-0', 'right-1'], ended.stderr
