@@ -58,8 +58,8 @@ def three(tmp_path_factory):
 @pytest.fixture
 def said():
     """What this thread logs, a list of lines: threads of tests before may still end, and say so."""
-    lines, handler = [], logging.Handler()
-    handler.addFilter(lambda record: record.thread == threading.get_ident())
+    lines, handler, this_thread = [], logging.Handler(), threading.get_ident()
+    handler.addFilter(lambda record: record.thread == this_thread)  # a filter runs in the thread that logs
     handler.emit = lambda record: lines.append(record.getMessage())
     logging.getLogger('tensorpack').addHandler(handler)
     yield lines
