@@ -117,15 +117,18 @@ ELSEWHERE = {'fake', 'gradient_compression', 'serve_address', 'no_zmq_ops'}  # i
 # ----------------------------------------------------
 
 
+PARSER = main.get_parser()
+
+
 def choices(name):
     """Those of a flag of main.py."""
-    return next(list(action.choices) for action in main.get_parser()._actions if action.dest == name)
+    return next(list(action.choices) for action in PARSER._actions if action.dest == name)
 
 
 def allowed(mode, flags):
     """Whether main.py takes flags of attacks together."""
     try:
-        attacking.check_kind(main.get_parser().parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS,
+        attacking.check_kind(PARSER.parse_args(['--eval'] * (mode == 'eval') + list(flags)), KINDS,
                              RECIPES['sat'])
     except ValueError:
         return False
