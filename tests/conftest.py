@@ -24,9 +24,9 @@ os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # numbers are compared with 
 
 # The files that take longest, the longest first: where several processes share the files, one that began such a file
 # last would work on alone. All others are shorter than these.
-LONGEST = ['faults', 'frozen', 'ranks', 'documented_commands', 'training', 'judging', 'autoattack', 'serve_data',
-           'early_stop', 'zmq_ops', 'adv_model', 'handshake', 'efficientnet', 'fine_tuning', 'efficientnet_main',
-           'gpus', 'efficientnet_table', 'evaluation', 'card', 'apgd']
+LONGEST = ['faults', 'training', 'serve_data', 'documented_commands', 'ranks', 'nets', 'frozen', 'autoattack',
+           'adv_model', 'patch_networks', 'handshake', 'watching', 'judging', 'zmq_ops', 'card', 'update_precision',
+           'evaluation', 'efficientnet', 'main', 'library']
 
 
 @pytest.hookimpl(optionalhook=True)

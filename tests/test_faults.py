@@ -350,7 +350,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize('trouble, says', [(no_room, 'No space left on device'),
                                            (read_only, 'Read-only file system|Permission denied')],
                          ids=['full', 'read-only'])
-@pytest.mark.parametrize('stopped', [False, True])
+@pytest.mark.parametrize('stopped', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line_and_leaves_the_one_before(
         request, train, tmp_path, monkeypatch, capsys, trouble, says, stopped):
     folder = (request.getfixturevalue('small_disk') if trouble is no_room else tmp_path) / 'run'
