@@ -47,7 +47,7 @@ struct NormLayout {
 class LayerRows {
  public:
   LayerRows(const NormLayout& layout, const float* mean, const float* variance, const float* gamma, const float* beta,
-       float epsilon)
+            float epsilon)
       : inverse(layout.depth), numbers_(3 * layout.width) {
     std::vector<float> scale(layout.depth);
     for (int64_t c = 0; c < layout.depth; ++c) {
