@@ -51,7 +51,7 @@ def test_a_missing_name_is_named():
         typed.parse(json.dumps({name: value for name, value in GOOD.items() if name != 'pid'}), CHECK, 'it')
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(JSON_VALUES | st.fixed_dictionaries({name: JSON_VALUES | st.just(value) for name, value in GOOD.items()}))
 def test_any_json_passes_or_is_malformed_in_a_short_line(value):
     try:
