@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import studies.__main__
 from commands.command_line import parse_args
 from documented import ROOT
 from image_folders import make_folder, make_noise_folder
@@ -357,6 +358,16 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, monkeypatch, capsys):
     assert code == 2 and '--seeds: 0 is below 1' in line
     code, line = say('gradients', '--data', '.', '--arms', 'silu')
     assert code == 2 and "'silu' is none of the arms of gradients: relu, " in line
+
+
+def test_arms_may_be_of_several_studies(tmp_path, monkeypatch):
+    filled = []
+    monkeypatch.setattr(studies.__main__, '_fill', lambda args, cells, *_: filled.extend(cell.name for cell in cells))
+    monkeypatch.setattr(studies.__main__, 'make_part', lambda place: None)
+    monkeypatch.setattr(sys, 'argv', ['studies'])
+    monkeypatch.chdir(tmp_path)
+    main(['activations', 'gradients', '--arms', 'gelu,attacker', '--data', '.', '--work', 'w', '--results', 'r'])
+    assert sorted(filled) == ['small-{}-{}'.format(arm, seed) for arm in ('attacker', 'gelu') for seed in (1, 2, 3)]
 
 
 def test_a_part_of_the_test_images_is_the_first_of_each_class(tmp_path):
