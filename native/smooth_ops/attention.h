@@ -4,7 +4,7 @@
 #ifndef SMOOTH_OPS_ATTENTION_H_
 #define SMOOTH_OPS_ATTENTION_H_
 
-#include "vectors.h"
+#include "functions.h"
 
 namespace smooth_ops {
 namespace {

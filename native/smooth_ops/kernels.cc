@@ -15,7 +15,7 @@
 namespace smooth_ops {
 namespace {
 
-constexpr int64_t kBlock = 512;  // elements; a few blocks of floats fit the first-level cache
+constexpr int64_t kBlock = 512;  // channels; so many floats fit the first-level cache
 
 template <typename T>
 void Widen(const T* from, float* to, int64_t n) {
@@ -27,42 +27,19 @@ void Narrow(const float* from, T* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) Assign(from[i], to + i);
 }
 
-template <typename F>
-void Value(const float* x, float* y, int64_t n, float alpha) {
-  for (int64_t i = 0; i < n; ++i) y[i] = F::Value(x[i], alpha);
+template <typename F, typename T>
+void Value(const T* x, T* y, int64_t n, float alpha) {
+  Over(n, [&](auto lanes, int64_t i) { Store(F::Value(Load<decltype(lanes)>(x + i), alpha), y + i); });
 }
 
-template <typename F>
-void Gradient(const float* dy, const float* more, const float* x, float* dx, int64_t n, float alpha) {
-  if (more != nullptr) {
-    for (int64_t i = 0; i < n; ++i) dx[i] = (dy[i] + more[i]) * F::Slope(x[i], alpha);
-  } else {
-    for (int64_t i = 0; i < n; ++i) dx[i] = dy[i] * F::Slope(x[i], alpha);
-  }
-}
-
-template <typename F>
-void ValueOfHalf(const Half* x, Half* y, int64_t n, float alpha) {
-  float block[kBlock];
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const int64_t m = n - i < kBlock ? n - i : kBlock;
-    Widen(x + i, block, m);
-    Value<F>(block, block, m, alpha);
-    Narrow(block, y + i, m);
-  }
-}
-
-template <typename F>
-void GradientOfHalf(const Half* dy, const Half* more, const Half* x, Half* dx, int64_t n, float alpha) {
-  float block[kBlock], block_dy[kBlock], block_more[kBlock];
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const int64_t m = n - i < kBlock ? n - i : kBlock;
-    Widen(x + i, block, m);
-    Widen(dy + i, block_dy, m);
-    if (more != nullptr) Widen(more + i, block_more, m);
-    Gradient<F>(block_dy, more != nullptr ? block_more : nullptr, block, block, m, alpha);
-    Narrow(block, dx + i, m);
-  }
+template <typename F, typename D, typename T>
+void Gradient(const D* dy, const T* more, const T* x, T* dx, int64_t n, float alpha) {
+  Over(n, [&](auto lanes, int64_t i) {
+    using V = decltype(lanes);
+    V sum = Load<V>(dy + i);
+    if (more != nullptr) sum += Load<V>(more + i);
+    Store(sum * F::Slope(Load<V>(x + i), alpha), dx + i);
+  });
 }
 
 // To[i] += from[i] where the window's largest element is its number ``position``.
@@ -203,10 +180,8 @@ void ChannelAffine(const T* x, const float* factor, const float* offset, T* y, i
   }
 }
 
-template <typename F>
-constexpr Loops<float> OfFloat() { return {Value<F>, Gradient<F>}; }
-template <typename F>
-constexpr Loops<Half> OfHalf() { return {ValueOfHalf<F>, GradientOfHalf<F>}; }
+template <typename F, typename T>
+constexpr Loops<T> Of() { return {Value<F, T>, Gradient<F, T, T>}; }
 
 template <typename T>
 constexpr LayerLoops<T> OfLayers() {
@@ -226,10 +201,12 @@ constexpr NormLoops<T> OfNorms() {
 
 }  // namespace
 
-#define OF_FLOAT(kind, name) OfFloat<kind>(),
-#define OF_HALF(kind, name) OfHalf<kind>(),
+#define OF_FLOAT(kind, name) Of<kind, float>(),
+#define OF_HALF(kind, name) Of<kind, Half>(),
+#define OF_SUMS(kind, name) Gradient<kind, float, Half>,
 const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      {SMOOTH_OPS_FUNCTIONS(OF_HALF, OF_HALF)},
+                     {SMOOTH_OPS_FUNCTIONS(OF_SUMS, OF_SUMS)},
                      OfLayers<float>(),
                      OfLayers<Half>(),
                      OfTokens<float>(),

@@ -40,6 +40,9 @@ struct Loops {
 // bfloat16 numbers, as their bits.
 using Half = uint16_t;
 
+// The same of bfloat16 numbers, where dy is not rounded yet.
+using GradientOfSums = void (*)(const float* dy, const Half* more, const Half* x, Half* dx, int64_t n, float alpha);
+
 // Square windows over an image [height, width, depth], with ``top`` rows and ``left`` columns of padding before it.
 struct Windows {
   int64_t height, width, depth, out_height, out_width, kernel, stride, top, left;
@@ -155,8 +158,8 @@ struct Around {
   const Half* before;
   Half* to;
   Half* activated;
-  void (*value)(const float* x, float* y, int64_t n, float alpha);
-  void (*slope)(const float* dy, const float* more, const float* x, float* dx, int64_t n, float alpha);
+  void (*value)(const Half* x, Half* y, int64_t n, float alpha);
+  GradientOfSums slope;
   float alpha;
 };
 
@@ -176,6 +179,7 @@ struct ProductLoops {
 struct Table {
   Loops<float> of_float[kNumFunctions];
   Loops<Half> of_bfloat16[kNumFunctions];
+  GradientOfSums of_sums[kNumFunctions];
   LayerLoops<float> layers_of_float;
   LayerLoops<Half> layers_of_bfloat16;
   TokenLoops<float> tokens_of_float;

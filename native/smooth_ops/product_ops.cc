@@ -238,7 +238,7 @@ class ConvolutionOp : public ProductOp {
       Tensor* y;
       OP_REQUIRES_OK(context, context->allocate_output(1, shape, &y));
       around.activated = Data(y);
-      around.value = BestTable().of_float[function_].value;
+      around.value = BestTable().of_bfloat16[function_].value;
     }
     std::vector<float> bias(UpTo(out_depth, kFilled));
     std::copy_n(context->input(2).flat<float>().data(), out_depth, bias.begin());
@@ -272,7 +272,7 @@ class GradientOp : public ProductOp {
     Around around = AroundOf(context, output, alpha_);
     if (of_activation_) {
       around.before = Data(like);
-      around.slope = BestTable().of_float[function_].gradient;
+      around.slope = BestTable().of_sums[function_];
     }
     const std::vector<Half> zeros(depth);
     for (int64_t down = 0; down < stride_; ++down) {

@@ -115,34 +115,20 @@ inline void Round(const float* from, Half* to, int64_t n) {
   Over(n, [&](auto lanes, int64_t i) { Store(Load<decltype(lanes)>(from + i), to + i); });
 }
 
-inline void Unround(const Half* from, float* to, int64_t n) {
-  Over(n, [&](auto lanes, int64_t i) { Store(Load<decltype(lanes)>(from + i), to + i); });
-}
-
 // What is done with sums of a few pixels, at ``places`` of the result, before they are forgotten.
 inline void Finish(float* sums, int64_t rows, int64_t width, int64_t valid, const int64_t* places, const Around& around) {
-  float before[kSumRows * kPanel];
-  for (int64_t r = 0; r < rows; ++r) {
-    float* const row = sums + r * width;
+  for (int64_t r = 0; r < rows; ++r, sums += width) {
     for (const Half* more : around.more) {
-      if (more != nullptr) AddTo(row, more + places[r], valid);
+      if (more != nullptr) AddTo(sums, more + places[r], valid);
     }
+    Half* const to = around.to + places[r];
     if (around.slope != nullptr) {
-      if (valid < width) std::memset(before + r * width, 0, width * sizeof *before);
-      Unround(around.before + places[r], before + r * width, valid);
+      around.slope(sums, nullptr, around.before + places[r], to, valid, around.alpha);
     } else {
-      Round(row, around.to + places[r], valid);
-      if (around.value != nullptr) Unround(around.to + places[r], row, valid);
+      Round(sums, to, valid);
+      if (around.value != nullptr) around.value(to, around.activated + places[r], valid, around.alpha);
     }
   }
-  if (around.slope == nullptr && around.value == nullptr) return;
-  if (around.slope != nullptr) {
-    around.slope(sums, nullptr, before, sums, rows * width, around.alpha);
-  } else {
-    around.value(sums, sums, rows * width, around.alpha);
-  }
-  Half* const to = around.slope != nullptr ? around.to : around.activated;
-  for (int64_t r = 0; r < rows; ++r) Round(sums + r * width, to + places[r], valid);
 }
 
 // The pixels of a phase's grid, one after the other.

@@ -4,7 +4,7 @@
 #ifndef SMOOTH_OPS_VECTORS_H_
 #define SMOOTH_OPS_VECTORS_H_
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -12,7 +12,6 @@
 #include <cstring>
 #include <utility>
 
-#include "functions.h"
 #include "kernels.h"
 
 #define SMOOTH_OPS_INLINE inline __attribute__((always_inline))
@@ -32,6 +31,21 @@ constexpr int kLanes = 4, kRegisters = 16;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef uint32_t VectorBits __attribute__((vector_size(kLanes * sizeof(float))));
 typedef Half VectorHalves __attribute__((vector_size(kLanes * sizeof(Half))));
+
+inline float FromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+SMOOTH_OPS_INLINE Vector FromBits(VectorBits bits) { return (Vector)bits; }
+SMOOTH_OPS_INLINE VectorBits ToBits(Vector value) { return (VectorBits)value; }
 
 inline float ToFloat(float x) { return x; }
 inline float ToFloat(Half x) { return FromBits(uint32_t{x} << 16); }
@@ -61,10 +75,11 @@ SMOOTH_OPS_INLINE V Load(const Half* from) {
   } else {
     VectorHalves halves;
     std::memcpy(&halves, from, sizeof halves);
-    const VectorBits bits = __builtin_convertvector(halves, VectorBits) << 16;
-    V v;
-    std::memcpy(&v, &bits, sizeof v);
-    return v;
+#ifdef __AVX512F__  // the compiler takes five instructions for it
+    return FromBits((VectorBits)_mm512_cvtepu16_epi32((__m256i)halves) << 16);
+#else
+    return FromBits(__builtin_convertvector(halves, VectorBits) << 16);
+#endif
   }
 }
 
@@ -77,8 +92,7 @@ SMOOTH_OPS_INLINE void Store(Vector v, Half* to) {
 #ifdef __AVX512BF16__
   const __m256bh halves = _mm512_cvtneps_pbh((__m512)v);
 #else
-  VectorBits bits;
-  std::memcpy(&bits, &v, sizeof bits);
+  const VectorBits bits = ToBits(v);
   const VectorBits rounded = bits + 0x7fff + ((bits >> 16) & 1);
   const VectorBits kept = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : rounded;
   const VectorHalves halves = __builtin_convertvector(kept >> 16, VectorHalves);
