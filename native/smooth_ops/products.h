@@ -13,7 +13,7 @@ namespace {
 // Pixels and vectors of channels whose sums are in registers at the same time.
 constexpr int kSumRows = 6, kSumVectors = kRegisters == 32 ? 4 : 1;
 
-constexpr int64_t kNear = 16 << 10;  // numbers of weights that the first-level cache keeps
+constexpr int64_t kNear = 128 << 10;  // numbers of weights that the second-level cache keeps beside the pixels
 
 // Two neighbouring numbers of a pixel, in each lane, and those of a channel's weights that belong to them.
 #ifdef __AVX512BF16__
@@ -166,7 +166,8 @@ class Pixel {
 void Product(const Phase& at, const Half* x, const Half* weights, const float* bias, const Around& around, int64_t first,
              int64_t last, int64_t panel, int64_t end) {
   const int64_t rows = last - first, tiles = (rows + kSumRows - 1) / kSumRows;
-  // So many panels stay in the first-level cache, or one goes through the second-level one for each few pixels.
+  // As many panels as stay in the second-level cache, so that a pixel's channels are written, and those of others that
+  // belong to them read, one after the other; or one that goes through it for each few pixels.
   const int64_t numbers = at.count * at.depth * kPanel, together = numbers < kNear ? kNear / (numbers + 1) : 1;
   alignas(64) float sums[kSumRows * kPanel];
   const Half* from[kMostTaps * kSumRows];
