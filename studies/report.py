@@ -91,7 +91,7 @@ def _state(figures):
     cores = sorted({content['machine']['cores'] for content in contents})
     commits = sorted({(content['source'].get('commit') or 'no checkout')[:9] for content in contents})
     dates = sorted({content['date'] for content in contents})
-    return '{} of {} cells filled, {} of computing on {} a cell of {}; {}; commit {}; TensorFlow {}.'.format(
+    return '{} of {} cells filled, {} with pauses, on {} a cell of {}; {}; commit {}; TensorFlow {}.'.format(
         len(contents), len(contents) + figures.missing, in_words(seconds),
         ' or '.join('{} core{}'.format(n, 's' * (n > 1)) for n in cores), ', '.join(machines),
         ' to '.join(dict.fromkeys((dates[0], dates[-1]))), ', '.join(commits),
