@@ -50,8 +50,8 @@ test-containers: setup
 	@scripts/install-packages.sh debootstrap
 	@$(CLUSTER_TESTS) -m containers tests/test_containers.py
 
-# Ratios of this code against those of this kind of processor in benchmarks/baselines/; tables and JSON files are in
-# bench/. With a Python that has PyTorch attacks and steps are measured there as well:
+# Ratios of this code against those of this generation of processors in benchmarks/baselines/; tables and JSON files are
+# in bench/. With a Python that has PyTorch attacks and steps are measured there as well:
 # make bench TORCH_PYTHON=torch-env/bin/python
 BENCH := $(PY) benchmarks/compare.py $(if $(TORCH_PYTHON),--torch-python $(TORCH_PYTHON))
 bench: setup

@@ -9,7 +9,7 @@ Each benchmark prints its table and writes FOLDER/<name>.json, of further runs F
 one table of all ratios, each the median of its runs. A benchmark with a ratio that fell by more than 5% is run twice
 again, as one run alone may fall so far by chance; the exit code is 1 if the median of the three fell too, or a
 benchmark failed. A ratio is taken within one run, so that it says something on another machine than the baseline's as
-well; but precisions and layouts have other ratios on other processors, so that each kind of processor
+well; but precisions and layouts have other ratios on other processors, so that each generation of processors
 (machine/processors.py) has a baseline of its own, and machines with a GPU one.
 """
 import argparse
@@ -153,8 +153,8 @@ def kind():
     quieten_tensorflow()
     import tensorflow.compat.v1 as tf
 
-    from machine.processors import processor_kind
-    return 'gpu' if tf.config.list_physical_devices('GPU') else processor_kind()
+    from machine.processors import processor_generation
+    return 'gpu' if tf.config.list_physical_devices('GPU') else processor_generation()
 
 
 def versions(torch_python):
@@ -179,7 +179,7 @@ def parse_args():
                         help='(default: {})'.format(' '.join(BENCHMARKS)))
     parser.add_argument('--folder', default=os.path.join(ROOT, 'bench'), help='of the JSON files (default: bench)')
     parser.add_argument('--baseline', metavar='FILE',
-                        help="(default: benchmarks/baselines/KIND.json; of this machine's kind)")
+                        help="(default: benchmarks/baselines/KIND.json; of this machine's generation)")
     parser.add_argument('--torch-python', metavar='PROGRAM', help='a Python that has PyTorch, to measure it too '
                         '(default: this one if it has, for the attack alone)')
     runs = parser.add_mutually_exclusive_group()

@@ -33,3 +33,14 @@ def processor_kind() -> str:
     """
     known = _fields().get('flags', '').split()
     return 'amx' if 'amx_bf16' in known else 'avx512_bf16' if 'avx512_bf16' in known else 'other'
+
+
+def processor_generation() -> str:
+    """The kind and the family of this machine's processor: ratios of one kind differ between a maker's generations.
+
+    Returns:
+        str: 'avx512_bf16-family-25' of AMD's Zen 4, 'avx512_bf16-family-26' of its Zen 5; the kind alone where the
+        system tells no family (on another processor than x86).
+    """
+    family = _fields().get('cpu family')
+    return processor_kind() + ('-family-' + family if family else '')

@@ -236,7 +236,7 @@ def test_a_benchmark_that_fails_is_not_judged_by_its_earlier_figures(tmp_path, m
     assert not os.path.exists(os.path.join(folder, 'base.json'))
 
 
-@pytest.mark.parametrize('kind', ['amx', 'avx512_bf16', 'other', 'gpu'])
+@pytest.mark.parametrize('kind', ['amx', 'avx512_bf16-family-25', 'other', 'gpu'])
 def test_the_baseline_is_that_of_the_kind_of_machine(kind, tmp_path, monkeypatch, capsys):
     folder = a_folder(tmp_path, train_speed={'a: images/s': 1.0})
     (tmp_path / 'baselines').mkdir()

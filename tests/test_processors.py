@@ -22,6 +22,14 @@ def test_processors_are_of_three_kinds(says, text, kind):
     assert processors.processor_kind() == kind
 
 
+@pytest.mark.parametrize('text, generation', [
+    ('processor\t: 0\ncpu family\t: 25\nflags\t\t: fpu avx512_bf16\n', 'avx512_bf16-family-25'),
+    ('processor\t: 0\ncpu family\t: 6\nflags\t\t: fpu amx_bf16\n', 'amx-family-6'), (None, 'other')])
+def test_a_generation_is_a_kind_and_where_it_is_told_a_family(says, text, generation):
+    says(text)
+    assert processors.processor_generation() == generation
+
+
 @pytest.mark.parametrize('text, name', [
     ('processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\n'
      'processor\t: 1\ncpu family\t: 26\nmodel name\t: another\n', 'AMD EPYC, family 25, model 17'),
