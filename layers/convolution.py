@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow.compat.v1 as tf
 
-from layers import image_gradients
+from layers import image_gradients, winograd
 from layers.normalisation import Behind, batch_norm, norm_as_affine
 from layers.style import channels_of
 from smooth_activations import compiled_ops
@@ -47,6 +47,8 @@ def conv2d(x, weights, stride, style, around=None, zero=0.0):
         if around:
             x = tf.pad(x, style.per_axis([0, 0], [around, around], [0, 0]), constant_values=zero)
         return tf.nn.conv2d(x, weights, style.per_axis(1, stride, 1), padding, data_format=style.data_format)
+    if around in (None, 1) and zero == 0 and winograd.usable(x, weights, stride, style):
+        return winograd.conv2d(x, weights, style)
     of_image = stride > 1 and x.shape[1:].is_fully_defined() and channels_of(x, style) <= _FEW_CHANNELS
     if style.frozen is None or style.data_format != 'NHWC' or not of_image or compiled_ops(x) is None:
         return convolve(x)

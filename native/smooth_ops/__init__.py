@@ -21,8 +21,8 @@ def load_op_library():
         ``smooth_depthwise_grad``, ``smooth_channel_sums``, ``smooth_channel_affine``, ``smooth_layer_norm``,
         ``smooth_layer_norm_grad``, ``smooth_layer_norm_parameters_grad``, ``smooth_depthwise``,
         ``smooth_depthwise_kernel_grad``, ``smooth_attention``, ``smooth_attention_grad``, ``smooth_packed_weights``,
-        ``smooth_convolution``, ``smooth_convolution_grad``, ``smooth_batch_norm``,
-        ``smooth_batch_norm_grad`` and ``smooth_momentum``.
+        ``smooth_convolution``, ``smooth_convolution_grad``, ``smooth_winograd_weights``, ``smooth_winograd``,
+        ``smooth_batch_norm``, ``smooth_batch_norm_grad`` and ``smooth_momentum``.
     Raises:
         ImportError: the library has not been built, or was built for another TensorFlow.
     """
@@ -35,7 +35,19 @@ def has_fast_products():
     Raises:
         ImportError: as ``load_op_library``.
     """
+    return bool(_library().SmoothOpsHasFastProducts())
+
+
+def has_fast_winograd():
+    """Whether ``smooth_winograd`` is faster than oneDNN on this processor: with AVX-512.
+
+    Raises:
+        ImportError: as ``load_op_library``.
+    """
+    return bool(_library().SmoothOpsHasFastWinograd())
+
+
+def _library():
     load_op_library()
     import tensorflow as tf  # not at the top, as in op_library
-    library = c_library.load('smooth_ops', op_library.library_path(FOLDER, tf.__version__))
-    return bool(library.SmoothOpsHasFastProducts())
+    return c_library.load('smooth_ops', op_library.library_path(FOLDER, tf.__version__))

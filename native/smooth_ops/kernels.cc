@@ -11,6 +11,7 @@
 #include "layer_norm.h"
 #include "products.h"
 #include "vectors.h"
+#include "winograd.h"
 
 namespace smooth_ops {
 namespace {
@@ -212,6 +213,7 @@ const Table TABLE = {{SMOOTH_OPS_FUNCTIONS(OF_FLOAT, OF_FLOAT)},
                      OfTokens<float>(),
                      OfTokens<Half>(),
                      {Product, PackRows, PackColumns},
+                     {kTilePanel, PackTiles, ConvolveTiles},
                      OfNorms<float>(),
                      OfNorms<Half>()};
 

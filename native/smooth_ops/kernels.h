@@ -175,6 +175,26 @@ struct ProductLoops {
                        Half* to);
 };
 
+constexpr int64_t kTiles = 24;  // tiles of a convolution that are worked on together
+
+// Images [height, width, depth] of a convolution by 3 x 3 weights, in tiles of 2 x 2 pixels of its result, which has
+// ``out_depth`` channels. Channels are multiples of kFilled. ``zeros``: [depth], what is around the images.
+struct TiledImages {
+  int64_t Rows() const { return (height + 1) / 2; }
+  int64_t Columns() const { return (width + 1) / 2; }
+
+  int64_t height, width, depth, out_depth;
+  const float* zeros;
+};
+
+// See winograd.h.
+struct TileLoops {
+  int64_t panel;  // channels of the result that are worked on together
+  void (*pack)(const float* weights, float* to, int64_t depth, int64_t out_depth, int64_t first, int64_t last);
+  void (*convolve)(const TiledImages& at, const float* x, const float* weights, float* y, int64_t first, int64_t last,
+                   int64_t panel, int64_t end, float* room);
+};
+
 // The functions are in the order of SMOOTH_OPS_FUNCTIONS.
 struct Table {
   Loops<float> of_float[kNumFunctions];
@@ -185,6 +205,7 @@ struct Table {
   TokenLoops<float> tokens_of_float;
   TokenLoops<Half> tokens_of_bfloat16;
   ProductLoops products;
+  TileLoops tiles;
   NormLoops<float> norms_of_float;
   NormLoops<Half> norms_of_bfloat16;
 };

@@ -39,4 +39,16 @@ extern "C" int SmoothOpsHasFastProducts() {
 #endif
 }
 
+// Whether the convolutions of winograd.h are faster here than oneDNN's: with 32 vectors of 16 numbers in registers.
+extern "C" int SmoothOpsHasFastWinograd() {
+#ifdef __x86_64__
+#ifdef HAS_AVX512BF16
+  if (&BestTable() == &kTableAvx512Bf16) return 1;
+#endif
+  return &BestTable() == &kTableAvx512;
+#else
+  return 0;
+#endif
+}
+
 }  // namespace smooth_ops

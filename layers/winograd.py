@@ -1,0 +1,43 @@
+"""Convolutions by 3 x 3 weights in 4 of each 9 multiplications (Lavin and Gray 2016), in float32 on a CPU.
+
+They are for attacks, whose weights are put in order once, and for training. A network that judges does without, so
+that its logits are the same in all of an evaluation.
+"""
+import tensorflow.compat.v1 as tf
+
+from native import smooth_ops
+from smooth_activations import compiled_ops
+
+FEWEST_CHANNELS = 64  # with fewer, passes over memory outweigh what the products save (docs/performance.md)
+_MULTIPLE = 16  # of channels, of the compiled op
+
+
+def usable(x, weights, stride, style):
+    """Whether ``conv2d`` may take the place of a convolution of this ``stride``, and is faster on this processor."""
+    shape = weights.shape.as_list()
+    return (x.dtype == tf.float32 and style.data_format == 'NHWC' and (style.training or style.frozen is not None)
+            and stride == 1 and shape[:2] == [3, 3] and shape[2] == int(x.shape[3])  # no groups
+            and all(each >= FEWEST_CHANNELS and each % _MULTIPLE == 0 for each in shape[2:])
+            and compiled_ops(x) is not None and smooth_ops.has_fast_winograd())
+
+
+def conv2d(x, weights, style):
+    """The convolution of ``x`` [N,H,W,I] by ``weights`` [3,3,I,O] with one zero at each side: [N,H,W,O]."""
+    compiled = compiled_ops(x)
+
+    def pack(weights):
+        turned = tf.transpose(tf.reverse(weights, [0, 1]), [0, 1, 3, 2])
+        return [compiled.smooth_winograd_weights(weights=each) for each in (weights, turned)]
+
+    def convolve_and_gradient(x, forward, backward):
+        depth, channels = weights.shape[2:].as_list()
+        return (compiled.smooth_winograd(x=x, weights=forward, channels=channels),
+                lambda dy: compiled.smooth_winograd(x=dy, weights=backward, channels=depth))
+    if style.frozen is not None:
+        packed = style.frozen.once(weights.name + '/winograd', lambda: pack(weights))
+        return tf.custom_gradient(lambda x: convolve_and_gradient(x, *packed))(x)
+
+    def op(x, weights):
+        y, gradient = convolve_and_gradient(x, *pack(weights))
+        return y, lambda dy: (gradient(dy), tf.nn.conv2d_backprop_filter(x, weights.shape, dy, [1, 1, 1, 1], 'SAME'))
+    return tf.custom_gradient(op)(x, tf.identity(weights))
