@@ -24,20 +24,26 @@ def usable(x, weights, stride, style):
 def conv2d(x, weights, style):
     """The convolution of ``x`` [N,H,W,I] by ``weights`` [3,3,I,O] with one zero at each side: [N,H,W,O]."""
     compiled = compiled_ops(x)
+    depth, channels = weights.shape[2:].as_list()
 
-    def pack(weights):
-        turned = tf.transpose(tf.reverse(weights, [0, 1]), [0, 1, 3, 2])
-        return [compiled.smooth_winograd_weights(weights=each) for each in (weights, turned)]
+    def forward(weights):
+        return compiled.smooth_winograd_weights(weights=weights)
 
-    def convolve_and_gradient(x, forward, backward):
-        depth, channels = weights.shape[2:].as_list()
-        return (compiled.smooth_winograd(x=x, weights=forward, channels=channels),
-                lambda dy: compiled.smooth_winograd(x=dy, weights=backward, channels=depth))
+    def backward(weights):
+        return forward(tf.transpose(tf.reverse(weights, [0, 1]), [0, 1, 3, 2]))
+
+    def convolve(x, packed, channels):
+        return compiled.smooth_winograd(x=x, weights=packed, channels=channels)
     if style.frozen is not None:
-        packed = style.frozen.once(weights.name + '/winograd', lambda: pack(weights))
-        return tf.custom_gradient(lambda x: convolve_and_gradient(x, *packed))(x)
+        packed = style.frozen.once(weights.name + '/winograd', lambda: (forward(weights), backward(weights)))
+        return tf.custom_gradient(lambda x: (convolve(x, packed[0], channels),
+                                             lambda dy: convolve(dy, packed[1], depth)))(x)
 
     def op(x, weights):
-        y, gradient = convolve_and_gradient(x, *pack(weights))
-        return y, lambda dy: (gradient(dy), tf.nn.conv2d_backprop_filter(x, weights.shape, dy, [1, 1, 1, 1], 'SAME'))
+        def gradient(dy):
+            with tf.control_dependencies([dy]):  # not all layers' before the first needs its own
+                packed = backward(tf.identity(weights))
+            return (convolve(dy, packed, depth),
+                    tf.nn.conv2d_backprop_filter(x, weights.shape, dy, [1, 1, 1, 1], 'SAME'))
+        return convolve(x, forward(weights), channels), gradient
     return tf.custom_gradient(op)(x, tf.identity(weights))

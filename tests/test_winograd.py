@@ -65,6 +65,14 @@ def test_gradients_are_numpys(sess, case, still):
                 assert_near(got[2][i, j], want, most)
 
 
+def test_an_image_has_the_same_result_beside_others_and_alone(sess):
+    x, weights = (np.random.RandomState(0).normal(size=size).astype(np.float32)
+                  for size in ([5, 9, 7, 32], [3, 3, 32, 144]))
+    together = by(x, weights)
+    alone = tf.concat([by(x[n:n + 1], weights) for n in range(len(x))], 0)
+    np.testing.assert_array_equal(*sess.run([together, alone]))
+
+
 def test_what_does_not_fit_is_refused(sess):
     ops = smooth_ops.load_op_library()
     zeros = np.zeros([2, 4, 4, 32], np.float32)
@@ -86,7 +94,8 @@ def count():
 @pytest.mark.parametrize('change, fast', [
     ({}, True), ({'training': False}, False), ({'data_format': 'NCHW'}, False), ({'dtype': tf.bfloat16}, False),
     ({'kernel': 1}, False), ({'stride': 2}, False), ({'around': 0}, False), ({'around': 1}, True),
-    ({'zero': 1.0}, False), ({'channels': 48}, False), ({'channels': 72}, False), ({'group': 2}, False), ({'slow': True}, False)])
+    ({'zero': 1.0}, False), ({'channels': 48}, False), ({'channels': 72}, False), ({'group': 2}, False),
+    ({'slow': True}, False)])
 def test_only_convolutions_that_are_faster_by_it(graph, monkeypatch, change, fast):
     given = dict(dict(training=True, data_format='NHWC', dtype=tf.float32, kernel=3, stride=1, around=None, zero=0.0,
                       channels=64, group=1, slow=False), **change)
