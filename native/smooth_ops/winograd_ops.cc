@@ -48,7 +48,8 @@ REGISTER_OP("SmoothWinograd")
 The convolution of x [N,H,W,I], with one zero at each side of it, by 3 x 3 weights, of stride 1: y [N,H,W,channels].
 I and ``channels`` are multiples of 16.
 
-weights: Of SmoothWinogradWeights.)doc");
+weights: Of SmoothWinogradWeights.
+)doc");
 
 namespace {
 
