@@ -66,6 +66,8 @@ NOT_RUN = {
     r'echo \| python benchmarks/torch_loop.py .*|python benchmarks/torch_step.py .*|'
     r'\S*python benchmarks/train_speed.py .* --torch-python .*':
         'needs PyTorch, which is not installed here',
+    r'git worktree add .*|\S*python benchmarks/versions.py \.\./before.*':
+        'needs another commit, set up: test_versions_speed.py::test_a_checkout_beside_itself',
     r'\S*python3 benchmarks/gpu_speed.py .*':
         'needs JAX and PyTorch: test_gpu_programs.py::test_what_is_missing_is_said_in_a_line_each',
     r'\S*python tools/in_pytorch.py .*':
