@@ -102,7 +102,7 @@ def train(flags, steps, among_others=False, gradient_times=False, in_turns=False
     from ranks.precision import agreed_precisions
     from settings.resolve import resolve
     from step_clock import StepClock, TurnClock
-    from training.callbacks import FeedTrainingStep
+    from training.callbacks import FeedTrainingStep, GiveBackMemory
     from training.inputs import local_input, staged
     from training.resume import decide_precisions
     from training.trainer import make_trainer
@@ -119,7 +119,7 @@ def train(flags, steps, among_others=False, gradient_times=False, in_turns=False
     source = local_input(FakeStream(args.batch, args.input_size, args.num_classes), 0)
     trainer.setup_graph(model.get_input_signature(), staged(source), model.build_graph, model.get_optimizer)
     clock = (TurnClock if in_turns else StepClock)(ranks, args.batch, steps, among_others, gradient_times)
-    trainer.train([FeedTrainingStep(), RunUpdateOps(), clock], [],
+    trainer.train([FeedTrainingStep(), GiveBackMemory(), RunUpdateOps(), clock], [],
                   NewSessionCreator(config=session_config(ranks)), JustCurrentSession(), MANY, 1, 1)
 
 

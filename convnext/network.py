@@ -35,10 +35,13 @@ def block(x, names, style):
     y = affine.depthwise_conv2d(x, names.depthwise, KERNEL, style)
     y = affine.dense(tokens.standardise(y, style), names.expand, 4 * channels, style,
                      before=tokens.norm_variables('norm', channels))
-    with tf.variable_scope(names.activation):
-        y = activate(y, style.activation)
-    scale = names.scale and tokens.layer_scale(names.scale, channels)
-    return x + affine.dense(y, names.project, channels, style, after=scale)
+
+    def project(y):
+        with tf.variable_scope(names.activation):
+            y = activate(y, style.activation)
+        scale = names.scale and tokens.layer_scale(names.scale, channels)
+        return affine.dense(y, names.project, channels, style, after=scale)
+    return x + layers.projection(project, y, style)
 
 
 def _stem(image, plan, style, scaling):

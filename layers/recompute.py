@@ -13,8 +13,20 @@ def block(function, x, style):
     The function may make variables in the current variable scope and update ops, and must give the same result when it
     is called again: its random numbers must be stateless. Recomputing costs one more forward pass (Chen et al. 2016).
     """
-    if not style.recompute:
-        return function(x)
+    return _recomputed(function, x, style) if style.recompute else function(x)
+
+
+def projection(function, x, style):
+    """``function(x)``, an activation and the product of it and weights, which keeps ``x`` but not the activation for
+    the backward pass: that is computed a second time there, the product is not, as no gradient reads it.
+
+    It may make variables as ``block``'s function may. A network that stands still keeps none of it anyway.
+    """
+    inside = style.recompute or style.frozen is not None  # a block that is recomputed has it for one block at a time
+    return function(x) if inside else _recomputed(function, x, style)
+
+
+def _recomputed(function, x, style):
     scope, slope = tf.get_variable_scope(), current_slope()
     result = []
 

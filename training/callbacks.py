@@ -15,6 +15,7 @@ from adv_model import TRAINING_STEP
 from files.atomic import write_text
 from files.json_files import read_json
 from files.typed import record, whole
+from machine.memory import give_back
 from ranks.end import fail
 from ranks.gather import gather_rows
 from ranks.terminal import bar
@@ -55,6 +56,21 @@ class FeedTrainingStep(Callback):
 
     def _before_run(self, _):
         return tf.train.SessionRunArgs([], feed_dict={self._placeholder: self.global_step})
+
+
+class GiveBackMemory(Callback):
+    """Hands back, before each of the first steps, what preparing TensorFlow's graph for it has left with the C library:
+    the steps' tensors come from another allocator, which would put them beside it (docs/performance.md, "Memory")."""
+    _chief_only = False
+    _PREPARED = 3  # steps
+
+    def __init__(self):
+        self._begun = 0
+
+    def _before_run(self, _):
+        if self._begun < self._PREPARED:
+            self._begun += 1
+            give_back()
 
 
 class Statistics(JSONWriter):

@@ -31,6 +31,7 @@ from training.averaging import AverageWeights
 from training.callbacks import (
     EpochBar,
     FeedTrainingStep,
+    GiveBackMemory,
     LearningRate,
     RestOfEpoch,
     Statistics,
@@ -88,7 +89,7 @@ def run_training(model, settings, ranks, source, validation, make_attacker, clas
     stop = StopTogether(signals, ranks, folder, saver, accuracy)
     averages = AverageWeights(run.moving_average_decay, run.moving_average_ramp) if run.moving_average_decay else None
     callbacks = [RestOfEpoch(schedule.steps_per_epoch, start), _learning_rate(settings, ranks), FeedTrainingStep(),
-                 accuracy, *[averages] * bool(averages)]
+                 GiveBackMemory(), accuracy, *[averages] * bool(averages)]
     if settings.update.precision == 'float16':
         callbacks.append(WatchLossScale(ranks, folder))
     evaluation = None
