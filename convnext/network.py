@@ -36,12 +36,11 @@ def block(x, names, style):
     y = affine.dense(tokens.standardise(y, style), names.expand, 4 * channels, style,
                      before=tokens.norm_variables('norm', channels))
 
-    def project(y):
+    def activation(y):
         with tf.variable_scope(names.activation):
-            y = activate(y, style.activation)
-        scale = names.scale and tokens.layer_scale(names.scale, channels)
-        return affine.dense(y, names.project, channels, style, after=scale)
-    return x + layers.projection(project, y, style)
+            return activate(y, style.activation)
+    scale = names.scale and tokens.layer_scale(names.scale, channels)
+    return x + affine.dense(y, names.project, channels, style, after=scale, activation=activation)
 
 
 def _stem(image, plan, style, scaling):

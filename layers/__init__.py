@@ -3,9 +3,9 @@ still, recomputation."""
 from layers import products
 from layers.convolution import conv2d, convolution, depthwise_conv2d, gate_channels, max_pool
 from layers.normalisation import Behind, batch_norm
-from layers.recompute import block, projection
+from layers.recompute import block
 from layers.scaling import scale_input
 from layers.style import Frozen, Style, channels_of
 
 __all__ = ['Behind', 'Frozen', 'Style', 'batch_norm', 'block', 'channels_of', 'conv2d', 'convolution',
-           'depthwise_conv2d', 'gate_channels', 'max_pool', 'products', 'projection', 'scale_input']
+           'depthwise_conv2d', 'gate_channels', 'max_pool', 'products', 'scale_input']

@@ -7,6 +7,7 @@ under attack, where the weights stand still.
 import tensorflow.compat.v1 as tf
 
 from layers.convolution import conv2d as convolve, depthwise_conv2d as convolve_each
+from layers.recompute import projection
 from layers.scaling import as_affine, scale_input, zero_of
 from layers.style import channels_of
 
@@ -49,20 +50,28 @@ def _variables(name, shape, fan_in, initial):
                 tf.get_variable('bias', shape[-1:], initializer=of_bias))
 
 
-def dense(x, name, channels, style, before=None, after=None, initial=normal):
+def dense(x, name, channels, style, before=None, after=None, initial=normal, activation=None):
     """Dense layer over the channels; variables ``name/weight`` [in, channels] and ``name/bias``.
 
     Args:
         x (tf.Tensor): [N,C], tokens [N,T,C], or images in the layout of ``style``.
         before, after: see ``_folded``. initial: (fan_in) -> initializers of weights and bias.
+        activation: tensor -> tensor, of ``x``, which the layer takes; see ``layers.recompute.projection``.
     """
     depth = _depth(x, style)
     weights, bias = _folded(*_variables(name, [depth, channels], depth, initial), x.dtype, style, before, after)
-    if len(x.shape) == 4 and style.data_format == 'NCHW':
-        y = tf.nn.conv2d(x, weights[None, None], 1, 'VALID', data_format='NCHW')
+    channels_first = len(x.shape) == 4 and style.data_format == 'NCHW'
+
+    def product(inputs):
+        x, weights = inputs
+        x = x if activation is None else activation(x)
+        if channels_first:
+            return tf.nn.conv2d(x, weights[None, None], 1, 'VALID', data_format='NCHW')
+        return tf.matmul(tf.reshape(x, [-1, depth]), weights)
+    y = product((x, weights)) if activation is None else projection(product, (x, weights), style)
+    if channels_first:
         return tf.nn.bias_add(y, bias, data_format='NCHW')
-    y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, depth]), weights), bias)
-    return tf.reshape(y, [-1, *x.shape.as_list()[1:-1], channels])
+    return tf.reshape(tf.nn.bias_add(y, bias), [-1, *x.shape.as_list()[1:-1], channels])
 
 
 def _depth(x, style):

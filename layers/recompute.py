@@ -17,8 +17,8 @@ def block(function, x, style):
 
 
 def projection(function, x, style):
-    """``function(x)``, an activation and the product of it and weights, which keeps ``x`` but not the activation for
-    the backward pass: that is computed a second time there, the product is not, as no gradient reads it.
+    """``function(x)`` of (input, weights), the product of an activation and weights, which keeps the input but not the
+    activation for the backward pass: that is computed a second time there, the product is not, as no gradient reads it.
 
     It may make variables as ``block``'s function may. A network that stands still keeps none of it anyway.
     """

@@ -29,11 +29,11 @@ def block(x, plan, style):
     y = tokens.attention(branch(x, 'norm1', 'attn/qkv', 3 * width, tokens.query_scale(width, plan.heads)), plan.heads)
     x += affine.dense(y, 'attn/proj', width, style, after=scale('ls1/gamma'))
 
-    def project(y):
+    def activation(y):
         with tf.variable_scope('mlp/act'):
-            y = activate(y, style.activation)
-        return affine.dense(y, 'mlp/fc2', width, style, after=scale('ls2/gamma'))
-    return x + layers.projection(project, branch(x, 'norm2', 'mlp/fc1', 4 * width), style)
+            return activate(y, style.activation)
+    y = branch(x, 'norm2', 'mlp/fc1', 4 * width)
+    return x + affine.dense(y, 'mlp/fc2', width, style, after=scale('ls2/gamma'), activation=activation)
 
 
 def _patches(image, plan, style, scaling):
