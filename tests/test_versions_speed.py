@@ -68,7 +68,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(capsys, flags, words):
     assert refused.value.code == 2 and words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('of', list(versions.PROGRAMS))
+@pytest.mark.parametrize('of', [pytest.param('attack', marks=pytest.mark.slow), 'step'])
 def test_a_checkout_beside_itself(capfd, of):
     versions.main([ROOT, '--of', of, '--turns', '6', '--steps', '1', *TINY])
     said = capfd.readouterr().out.splitlines()[-1]
