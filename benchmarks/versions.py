@@ -63,9 +63,10 @@ def _checkout(path):
 
 
 def _turns(text):
-    if measure.positive(text) < FEWEST:
+    turns = measure.positive(text)
+    if turns < FEWEST:
         raise argparse.ArgumentTypeError("'{}': {} turns or more, for an interval".format(text, FEWEST))
-    return int(text)
+    return turns
 
 
 def main(argv):
